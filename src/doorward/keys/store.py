@@ -1,0 +1,128 @@
+"""The key folder: one file for each purpose, readable by its owner alone.
+
+Each plane opens only the purposes that it is entitled to, so that a deployment can give each container only its files:
+
+    session-handle   authenticate mints, authorize opens
+    flow             authorize, authenticate, proxy
+    one-time-code    authenticate
+    records          databroker
+    provider-tokens  authenticate
+    pending-sign-in  authenticate (what survives the trip to an identity provider)
+    decision-facts   authorize (keyed hashes of what a decision read)
+    assertion        authorize (an ES256 key pair); ``assertion.jwks.json`` is its public half
+"""
+
+import json
+import os
+import secrets
+from enum import StrEnum
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256, Hash
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from doorward.errors import ConfigurationError, DataCorruptedError
+from doorward.keys.keyring import KEY_BYTES, Key, Keyring
+from doorward.keys.sealed import to_text
+
+
+class Purpose(StrEnum):
+    """What a symmetric key is for; the value names its file and is bound into everything made with it."""
+
+    SESSION_HANDLE = "session-handle"
+    FLOW = "flow"
+    ONE_TIME_CODE = "one-time-code"
+    RECORDS = "records"
+    PROVIDER_TOKENS = "provider-tokens"
+    PENDING_SIGN_IN = "pending-sign-in"
+    DECISION_FACTS = "decision-facts"
+
+
+ASSERTION_KEY_FILE = "assertion.pem"
+ASSERTION_JWKS_FILE = "assertion.jwks.json"
+
+
+class KeyStore:
+    """Reads keys from a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def keyring(self, purpose: Purpose) -> Keyring:
+        """The keys of one purpose.
+
+        Raises:
+            ConfigurationError: the file is missing or readable by others.
+            DataCorruptedError: the file is damaged.
+        """
+        return Keyring.from_json(self._read(f"{purpose}.json"), purpose)
+
+    def assertion_key_pem(self) -> str:
+        """The private key that signs upstream assertions, as PKCS #8 PEM."""
+        return self._read(ASSERTION_KEY_FILE)
+
+    def assertion_jwks(self) -> str:
+        """The public keys that verify upstream assertions, as a JWK set (RFC 7517)."""
+        return self._read(ASSERTION_JWKS_FILE, private=False)
+
+    def _read(self, name: str, *, private: bool = True) -> str:
+        path = self._folder / name
+        try:
+            if private and path.stat().st_mode & 0o077:
+                raise ConfigurationError([f"{path}: error: others may read this key (chmod 600 {path})"])
+            return path.read_text()
+        except FileNotFoundError:
+            raise ConfigurationError([f"{path}: error: no such key (doorward keys init)"]) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataCorruptedError(f"cannot read the key file `{name}`: {error}") from error
+
+
+def create_missing_keys(folder: Path) -> list[str]:
+    """Make every key that ``folder`` lacks and return the names of the files written; keeps what is there."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    created = []
+    for purpose in Purpose:
+        path = folder / f"{purpose}.json"
+        if not path.exists():
+            keyring = Keyring(purpose, [Key.from_bytes(secrets.token_bytes(KEY_BYTES))])
+            _write_private(path, keyring.to_json())
+            created.append(path.name)
+    if not (folder / ASSERTION_KEY_FILE).exists():
+        key = ec.generate_private_key(ec.SECP256R1())
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+        # The public half first: a crash between the two leaves a set without a private key, which is made again.
+        (folder / ASSERTION_JWKS_FILE).write_text(public_jwks(key) + "\n")
+        _write_private(folder / ASSERTION_KEY_FILE, pem)
+        created += [ASSERTION_KEY_FILE, ASSERTION_JWKS_FILE]
+    return created
+
+
+def public_jwks(key: ec.EllipticCurvePrivateKey) -> str:
+    """The JWK set (RFC 7517) with the public half of an ES256 key; the key id is its RFC 7638 thumbprint."""
+    numbers = key.public_key().public_numbers()
+    jwk = {
+        "crv": "P-256",
+        "kty": "EC",
+        "x": to_text(numbers.x.to_bytes(32, "big")),
+        "y": to_text(numbers.y.to_bytes(32, "big")),
+    }
+    return json.dumps({"keys": [{**jwk, "kid": jwk_thumbprint(jwk), "use": "sig", "alg": "ES256"}]})
+
+
+def jwk_thumbprint(jwk: dict[str, str]) -> str:
+    """RFC 7638 thumbprint of an EC public key given by exactly ``crv``, ``kty``, ``x`` and ``y``."""
+    digest = Hash(SHA256())
+    digest.update(json.dumps(jwk, sort_keys=True, separators=(",", ":")).encode())
+    return to_text(digest.finalize())
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, whole or not at all."""
+    scratch = path.with_suffix(".tmp")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)

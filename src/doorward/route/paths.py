@@ -1,0 +1,53 @@
+"""Paths that another server may read differently than we do.
+
+Envoy has normalised a path before anybody here sees it. What is left can still mean one thing to us and another to an
+upstream: path parameters, another round of decoding, a backslash. Such paths are refused before policy, because a
+policy cannot protect a path that it reads differently from the one that is served.
+"""
+
+import re
+import urllib.parse
+
+_CONTROL = re.compile(r"%(?:[01][0-9a-fA-F]|7[fF])")
+_DOTS = frozenset({".", ".."})
+
+
+def ambiguity(path: str, *, allow_parameters: bool = False) -> str | None:
+    """Why ``path`` (no query) must be refused, as a short reason; ``None`` when everybody reads it alike.
+
+    ``allow_parameters`` is for routes that say ``path_parameters: allow``; only ``;`` itself is excused.
+    """
+    if not path.startswith("/"):
+        return "path-not-absolute"
+    if any(not "!" <= character <= "~" for character in path) or "\\" in path or "#" in path:
+        return "path-characters"
+    lowered = path.lower()
+    if not allow_parameters and (";" in path or "%3b" in lowered):
+        return "path-parameters"
+    if "%5c" in lowered or "%2f" in lowered or _CONTROL.search(path):
+        return "path-encoded-separator"
+    if "//" in path:
+        return "path-empty-segment"
+    decoded = path
+    for _ in range(3):
+        # `/public/..;/admin` and `%2e%2e` in any number of layers: cut at the parameter, decode, look again.
+        if any(segment.split(";", 1)[0] in _DOTS for segment in re.split(r"[/\\]", decoded)):
+            return "path-dot-segment"
+        further = urllib.parse.unquote(decoded, errors="surrogateescape")
+        if further == decoded:
+            return None
+        if any(ord(character) < 0x20 or ord(character) == 0x7F or character == "\\" for character in further):
+            return "path-encoded-separator"
+        if further.count("/") != decoded.count("/") or (not allow_parameters and ";" in further):
+            return "path-encoded-separator"
+        decoded = further
+    # Still changing after two more rounds: nobody honest encodes three times.
+    return "path-encoding"
+
+
+def decoded_path(path: str) -> str | None:
+    """``path`` percent-decoded once as UTF-8, or ``None`` when it is no UTF-8."""
+    try:
+        return urllib.parse.unquote(path, errors="strict")
+    except UnicodeDecodeError:
+        return None

@@ -1,0 +1,117 @@
+"""One route as a value, its id and its digest."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+
+
+class MatchKind(StrEnum):
+    """How a route's path is compared."""
+
+    PREFIX = "prefix"
+    """The path itself or anything below it, at a slash: ``/api`` matches ``/api`` and ``/api/x``, not ``/apix``."""
+    PATH = "path"
+    """Exactly this path."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """Which requests of a host a route takes."""
+
+    kind: MatchKind
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """Where requests go."""
+
+    scheme: str
+    """``http`` (HTTP/1.1), ``h2c`` (HTTP/2 in clear text) or ``https`` (HTTP/2 or HTTP/1.1, as negotiated)."""
+    host: str
+    port: int
+
+    @property
+    def authority(self) -> str:
+        """``host:port``."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A route as configured and checked; everything but the policy says what a request reaches.
+
+    ``id`` is the route's name, or a hash of host and match: never of policy or upstream, so that an edit keeps it.
+    """
+
+    id: str
+    name: str
+    host: str
+    """Lower case, without port."""
+    port: int
+    match: Match
+    upstreams: tuple[Upstream, ...]
+    """Requests are spread over them evenly; they all have one scheme."""
+    set_request_headers: tuple[tuple[str, str], ...] = ()
+    remove_request_headers: tuple[str, ...] = ()
+    set_response_headers: tuple[tuple[str, str], ...] = ()
+    preserve_host: bool = False
+    """Whether the upstream sees the route's host instead of its own."""
+    timeout_seconds: float = 30.0
+    """For the whole response; does not apply to guarded streams."""
+    websocket: bool = False
+    continuous: bool = False
+    """Whether open streams are guarded: decided again on change and cut when access ends."""
+    pass_assertion: bool = True
+    """Whether the upstream gets ``x-doorward-jwt-assertion``."""
+    claim_headers: tuple[tuple[str, str], ...] = ()
+    """Header name and the identity fact that fills it."""
+    path_parameters: bool = False
+    allowed_origins: tuple[str, ...] = ()
+    sensitive: bool = False
+    """Whether the shorter staleness limit applies."""
+    explanation: str | None = None
+    """The operator's sentence for the denial page."""
+    tls_server_name: str | None = None
+    tls_ca_pem: str | None = None
+    tls_skip_verify: bool = False
+    broken: str | None = None
+    """Why this route cannot be served; it keeps its place and answers 503."""
+    digest: str = field(init=False, default="")
+    """Hash of all that says what the route reaches; policy, explanation and staleness are not part of it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", _digest(self))
+
+    @property
+    def authority(self) -> str:
+        """Host with port unless that is 443: how browsers write it."""
+        return self.host if self.port == 443 else f"{self.host}:{self.port}"  # noqa: PLR2004  # HTTPS
+
+    @property
+    def origin(self) -> str:
+        """``https://host[:port]``."""
+        return f"https://{self.authority}"
+
+
+_NOT_REACH = frozenset({"id", "name", "explanation", "sensitive", "digest", "allowed_origins"})
+
+
+def _digest(route: Route) -> str:
+    reach = {name: value for name, value in asdict(route).items() if name not in _NOT_REACH}
+    return hashlib.sha256(json.dumps(reach, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def unnamed_route_id(host: str, port: int, match: Match) -> str:
+    """The id of a route without a name: a hash of what it matches."""
+    text = f"{host}:{port}\0{match.kind}\0{match.value}"
+    return "r-" + hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def overlaps(first: Match, path: str) -> bool:
+    """Whether ``path`` is matched by ``first``; for tests and checks, never for requests: Envoy matches those."""
+    if first.kind is MatchKind.PATH:
+        return path == first.value
+    prefix = first.value.rstrip("/")
+    return path == prefix or path.startswith(prefix + "/")
