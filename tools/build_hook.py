@@ -139,7 +139,7 @@ def _generate_envoy(scratch: Path) -> None:
     common = f"--descriptor_set_in={descriptor_set}"
     _protoc(common, f"--python_out={out}", f"--mypy_out=quiet,readable_stubs:{out}", *ours)
     _protoc(common, f"--grpc_python_out={out}", f"--mypy_grpc_out=quiet:{out}", *with_services)
-    tops = sorted({name.split("/")[0] for name in ours} - {"google"}) + [r"google\.api\.expr"]
+    tops = [*sorted({name.split("/")[0] for name in ours} - {"google"}), r"google\.api\.expr"]
     pattern = re.compile(rf"^(\s*)(from |import )((?:{'|'.join(tops)})\b)", re.MULTILINE)
     _install(out, ENVOY_API, rewrite=pattern)
 

@@ -108,7 +108,7 @@ class Settings:
     def authenticate_authority(self) -> str:
         """The sign-in host with its port unless that is 443."""
         port = self.authenticate_port
-        return self.authenticate_host if port == 443 else f"{self.authenticate_host}:{port}"  # noqa: PLR2004  # HTTPS
+        return self.authenticate_host if port == 443 else f"{self.authenticate_host}:{port}"
 
     @property
     def hosts(self) -> tuple[str, ...]:

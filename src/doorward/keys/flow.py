@@ -171,9 +171,7 @@ class SignInSigner:
         if len(query) > _TEXT_LIMIT:
             raise InvalidTokenError("the sign-in request is too long")
         try:
-            pairs = urllib.parse.parse_qsl(
-                query, strict_parsing=True, keep_blank_values=True, max_num_fields=12
-            )
+            pairs = urllib.parse.parse_qsl(query, strict_parsing=True, keep_blank_values=True, max_num_fields=12)
         except ValueError:
             raise InvalidTokenError("the sign-in request is malformed") from None
         fields = dict(pairs)

@@ -87,6 +87,4 @@ class Keyring:
             return cls(purpose, keys)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             # The cause may quote key material, so only its kind is named.
-            raise DataCorruptedError(
-                f"the keyring file for `{purpose}` is damaged ({type(error).__name__})"
-            ) from None
+            raise DataCorruptedError(f"the keyring file for `{purpose}` is damaged ({type(error).__name__})") from None

@@ -87,7 +87,7 @@ class Route:
     @property
     def authority(self) -> str:
         """Host with port unless that is 443: how browsers write it."""
-        return self.host if self.port == 443 else f"{self.host}:{self.port}"  # noqa: PLR2004  # HTTPS
+        return self.host if self.port == 443 else f"{self.host}:{self.port}"
 
     @property
     def origin(self) -> str:

@@ -1,0 +1,75 @@
+# Every target works first on a fresh clone. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/uv
+STAMPS := .make
+INPUTS := pyproject.toml tools/build_hook.py $(shell find protos -name '*.proto' 2>/dev/null)
+T ?= tests
+
+.PHONY: help install run test check lint types contracts generate format system bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+
+$(UV):
+	@echo "making .venv"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv
+
+$(STAMPS)/install: $(INPUTS) | $(UV)
+	@echo "installing the run-time set"
+	@$(UV) pip install --quiet --compile-bytecode -e '.[all]'
+	@$(BIN)/python -m compileall -q src services
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/test: $(STAMPS)/install
+	@echo "installing what the tests need"
+	@$(UV) pip install --quiet --group test
+	@npm ci --silent --no-fund --no-audit --prefix tests/support/oidc_provider
+	@touch $@
+
+$(STAMPS)/check: $(STAMPS)/install
+	@$(UV) pip install --quiet --group check --group test
+	@touch $@
+
+install: $(STAMPS)/install ## prepare .venv with the run-time set
+
+generate: $(STAMPS)/install ## write doorward.api and doorward.envoy_api again if protos/ changed
+	@$(BIN)/python tools/build_hook.py --check || $(UV) pip install --quiet --no-deps -e .
+
+run: install generate ## start the complete demo on loopback
+	@exec $(BIN)/doorward demo
+
+system: ## install the servers and the browser that the tests drive (Debian)
+	@tools/install_test_tools.sh
+
+test: $(STAMPS)/test generate system ## run every test; T=path runs a part
+	@$(BIN)/python -m pytest $(T)
+
+lint: $(STAMPS)/check generate
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/shellcheck .ci/run tools/*.sh
+	@cd protos && ../$(BIN)/buf lint
+
+types: $(STAMPS)/check generate
+	@$(BIN)/mypy
+
+contracts: $(STAMPS)/check generate
+	@$(BIN)/lint-imports --no-cache
+
+check: lint types contracts test ## lint, types, import contracts and every test
+
+format: $(STAMPS)/check ## write the house's format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix --quiet .
+
+bench: $(STAMPS)/test generate system ## measure; the figures are ratios of one run
+	@$(BIN)/python bench/ext_authz.py
+
+clean: ## remove what the other targets made
+	@rm -rf .venv $(STAMPS) tests/support/oidc_provider/node_modules

@@ -1,0 +1,107 @@
+"""``doorward run``: a whole deployment on this machine."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from doorward.config.load import load_settings
+from doorward.config.settings import Settings
+from doorward.runtime.deployment import Deployment
+from doorward.runtime.folder import HeldFolder
+from doorward.telemetry.logging import configure_logging
+
+STOP_SECONDS = 15.0
+
+
+def run_deployment(config: Path, data: Path) -> int:
+    """Run until a signal; 0 after an orderly end."""
+    configure_logging("run")
+    settings = load_settings(config)
+    report_warnings(settings)
+    with HeldFolder(data):
+        deployment = Deployment(config, settings, data, log_dir=None)
+        return asyncio.run(until_signal(deployment, _announce(settings)))
+
+
+def report_warnings(settings: Settings) -> None:
+    """Print what the configuration's reader had to say."""
+    for problem in settings.warnings:
+        print(problem.render(), file=sys.stderr)
+
+
+def _announce(settings: Settings) -> Callable[[], Awaitable[None]]:
+    async def announce() -> None:
+        hosts = ", ".join(settings.hosts)
+        print(f"serving {hosts} on {settings.listen.host}:{settings.listen.port}", file=sys.stderr)
+
+    return announce
+
+
+async def until_signal(
+    deployment: Deployment,
+    announce: Callable[[], Awaitable[None]],
+    *,
+    before: Callable[[], Awaitable[None]] | None = None,
+    after: Callable[[], Awaitable[None]] | None = None,
+) -> int:
+    """Start, announce, wait for SIGINT or SIGTERM, stop in order; a second signal kills what is left.
+
+    ``before`` and ``after`` start and stop what the deployment depends on.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    console = Console(stderr=True)
+
+    def on_signal() -> None:
+        if stop.is_set():
+            _kill(deployment)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    starting = asyncio.create_task(_start(deployment, console, before))
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        if starting.done():
+            starting.result()
+            await announce()
+            await stopped
+        else:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+    finally:
+        stopped.cancel()
+        console.print("stopping")
+        try:
+            await asyncio.wait_for(deployment.stop(), STOP_SECONDS)
+        except TimeoutError:
+            _kill(deployment)
+        if after is not None:
+            await after()
+    return 0
+
+
+async def _start(deployment: Deployment, console: Console, before: Callable[[], Awaitable[None]] | None) -> None:
+    started: list[str] = []
+    with console.status("starting"):
+        if before is not None:
+            await before()
+
+        def progress(name: str) -> None:
+            started.append(name)
+            console.print(f"  {name} is ready")
+
+        await deployment.start(progress)
+
+
+def _kill(deployment: Deployment) -> None:
+    for process in deployment.processes.values():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)

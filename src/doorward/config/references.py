@@ -1,0 +1,53 @@
+"""References to what does not belong into a configuration file: secrets and certificates."""
+
+import os
+import re
+from pathlib import Path
+
+from doorward.keys.secret import Secret
+from doorward.source import Position, Problems
+
+LIMIT_BYTES = 1024 * 1024
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
+
+
+def read_secret(
+    folder: Path, reference: str, position: Position, problems: Problems, used_files: list[Path]
+) -> Secret[str] | None:
+    """The secret behind ``env:NAME`` or ``file:PATH``, or ``None`` after recording the problem.
+
+    The problem never repeats what was written: an operator may have put the secret itself there.
+    """
+    kind, _, target = reference.partition(":")
+    if kind == "env" and _VARIABLE.match(target):
+        value = os.environ.get(target, "")
+        if not value:
+            problems.error(position, f"the environment variable `{target}` is not set or empty")
+            return None
+        return Secret(value)
+    if kind == "file" and target:
+        text = read_text(folder, target, position, problems, used_files)
+        if text is None:
+            return None
+        secret = text.strip()
+        if not secret:
+            problems.error(position, f"the file `{target}` is empty")
+            return None
+        return Secret(secret)
+    problems.error(position, "expected `env:NAME` or `file:PATH`", "a secret does not belong into this file")
+    return None
+
+
+def read_text(folder: Path, name: str, position: Position, problems: Problems, used_files: list[Path]) -> str | None:
+    """The text of a file named relative to the configuration's folder, or ``None`` after recording the problem."""
+    path = folder / name
+    used_files.append(path)
+    try:
+        if path.stat().st_size > LIMIT_BYTES:
+            problems.error(position, f"`{name}` is larger than {LIMIT_BYTES} bytes")
+            return None
+        return path.read_text()
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        problems.error(position, f"cannot read `{name}`: {reason}")
+        return None

@@ -1,0 +1,83 @@
+"""A changed file becomes the next settings, or a reported rejection; the last good settings stay in force.
+
+The folders of all files read are watched, not the files themselves: editors and volume mounts replace files, and a
+watch on the old one would never hear of it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+from watchfiles import awatch
+
+from doorward.config.load import Loaded, load
+from doorward.config.settings import Settings
+from doorward.errors import ConfigurationError
+
+_DEBOUNCE_MS = 50
+_POLL_SECONDS = 2.0
+"""Also look this often: some mounts deliver no events."""
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+async def watch_settings(
+    path: Path,
+    current: Settings,
+    on_change: Callable[[Settings], Awaitable[None]],
+    on_reject: Callable[[ConfigurationError], Awaitable[None]] | None = None,
+) -> None:
+    """Call ``on_change`` with each next settings until cancelled.
+
+    A file that cannot be used is logged, handed to ``on_reject`` and otherwise ignored. Loading runs in a thread, so
+    that the loop goes on serving. An exception from ``on_change`` is logged; the watch goes on.
+    """
+    generation = current.generation
+    rejected: tuple[str, ...] = ()
+    files: tuple[Path, ...] = (path,)
+    while True:
+        try:
+            loaded = await asyncio.to_thread(load, path)
+        except ConfigurationError as error:
+            loaded = None
+            problems = tuple(error.problems)
+        else:
+            files = loaded.files
+            problems = _errors(loaded) if loaded.settings is None else ()
+        if problems and problems != rejected:
+            _log.error("the changed configuration is rejected; the last good one stays in force", problems=problems)
+            if on_reject is not None:
+                await on_reject(ConfigurationError(list(problems)))
+        rejected = problems
+        if loaded is not None and loaded.settings is not None and loaded.settings.generation != generation:
+            generation = loaded.settings.generation
+            try:
+                await on_change(loaded.settings)
+                _log.info("configuration changed", generation=generation)
+            except Exception as error:
+                # The plane keeps what it had; the watch must outlive the mistake to see its mend.
+                _log.error("the changed configuration could not be applied", error=str(error), exc_info=True)
+        await _changed({file.parent for file in files})
+
+
+def _errors(loaded: Loaded) -> tuple[str, ...]:
+    return tuple(problem.render() for problem in loaded.problems if problem.severity == "error")
+
+
+async def _changed(folders: set[Path]) -> None:
+    """Return when something in ``folders`` may have changed."""
+    stop = asyncio.Event()
+
+    async def first_event() -> None:
+        existing = [folder for folder in folders if folder.is_dir()]
+        async for _ in awatch(*existing, debounce=_DEBOUNCE_MS, step=10, recursive=False, stop_event=stop):
+            return
+
+    watcher = asyncio.ensure_future(first_event())
+    try:
+        await asyncio.wait({watcher}, timeout=_POLL_SECONDS)
+    finally:
+        stop.set()
+        watcher.cancel()
+        await asyncio.gather(watcher, return_exceptions=True)

@@ -1,0 +1,329 @@
+"""Routes from the operator's text: each checked alone, so that a broken one keeps its place and stops no other."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from doorward.config.document import NAME, RouteDocument
+from doorward.config.references import read_text
+from doorward.config.settings import RoutePolicy
+from doorward.config.validation import position_of, validate
+from doorward.policy import Policy, check_policy, compile_policy, parse_policy
+from doorward.route.paths import ambiguity
+from doorward.route.route import Match, MatchKind, Route, Upstream, unnamed_route_id
+from doorward.source import Mapping, Node, Position, Problems, Scalar, Sequence
+
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\Z", re.ASCII)
+_FROM = re.compile(r"https://([^/:?#@\[\]]+)(?::([0-9]{1,5}))?/?\Z", re.ASCII)
+_TO = re.compile(r"(http|https|h2c)://(\[[0-9a-fA-F:.]+\]|[^/:?#@\[\]]+)(?::([0-9]{1,5}))?(/?)\Z", re.ASCII)
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^`|~-]+\Z", re.ASCII)
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*\Z", re.ASCII)
+_DEFAULT_PORTS = {"http": 80, "https": 443, "h2c": 80}
+_RESERVED_HEADERS = frozenset(
+    {
+        "host",
+        "cookie",
+        "set-cookie",
+        "connection",
+        "content-length",
+        "transfer-encoding",
+        "te",
+        "trailer",
+        "upgrade",
+        "keep-alive",
+        "proxy-connection",
+        "authorization",
+        "x-request-id",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-client-cert",
+    }
+)
+_OWN_PREFIXES = ("x-doorward-", "doorward-", "x-envoy-", ":")
+_RESERVED_PATHS = ("/.doorward", "/.well-known/doorward")
+_ROUTE_OPAQUE = frozenset({"policy"})
+
+
+@dataclass(frozen=True, slots=True)
+class RouteReading:
+    """What became of the ``routes`` list."""
+
+    routes: tuple[RoutePolicy, ...]
+    broken_hosts: tuple[tuple[str, str], ...]
+    used_files: tuple[Path, ...]
+
+
+class RouteReader:
+    """Reads one ``routes`` list.
+
+    ``fatal`` collects what leaves no safe way to go on (a route whose host is unknown has no place to answer 503 in);
+    ``contained`` collects what breaks a single route or host.
+    """
+
+    def __init__(self, folder: Path, authenticate_host: str, fatal: Problems, contained: Problems) -> None:
+        self._folder = folder
+        self._authenticate_host = authenticate_host
+        self._fatal = fatal
+        self._contained = contained
+        self._used_files: list[Path] = []
+        self._broken_hosts: dict[str, str] = {}
+
+    def read(self, node: Node) -> RouteReading:
+        """Read the list under ``routes``."""
+        if not isinstance(node, Sequence):
+            self._fatal.error(node.position, "`routes` must be a list")
+            return RouteReading((), (), ())
+        routes: list[RoutePolicy] = []
+        for item in node.items:
+            if not isinstance(item, Mapping):
+                self._fatal.error(item.position, "a route must be a mapping with `from`, `to` and `policy`")
+                continue
+            found = self._route(item)
+            if found is not None:
+                routes.append(found)
+        kept = self._without_duplicates(routes, node)
+        self._check_path_parameters(kept, node)
+        return RouteReading(tuple(kept), tuple(sorted(self._broken_hosts.items())), tuple(self._used_files))
+
+    def _route(self, node: Mapping) -> RoutePolicy | None:
+        place = self._place(node)
+        if place is None:
+            return None
+        host, port = place
+        problems = Problems()
+        document = validate(RouteDocument, node, problems, opaque=_ROUTE_OPAQUE)
+        match = self._match(node, problems)
+        if match is None:
+            self._contained.extend(problems.all)
+            self._broken_hosts[host] = f"the match of the route on line {node.position.line} cannot be built"
+            return None
+        name = node.get("name")
+        given = name.value if isinstance(name, Scalar) else None
+        named = isinstance(given, str) and re.match(NAME, given) is not None
+        route_id = str(given) if named else unnamed_route_id(host, port, match)
+        policy = self._policy(node, problems)
+        route = None
+        if document is not None and not problems.has_errors:
+            route = self._build(route_id, host, port, match, document, node, problems)
+        self._contained.extend(problems.all)
+        if route is None or problems.has_errors:
+            reason = problems.errors[0].message
+            route = Route(id=route_id, name=route_id, host=host, port=port, match=match, upstreams=(), broken=reason)
+        return RoutePolicy(route=route, policy=policy)
+
+    def _place(self, node: Mapping) -> tuple[str, int] | None:
+        """Host and port of ``from``; without them the route cannot even answer 503 in its own place."""
+        written = node.get("from")
+        if written is None:
+            self._fatal.error(node.position, "`from` is missing", "every route needs `from: https://host`")
+            return None
+        text = written.value if isinstance(written, Scalar) else None
+        parsed = parse_origin(text) if isinstance(text, str) else None
+        if parsed is None:
+            self._fatal.error(
+                written.position, f"`from` is `{text}`", "expected `https://host[:port]` in lower case, without a path"
+            )
+            return None
+        if parsed[0] == self._authenticate_host:
+            self._fatal.error(
+                written.position, f"`{parsed[0]}` is the sign-in host", "give the route a host of its own"
+            )
+            return None
+        return parsed
+
+    def _match(self, node: Mapping, problems: Problems) -> Match | None:
+        prefix, path = node.get("prefix"), node.get("path")
+        if prefix is not None and path is not None:
+            problems.error(path.position, "`prefix` and `path` exclude each other", "keep one of them")
+            return None
+        written = prefix or path
+        if written is None:
+            return Match(kind=MatchKind.PREFIX, value="/")
+        kind = MatchKind.PREFIX if written is prefix else MatchKind.PATH
+        text = written.value if isinstance(written, Scalar) else None
+        reason = ambiguity(text) if isinstance(text, str) else "path-not-a-string"
+        if not isinstance(text, str) or reason is not None or "?" in text:
+            problems.error(written.position, f"`{kind}` is `{text}`", f"expected a plain path ({reason or 'no query'})")
+            return None
+        if kind is MatchKind.PREFIX and text != "/" and text.endswith("/"):
+            problems.error(written.position, f"`prefix` is `{text}`", f"write `{text.rstrip('/')}`")
+            return None
+        if text.startswith(_RESERVED_PATHS):
+            problems.error(written.position, f"`{text}` is Doorward's own", "choose another path")
+            return None
+        return Match(kind=kind, value=text)
+
+    def _policy(self, node: Mapping, problems: Problems) -> Policy:
+        written = node.get("policy")
+        if written is None:
+            # `policy` is required, so this route is broken already; nothing may be allowed by it meanwhile.
+            return parse_policy(Sequence((), node.position), Problems())
+        policy = parse_policy(written, problems)
+        if not problems.has_errors:
+            check_policy(policy, problems)
+        return policy
+
+    def _build(
+        self, route_id: str, host: str, port: int, match: Match, document: RouteDocument, node: Mapping, found: Problems
+    ) -> Route | None:
+        upstreams = self._upstreams(document, node, found)
+        request_headers = _headers(document.set_request_headers, "set_request_headers", node, found)
+        claim_headers = _headers(document.claim_headers, "claim_headers", node, found)
+        response_headers = _headers(document.set_response_headers, "set_response_headers", node, found, response=True)
+        removed = tuple(name.lower() for name in document.remove_request_headers)
+        self._check_headers(request_headers, claim_headers, removed, node, found)
+        for origin in document.allowed_origins:
+            if parse_origin(origin) is None:
+                found.error(
+                    position_of(node, ("allowed_origins",)), f"`{origin}` is no origin", "`https://host[:port]`"
+                )
+        if document.websocket and node.get("continuous") is not None and not document.continuous:
+            found.error(
+                position_of(node, ("continuous",)), "WebSocket streams are always guarded", "leave `continuous` out"
+            )
+        tls_given = document.tls_server_name or document.tls_ca_file or document.tls_skip_verify
+        if tls_given and any(upstream.scheme != "https" for upstream in upstreams):
+            found.error(position_of(node, ("to",)), "TLS settings for an upstream without TLS", "write `https://`")
+        if document.tls_skip_verify:
+            found.warning(position_of(node, ("tls_skip_verify",)), "the upstream's certificate is not verified")
+        authorities = None
+        if document.tls_ca_file is not None:
+            position = position_of(node, ("tls_ca_file",))
+            authorities = read_text(self._folder, document.tls_ca_file, position, found, self._used_files)
+            if authorities is not None and "-----BEGIN CERTIFICATE-----" not in authorities:
+                found.error(position, f"`{document.tls_ca_file}` holds no PEM certificate")
+        if found.has_errors:
+            return None
+        return Route(
+            id=route_id,
+            name=document.name or f"{host}{match.value}",
+            host=host,
+            port=port,
+            match=match,
+            upstreams=upstreams,
+            set_request_headers=request_headers,
+            remove_request_headers=removed,
+            set_response_headers=response_headers,
+            preserve_host=document.preserve_host,
+            timeout_seconds=document.timeout,
+            websocket=document.websocket,
+            continuous=document.continuous or document.websocket,
+            pass_assertion=document.pass_assertion,
+            claim_headers=claim_headers,
+            path_parameters=document.path_parameters == "allow",
+            allowed_origins=tuple(document.allowed_origins),
+            sensitive=document.sensitive,
+            explanation=document.explanation,
+            tls_server_name=document.tls_server_name,
+            tls_ca_pem=authorities,
+            tls_skip_verify=document.tls_skip_verify,
+        )
+
+    def _upstreams(self, document: RouteDocument, node: Mapping, found: Problems) -> tuple[Upstream, ...]:
+        texts = [document.to] if isinstance(document.to, str) else document.to
+        upstreams = []
+        for index, text in enumerate(texts):
+            position = position_of(node, ("to", index) if isinstance(document.to, list) else ("to",))
+            match = _TO.match(text)
+            port = int(match[3] or _DEFAULT_PORTS[match[1]]) if match else 0
+            if match is None or not 0 < port < 65536:
+                found.error(position, f"`to` is `{text}`", "expected `http://host[:port]`, `https://…` or `h2c://…`")
+                continue
+            host = match[2].lower().strip("[]")
+            if not match[2].startswith("[") and not _HOST.match(host):
+                found.error(position, f"`{match[2]}` is no host name")
+                continue
+            upstreams.append(Upstream(scheme=match[1], host=host, port=port))
+        if not texts:
+            found.error(position_of(node, ("to",)), "`to` names no upstream")
+        if len({upstream.scheme for upstream in upstreams}) > 1:
+            found.error(position_of(node, ("to",)), "the upstreams of a route must have one scheme")
+        return tuple(upstreams)
+
+    def _check_headers(
+        self,
+        request_headers: tuple[tuple[str, str], ...],
+        claim_headers: tuple[tuple[str, str], ...],
+        removed: tuple[str, ...],
+        node: Mapping,
+        found: Problems,
+    ) -> None:
+        for index, name in enumerate(removed):
+            _check_header_name(name, position_of(node, ("remove_request_headers", index)), found)
+        twice = {name for name, _ in request_headers} & {name for name, _ in claim_headers}
+        both = {name for name, _ in (*request_headers, *claim_headers)} & set(removed)
+        for name in sorted(twice):
+            found.error(position_of(node, ("claim_headers", name)), f"`{name}` is also in `set_request_headers`")
+        for name in sorted(both):
+            found.error(position_of(node, ("remove_request_headers",)), f"`{name}` is both set and removed")
+
+    def _without_duplicates(self, routes: list[RoutePolicy], node: Sequence) -> list[RoutePolicy]:
+        """The routes that can be reached: the first of equal matches wins, and ids stand once."""
+        ids: set[str] = set()
+        matches: set[tuple[str, Match]] = set()
+        kept = []
+        for item in routes:
+            route = item.route
+            if (route.host, route.match) in matches:
+                self._contained.error(
+                    node.position, f"`{route.name}` matches what an earlier route matches", "remove one of them"
+                )
+                continue
+            matches.add((route.host, route.match))
+            if route.id in ids:
+                # Two routes of one name on different matches: neither may be decided by the other's policy.
+                self._fatal.error(node.position, f"two routes are named `{route.id}`", "names must be unique")
+                continue
+            ids.add(route.id)
+            kept.append(item)
+        return kept
+
+    def _check_path_parameters(self, routes: list[RoutePolicy], node: Sequence) -> None:
+        """On a host that lets ``;`` through, nothing may depend on how a path is read."""
+        lax = {item.route.host for item in routes if item.route.path_parameters}
+        for item in routes:
+            if item.route.host not in lax:
+                continue
+            match = item.route.match
+            if match != Match(kind=MatchKind.PREFIX, value="/"):
+                self._fatal.error(
+                    node.position, f"`{item.route.name}` matches a path on a host with `path_parameters: allow`"
+                )
+            elif "http_path" in compile_policy(item.policy).reads:
+                self._fatal.error(
+                    node.position, f"`{item.route.name}` has a path criterion and `path_parameters: allow`"
+                )
+
+
+def parse_origin(text: str) -> tuple[str, int] | None:
+    """Host and port of ``https://host[:port]`` in lower case, or ``None`` when it is anything else."""
+    match = _FROM.match(text)
+    if match is None or not _HOST.match(match[1]) or len(match[1]) > 253:
+        return None
+    port = int(match[2] or 443)
+    return (match[1], port) if 0 < port < 65536 else None
+
+
+def _headers(
+    headers: dict[str, str], key: str, node: Mapping, found: Problems, *, response: bool = False
+) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for name, value in headers.items():
+        position = position_of(node, (key, name))
+        _check_header_name(name.lower(), position, found, response=response)
+        if not _HEADER_VALUE.match(value) or len(value) > 4096:
+            found.error(position, f"the value of `{name}` holds characters that no header may hold")
+        pairs.append((name.lower(), value))
+    if len({name for name, _ in pairs}) != len(pairs):
+        found.error(position_of(node, (key,)), f"`{key}` names a header twice in different case")
+    return tuple(sorted(pairs))
+
+
+def _check_header_name(name: str, position: Position, found: Problems, *, response: bool = False) -> None:
+    if not _HEADER_NAME.match(name) or len(name) > 128:
+        found.error(position, f"`{name}` is no header name")
+    elif name.startswith(_OWN_PREFIXES) or (name in _RESERVED_HEADERS and not response):
+        found.error(position, f"`{name}` is not a route's to set or remove")
+    elif response and name in {"set-cookie", "content-length", "transfer-encoding", "connection"}:
+        found.error(position, f"`{name}` is not a route's to set")

@@ -1,0 +1,86 @@
+"""The file format's own description: a JSON Schema for editors and the reference page, both from ``document``."""
+
+import json
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from doorward.config.document import (
+    ClaimsDocument,
+    DatabrokerDocument,
+    DecisionLogDocument,
+    Document,
+    EnvoyDocument,
+    IdentityProviderDocument,
+    RouteDocument,
+    SessionDocument,
+    TlsDocument,
+)
+
+_SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
+    ("The file", Document),
+    ("`tls`", TlsDocument),
+    ("`databroker`", DatabrokerDocument),
+    ("`identity_providers[]`", IdentityProviderDocument),
+    ("`identity_providers[].claims`", ClaimsDocument),
+    ("`session`", SessionDocument),
+    ("`envoy`", EnvoyDocument),
+    ("`decision_log`", DecisionLogDocument),
+    ("`routes[]`", RouteDocument),
+)
+
+_INTRODUCTION = """\
+# Configuration
+
+One YAML file, format version 1. Scalars follow YAML 1.2 (`no` is a word, `012` is twelve); unknown keys, duplicate
+keys and wrong types are errors with file, line and column. `doorward check FILE` reports all of them at once.
+
+Durations are written `250ms`, `30s`, `1h30m`. Files are named relative to the configuration's folder. Secrets are
+never written into the file: `env:NAME` reads an environment variable, `file:PATH` a file.
+
+An error inside one route breaks that route alone: it keeps its place and answers 503 while the others go on. Any other
+error keeps the whole file from being used; a running deployment then stays with its last good configuration.
+
+This page is written by `doorward.config.schema` from the models that read the file.
+"""
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the file, with the routes spelled out."""
+    schema = Document.model_json_schema(by_alias=True)
+    routes = RouteDocument.model_json_schema(by_alias=True)
+    schema.setdefault("$defs", {}).update(routes.pop("$defs", {}))
+    schema["$defs"]["RouteDocument"] = routes
+    schema["properties"]["routes"] = {
+        "type": "array",
+        "items": {"$ref": "#/$defs/RouteDocument"},
+        "description": Document.model_fields["routes"].description,
+    }
+    return schema
+
+
+def reference_markdown() -> str:
+    """The reference page: one table for each part of the file."""
+    parts = [_INTRODUCTION]
+    for title, model in _SECTIONS:
+        summary = (model.__doc__ or "").strip().splitlines()[0]
+        rows = [f"## {title}\n\n{summary}\n\n| key | default | meaning |\n|---|---|---|"]
+        for name, field in model.model_fields.items():
+            rows.append(f"| `{field.alias or name}` | {_default(field)} | {field.description} |")
+        parts.append("\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.default
+    if value is PydanticUndefined:
+        return "required"
+    if isinstance(value, BaseModel):
+        return "see below"
+    if value is None or value in ([], {}):
+        return "none"
+    if field.annotation is float:
+        return f"`{value:g}s`"
+    return f"`{json.dumps(value)}`" if not isinstance(value, str) else f"`{value}`"

@@ -1,0 +1,103 @@
+"""Models over positioned nodes: pydantic's findings as problems that point at the operator's text."""
+
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from doorward.source import Mapping, Node, Position, Problems, Scalar, Sequence, suggestion
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validate(model: type[Model], node: Mapping, problems: Problems, *, opaque: frozenset[str]) -> Model | None:
+    """``node`` as ``model``, or ``None`` after recording every problem.
+
+    The values under the keys in ``opaque`` are handed over as nodes, unread: they have readers of their own.
+    """
+    data = {str(key.value): value if key.value in opaque else plain(value) for key, value in node.entries}
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        for finding in error.errors(include_url=False):
+            location = finding["loc"]
+            if finding["type"] == "extra_forbidden":
+                word = str(location[-1])
+                known = _fields_at(model, location[:-1])
+                problems.error(_key_position(node, location), f"unknown key `{word}`", suggestion(word, known))
+            elif finding["type"] == "missing":
+                problems.error(position_of(node, location[:-1]), f"`{location[-1]}` is missing")
+            else:
+                name = ".".join(str(part) for part in location if not _is_variant(part))
+                problems.error(position_of(node, location), f"`{name}`: {_sentence(str(finding['msg']))}")
+        return None
+
+
+def plain(node: Node) -> Any:
+    """``node`` as dictionaries, lists and values."""
+    match node:
+        case Mapping():
+            return {str(key.value): plain(value) for key, value in node.entries}
+        case Sequence():
+            return [plain(item) for item in node.items]
+        case Scalar():
+            return node.value
+
+
+def position_of(node: Node, location: tuple[str | int, ...]) -> Position:
+    """Where the value at ``location`` stands; the nearest enclosing one when there is none."""
+    for part in location:
+        match node:
+            case Mapping() if isinstance(part, str) and (child := node.get(part)) is not None:
+                node = child
+            case Sequence() if isinstance(part, int) and part < len(node.items):
+                node = node.items[part]
+            case _:
+                if not _is_variant(part):
+                    break
+    return node.position
+
+
+def _key_position(node: Node, location: tuple[str | int, ...]) -> Position:
+    """Where the key at the end of ``location`` stands."""
+    parent: Node = node
+    for part in location[:-1]:
+        match parent:
+            case Mapping() if isinstance(part, str) and (child := parent.get(part)) is not None:
+                parent = child
+            case Sequence() if isinstance(part, int) and part < len(parent.items):
+                parent = parent.items[part]
+            case _:
+                continue
+    if isinstance(parent, Mapping):
+        for key, _ in parent.entries:
+            if key.value == location[-1]:
+                return key.position
+    return parent.position
+
+
+def _fields_at(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+    """The keys that are known at ``location`` below ``model``."""
+    current: type[BaseModel] = model
+    for part in location:
+        field = next((f for n, f in current.model_fields.items() if part in {n, f.alias}), None)
+        if field is None:
+            continue
+        nested = [t for t in (field.annotation, *get_args(field.annotation)) if _is_model(t)]
+        if nested:
+            current = nested[0]
+    return [field.alias or name for name, field in current.model_fields.items()]
+
+
+def _is_model(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _is_variant(part: str | int) -> bool:
+    """Whether pydantic added ``part`` to name a member of a union; it is not in the text."""
+    return isinstance(part, str) and (part in {"str", "int"} or part.startswith(("list[", "function-", "literal[")))
+
+
+def _sentence(message: str) -> str:
+    """Pydantic's text in the house's form."""
+    message = message.removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
