@@ -1,0 +1,61 @@
+"""Envoy's admin interface, over its Unix socket."""
+
+from pathlib import Path
+
+import httpx
+
+from doorward.errors import UnavailableError
+
+_TIMEOUT_SECONDS = 2.0
+
+
+class EnvoyAdmin:
+    """The few admin calls that a supervisor needs. Each call has a connection of its own."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+
+    async def is_live(self) -> bool:
+        """Whether Envoy serves: it has its first configuration and its workers run."""
+        try:
+            return (await self._call("GET", "/ready")).strip() == "LIVE"
+        except UnavailableError:
+            return False
+
+    async def start_drain(self) -> None:
+        """Stop accepting, and ask the clients of open connections to go elsewhere.
+
+        Raises:
+            UnavailableError: Envoy does not answer.
+        """
+        # Graceful alone would go on accepting; skipping the exit keeps Envoy itself running until we end it.
+        await self._call("POST", "/drain_listeners?graceful&skip_exit")
+
+    async def open_connections(self) -> int:
+        """Connections of clients to the public listener that are still open.
+
+        Raises:
+            UnavailableError: Envoy does not answer, or says something else.
+        """
+        text = await self._call("GET", "/stats?filter=^http.public.downstream_cx_active$")
+        return sum(_value(line) for line in text.splitlines() if line)
+
+    async def _call(self, method: str, target: str) -> str:
+        transport = httpx.AsyncHTTPTransport(uds=str(self._socket))
+        try:
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://envoy", timeout=_TIMEOUT_SECONDS, trust_env=False
+            ) as client:
+                answer = await client.request(method, target)
+                answer.raise_for_status()
+                return answer.text
+        except httpx.HTTPError as error:
+            raise UnavailableError(f"envoy's admin interface does not answer: {type(error).__name__}") from error
+
+
+def _value(line: str) -> int:
+    _, _, number = line.partition(": ")
+    try:
+        return int(number)
+    except ValueError:
+        raise UnavailableError("envoy's admin interface answers with something else") from None

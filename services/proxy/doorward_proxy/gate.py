@@ -1,0 +1,293 @@
+"""The gate: what may be published at all, checked on every snapshot before Envoy sees it.
+
+An allow-list. A field that nobody thought of is refused, because most of what Envoy can do would let a request past the
+check: a filter that answers first, a route that skips the check, a redirect inside, a switch at run time. Whoever adds
+something to ``doorward_proxy.resources`` adds it here too, and says so in review.
+"""
+
+from collections.abc import Callable, Iterator
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+
+from doorward.envoy_api.envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
+from doorward.envoy_api.envoy.config.cluster.v3.cluster_pb2 import Cluster
+from doorward.envoy_api.envoy.config.listener.v3.listener_pb2 import Listener
+from doorward.envoy_api.envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2 import ExtAuthz
+from doorward.envoy_api.envoy.extensions.filters.http.ext_proc.v3.ext_proc_pb2 import ExternalProcessor
+from doorward.envoy_api.envoy.extensions.filters.http.header_mutation.v3.header_mutation_pb2 import HeaderMutation
+from doorward.envoy_api.envoy.extensions.filters.http.lua.v3.lua_pb2 import Lua
+from doorward.envoy_api.envoy.extensions.filters.http.router.v3.router_pb2 import Router
+from doorward.envoy_api.envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+    HttpFilter,
+)
+from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.tls_pb2 import UpstreamTlsContext
+from doorward.envoy_api.envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
+from doorward.errors import DoorwardError
+from doorward_proxy.gate_routes import route_violations, unlisted
+from doorward_proxy.resources.clusters import PROTOCOL_OPTIONS
+from doorward_proxy.resources.http_filters import (
+    CHECK,
+    COOKIE_SCRIPT,
+    COOKIES,
+    DELETED_PREFIXES,
+    GUARD,
+    HYGIENE,
+    ORDER,
+    ROUTER,
+    WELL_KNOWN_HEADERS,
+    check,
+    guard,
+)
+from doorward_proxy.resources.listeners import CONNECTION_MANAGER, MAX_STREAMS_OF_A_CONNECTION
+from doorward_proxy.resources.surroundings import OWN_CLUSTERS, UPSTREAM_PREFIX
+from doorward_proxy.xds.snapshot import Snapshot
+
+
+class GateClosedError(DoorwardError):
+    """A snapshot or bootstrap that must not reach Envoy.
+
+    Attributes:
+        violations: what is wrong with it, one text each; never empty.
+    """
+
+    def __init__(self, violations: list[str]) -> None:
+        super().__init__("; ".join(violations))
+        self.violations = violations
+
+
+def admit(snapshot: Snapshot) -> None:
+    """Return when ``snapshot`` may be published.
+
+    Raises:
+        GateClosedError: it holds something that is not on the list.
+    """
+    violations = [
+        *snapshot.dangling(),
+        *_listeners(snapshot),
+        *route_violations(snapshot.routes),
+        *(text for cluster in snapshot.clusters for text in _cluster(cluster)),
+    ]
+    if violations:
+        raise GateClosedError(violations)
+
+
+def admit_bootstrap(bootstrap: Bootstrap) -> None:
+    """Return when Envoy may be started with ``bootstrap``.
+
+    Raises:
+        GateClosedError: it has a runtime layer, an admin interface that others can open, or anything else unlisted.
+    """
+    violations = list(unlisted(bootstrap, "bootstrap", {"node", "admin", "dynamic_resources", "static_resources"}))
+    violations += unlisted(bootstrap.admin, "admin", {"address"})
+    violations += unlisted(bootstrap.static_resources, "static resources", {"clusters"})
+    if bootstrap.admin.address.pipe.mode != 0o600:
+        violations.append("the admin interface is not a private Unix socket")
+    if violations:
+        raise GateClosedError(violations)
+
+
+_MANAGER_FIELDS = {
+    "stat_prefix",
+    "rds",
+    "http_filters",
+    "normalize_path",
+    "merge_slashes",
+    "path_with_escaped_slashes_action",
+    "common_http_protocol_options",
+    "http2_protocol_options",
+    "scheme_header_transformation",
+    "max_request_headers_kb",
+    "stream_idle_timeout",
+    "request_headers_timeout",
+    "drain_timeout",
+    "delayed_close_timeout",
+    "use_remote_address",
+    "xff_num_trusted_hops",
+    "internal_address_config",
+    "generate_request_id",
+    "always_set_request_id_in_response",
+    "server_name",
+}
+
+
+def _listeners(snapshot: Snapshot) -> Iterator[str]:
+    if len(snapshot.listeners) != 1:
+        yield "there must be one listener"
+    for listener in snapshot.listeners:
+        yield from _listener(listener)
+
+
+def _listener(listener: Listener) -> Iterator[str]:
+    yield from unlisted(listener, "listener", {"name", "address", "filter_chains", "per_connection_buffer_limit_bytes"})
+    for chain in listener.filter_chains:
+        yield from unlisted(chain, "filter chain", {"filters", "transport_socket", "transport_socket_connect_timeout"})
+        if not chain.HasField("transport_socket"):
+            yield "filter chain: no TLS"
+        if [item.name for item in chain.filters] != [CONNECTION_MANAGER]:
+            yield "filter chain: the connection manager must be its only filter"
+            continue
+        manager = HttpConnectionManager()
+        if not _unpack(chain.filters[0].typed_config, manager):
+            yield "filter chain: not a connection manager"
+            continue
+        yield from _manager(manager)
+
+
+def _manager(manager: HttpConnectionManager) -> Iterator[str]:
+    yield from unlisted(manager, "connection manager", _MANAGER_FIELDS)
+    common = manager.common_http_protocol_options
+    demanded = {
+        "normalize_path": manager.normalize_path.value,
+        "merge_slashes": manager.merge_slashes,
+        "path_with_escaped_slashes_action": manager.path_with_escaped_slashes_action
+        == HttpConnectionManager.PathWithEscapedSlashesAction.REJECT_REQUEST,
+        "headers_with_underscores_action": common.headers_with_underscores_action == common.REJECT_REQUEST,
+        "use_remote_address": manager.use_remote_address.value,
+        "internal_address_config": manager.HasField("internal_address_config")
+        and not manager.internal_address_config.ListFields(),
+        "max_concurrent_streams": 0
+        < manager.http2_protocol_options.max_concurrent_streams.value
+        <= MAX_STREAMS_OF_A_CONNECTION,
+    }
+    yield from (f"connection manager: `{name}` is not as it must be" for name, holds in demanded.items() if not holds)
+    if tuple(item.name for item in manager.http_filters) != ORDER:
+        yield "connection manager: other filters, or another order"
+        return
+    for item in manager.http_filters:
+        yield from unlisted(item, f"filter `{item.name}`", {"name", "typed_config"})
+        yield from _FILTERS[item.name](item)
+
+
+def _hygiene(item: HttpFilter) -> Iterator[str]:
+    config = HeaderMutation()
+    if not _unpack(item.typed_config, config):
+        yield "hygiene: another type"
+        return
+    yield from unlisted(config, "hygiene", {"mutations"})
+    yield from unlisted(config.mutations, "hygiene", {"request_mutations", "request_trailers_mutations"})
+    for name, mutations in (
+        ("headers", config.mutations.request_mutations),
+        ("trailers", config.mutations.request_trailers_mutations),
+    ):
+        removed = {mutation.remove for mutation in mutations if mutation.WhichOneof("action") == "remove"}
+        prefixes = {
+            mutation.remove_on_match.key_matcher.prefix
+            for mutation in mutations
+            if mutation.WhichOneof("action") == "remove_on_match"
+        }
+        if not set(WELL_KNOWN_HEADERS) <= removed or not set(DELETED_PREFIXES) <= prefixes:
+            yield f"hygiene: identity headers are not deleted from {name}"
+    kinds = [mutation.WhichOneof("action") == "append" for mutation in config.mutations.request_mutations]
+    if not any(kinds) or kinds != sorted(kinds):
+        yield "hygiene: our own headers must be set, and after the deletions"
+
+
+def _check(item: HttpFilter) -> Iterator[str]:
+    config = ExtAuthz()
+    if not _unpack(item.typed_config, config):
+        yield "check: another type"
+    elif config != check():
+        yield f"check: differs from the one form in {_differing(config, check())}"
+
+
+def _guard(item: HttpFilter) -> Iterator[str]:
+    config = ExternalProcessor()
+    if not _unpack(item.typed_config, config):
+        yield "guard: another type"
+    elif config != guard():
+        yield f"guard: differs from the one form in {_differing(config, guard())}"
+
+
+def _cookies(item: HttpFilter) -> Iterator[str]:
+    config = Lua()
+    if not _unpack(item.typed_config, config):
+        yield "cookies: another type"
+        return
+    yield from unlisted(config, "cookies", {"default_source_code"})
+    if config.default_source_code.inline_string != COOKIE_SCRIPT:
+        yield "cookies: another script"
+
+
+def _router(item: HttpFilter) -> Iterator[str]:
+    config = Router()
+    if not _unpack(item.typed_config, config):
+        yield "router: another type"
+        return
+    yield from unlisted(config, "router", {"suppress_envoy_headers"})
+
+
+_FILTERS: dict[str, Callable[[HttpFilter], Iterator[str]]] = {
+    HYGIENE: _hygiene,
+    CHECK: _check,
+    GUARD: _guard,
+    COOKIES: _cookies,
+    ROUTER: _router,
+}
+
+_CLUSTER_FIELDS = {
+    "name",
+    "type",
+    "connect_timeout",
+    "load_assignment",
+    "circuit_breakers",
+    "wait_for_warm_on_init",
+    "dns_lookup_family",
+    "respect_dns_ttl",
+    "typed_extension_protocol_options",
+    "transport_socket",
+    "health_checks",
+    "common_lb_config",
+}
+_PROTOCOL_FIELDS = {"common_http_protocol_options", "explicit_http_config", "auto_config"}
+
+
+def _cluster(cluster: Cluster) -> Iterator[str]:
+    where = f"cluster `{cluster.name}`"
+    yield from unlisted(cluster, where, _CLUSTER_FIELDS)
+    own = cluster.name in OWN_CLUSTERS
+    if not own and not cluster.name.startswith(UPSTREAM_PREFIX):
+        yield f"{where}: no name of ours"
+    for key, config in cluster.typed_extension_protocol_options.items():
+        options = HttpProtocolOptions()
+        if key != PROTOCOL_OPTIONS or not _unpack(config, options):
+            yield f"{where}: protocol options of another type"
+            continue
+        yield from unlisted(options, where, _PROTOCOL_FIELDS)
+    addresses = [
+        endpoint.endpoint.address
+        for locality in cluster.load_assignment.endpoints
+        for endpoint in locality.lb_endpoints
+    ]
+    if any(address.HasField("pipe") is not own for address in addresses):
+        yield f"{where}: our planes are on Unix sockets, upstreams are not"
+    if cluster.HasField("transport_socket"):
+        yield from _upstream_tls(cluster, where)
+
+
+def _upstream_tls(cluster: Cluster, where: str) -> Iterator[str]:
+    tls = UpstreamTlsContext()
+    if not _unpack(cluster.transport_socket.typed_config, tls):
+        yield f"{where}: not TLS"
+        return
+    yield from unlisted(tls, where, {"common_tls_context", "sni"})
+    yield from unlisted(tls.common_tls_context, where, {"tls_params", "validation_context"})
+    if tls.common_tls_context.HasField("validation_context"):
+        context = tls.common_tls_context.validation_context
+        yield from unlisted(context, where, {"trusted_ca", "match_typed_subject_alt_names"})
+        exact = [item.matcher.WhichOneof("match_pattern") == "exact" for item in context.match_typed_subject_alt_names]
+        if not context.HasField("trusted_ca") or not exact or not all(exact):
+            yield f"{where}: TLS without a trust store and an exact name"
+
+
+def _unpack(config: AnyMessage, into: Message) -> bool:
+    return bool(config.Unpack(into))
+
+
+def _differing(found: Message, expected: Message) -> str:
+    """Names of the fields in which two messages of one type differ."""
+    ours = {field.name: value for field, value in expected.ListFields()}
+    theirs = {field.name: value for field, value in found.ListFields()}
+    names = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    return ", ".join(f"`{name}`" for name in names)

@@ -1,0 +1,224 @@
+"""Where requests, checks and guard streams go.
+
+Routes whose upstream settings are equal share a cluster: ten thousand routes to one gateway are one set of connections.
+A cluster's name is a hash of its settings, so a change is always a new cluster beside the old one.
+"""
+
+import hashlib
+import ipaddress
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from doorward.config.settings import Settings
+from doorward.envoy_api.envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
+from doorward.envoy_api.envoy.config.cluster.v3.cluster_pb2 import Cluster
+from doorward.envoy_api.envoy.config.core.v3.health_check_pb2 import HealthCheck
+from doorward.envoy_api.envoy.config.core.v3.protocol_pb2 import (
+    Http1ProtocolOptions,
+    Http2ProtocolOptions,
+    HttpProtocolOptions,
+)
+from doorward.envoy_api.envoy.config.endpoint.v3.endpoint_components_pb2 import LbEndpoint, LocalityLbEndpoints
+from doorward.envoy_api.envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from doorward.envoy_api.envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import (
+    HttpProtocolOptions as UpstreamProtocolOptions,
+)
+from doorward.envoy_api.envoy.type.v3.percent_pb2 import Percent
+from doorward.route.route import Route, Upstream
+from doorward_proxy.resources.messages import (
+    NO,
+    count,
+    endpoint,
+    packed,
+    pipe_address,
+    seconds,
+    socket_address,
+)
+from doorward_proxy.resources.surroundings import (
+    AUTHENTICATE_CLUSTER,
+    AUTHORIZE_CLUSTER,
+    GUARD_CLUSTER,
+    PAGES_CLUSTER,
+    UPSTREAM_PREFIX,
+    Surroundings,
+)
+from doorward_proxy.resources.tls import upstream_socket
+
+PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+_CONNECT_SECONDS = 2.0
+_IDLE_SECONDS = 55.0
+"""Below the minute after which most servers close an idle connection: a request must not meet one that is closing."""
+_HEALTH_SECONDS = 0.2
+_LEAST_LIMIT = 1024
+_CHECKS_LIMIT = 100_000
+_DEFAULT_PORTS = {"http": 80, "h2c": 80, "https": 443}
+
+
+def clusters(settings: Settings, surroundings: Surroundings) -> dict[str, Cluster]:
+    """Every cluster by name."""
+    found = {
+        AUTHORIZE_CLUSTER: _checked_sockets(AUTHORIZE_CLUSTER, surroundings.check_sockets, _CHECKS_LIMIT),
+        GUARD_CLUSTER: _checked_sockets(GUARD_CLUSTER, surroundings.check_sockets, settings.max_streams),
+        PAGES_CLUSTER: _own(PAGES_CLUSTER, [surroundings.pages_socket], _LEAST_LIMIT),
+        AUTHENTICATE_CLUSTER: _own(AUTHENTICATE_CLUSTER, [surroundings.authenticate_socket], _LEAST_LIMIT),
+    }
+    broken_hosts = {host for host, _ in settings.broken_hosts}
+    for item in settings.routes:
+        route = item.route
+        if route.broken is None and route.host not in broken_hosts:
+            name = upstream_cluster_name(route)
+            if name not in found:
+                found[name] = _upstream_cluster(
+                    name, route, max(settings.max_streams, _LEAST_LIMIT), surroundings.trust_store
+                )
+    return found
+
+
+def upstream_cluster_name(route: Route) -> str:
+    """The name of the cluster that ``route`` goes to: equal upstream settings give equal names."""
+    settings = {
+        "upstreams": sorted({(upstream.scheme, upstream.host, upstream.port) for upstream in route.upstreams}),
+        "http1": _speaks_http1(route),
+        "server_name": route.tls_server_name,
+        "ca": route.tls_ca_pem,
+        "skip_verify": route.tls_skip_verify,
+    }
+    return UPSTREAM_PREFIX + hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def upstream_authority(upstream: Upstream) -> str:
+    """What requests to ``upstream`` carry as their host: without the port where it is the scheme's own."""
+    if upstream.port == _DEFAULT_PORTS[upstream.scheme]:
+        return upstream.authority.rpartition(":")[0]
+    return upstream.authority
+
+
+def _speaks_http1(route: Route) -> bool:
+    """WebSocket upgrades need HTTP/1.1: few upstreams take them over HTTP/2 (RFC 8441)."""
+    return route.upstreams[0].scheme == "http" or (route.upstreams[0].scheme == "https" and route.websocket)
+
+
+def _upstream_cluster(name: str, route: Route, limit: int, trust_store: Path) -> Cluster:
+    numeric = all(_is_address(upstream.host) for upstream in route.upstreams)
+    cluster = Cluster(
+        name=name,
+        type=Cluster.DiscoveryType.STATIC if numeric else Cluster.DiscoveryType.STRICT_DNS,
+        connect_timeout=seconds(_CONNECT_SECONDS),
+        load_assignment=_assignment(
+            name,
+            [
+                endpoint(socket_address(upstream.host, upstream.port), hostname=upstream_authority(upstream))
+                for upstream in sorted(set(route.upstreams), key=lambda item: item.authority)
+            ],
+        ),
+        circuit_breakers=_breakers(limit),
+        # A name that does not resolve must not keep everything else from starting.
+        wait_for_warm_on_init=NO,
+    )
+    if not numeric:
+        cluster.dns_lookup_family = Cluster.DnsLookupFamily.V4_PREFERRED
+        cluster.respect_dns_ttl = True
+    _set_protocol(cluster, _upstream_protocol(route))
+    if route.upstreams[0].scheme == "https":
+        cluster.transport_socket.CopyFrom(
+            upstream_socket(
+                server_name=route.tls_server_name or route.upstreams[0].host,
+                ca_pem=route.tls_ca_pem,
+                trust_store=trust_store,
+                skip_verify=route.tls_skip_verify,
+            )
+        )
+    return cluster
+
+
+def _upstream_protocol(route: Route) -> UpstreamProtocolOptions:
+    explicit = UpstreamProtocolOptions.ExplicitHttpConfig
+    common = HttpProtocolOptions(idle_timeout=seconds(_IDLE_SECONDS))
+    if route.upstreams[0].scheme == "h2c":
+        return UpstreamProtocolOptions(
+            common_http_protocol_options=common,
+            explicit_http_config=explicit(http2_protocol_options=_http2()),
+        )
+    if _speaks_http1(route):
+        return UpstreamProtocolOptions(
+            common_http_protocol_options=common,
+            explicit_http_config=explicit(http_protocol_options=Http1ProtocolOptions()),
+        )
+    return UpstreamProtocolOptions(
+        common_http_protocol_options=common,
+        auto_config=UpstreamProtocolOptions.AutoHttpConfig(
+            http_protocol_options=Http1ProtocolOptions(), http2_protocol_options=_http2()
+        ),
+    )
+
+
+def _own(name: str, sockets: Sequence[Path], limit: int) -> Cluster:
+    cluster = Cluster(
+        name=name,
+        type=Cluster.DiscoveryType.STATIC,
+        connect_timeout=seconds(_CONNECT_SECONDS),
+        load_assignment=_assignment(name, [endpoint(pipe_address(path)) for path in sockets]),
+        circuit_breakers=_breakers(max(limit, _LEAST_LIMIT)),
+    )
+    explicit = UpstreamProtocolOptions.ExplicitHttpConfig(http2_protocol_options=_http2())
+    _set_protocol(cluster, UpstreamProtocolOptions(explicit_http_config=explicit))
+    return cluster
+
+
+def _checked_sockets(name: str, sockets: Sequence[Path], limit: int) -> Cluster:
+    """A cluster that notices within a fifth of a second that a worker is gone, or back."""
+    cluster = _own(name, sockets, limit)
+    interval = seconds(_HEALTH_SECONDS)
+    cluster.health_checks.append(
+        HealthCheck(
+            timeout=interval,
+            interval=interval,
+            # Without these, a worker that came back would be looked at only once a minute while nothing is asked.
+            no_traffic_interval=interval,
+            no_traffic_healthy_interval=interval,
+            unhealthy_threshold=count(1),
+            healthy_threshold=count(1),
+            reuse_connection=NO,
+            tcp_health_check=HealthCheck.TcpHealthCheck(),
+        )
+    )
+    # With none healthy, asking the dead ones anyway would only make the refusal late.
+    cluster.common_lb_config.healthy_panic_threshold.CopyFrom(Percent(value=0))
+    return cluster
+
+
+def _http2() -> Http2ProtocolOptions:
+    return Http2ProtocolOptions(
+        initial_stream_window_size=count(256 * 1024), initial_connection_window_size=count(1024 * 1024)
+    )
+
+
+def _set_protocol(cluster: Cluster, options: UpstreamProtocolOptions) -> None:
+    cluster.typed_extension_protocol_options[PROTOCOL_OPTIONS].CopyFrom(packed(options))
+
+
+def _assignment(name: str, endpoints: Sequence[LbEndpoint]) -> ClusterLoadAssignment:
+    return ClusterLoadAssignment(cluster_name=name, endpoints=[LocalityLbEndpoints(lb_endpoints=endpoints)])
+
+
+def _breakers(limit: int) -> CircuitBreakers:
+    return CircuitBreakers(
+        thresholds=[
+            CircuitBreakers.Thresholds(
+                max_connections=count(limit),
+                max_pending_requests=count(limit),
+                max_requests=count(limit),
+                max_retries=count(limit),
+            )
+        ]
+    )
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

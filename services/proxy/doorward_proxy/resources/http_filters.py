@@ -1,0 +1,250 @@
+"""The HTTP filters, in their one order: hygiene, check, guard, cookies, router.
+
+The list is the same in every configuration; what differs is the set of headers that hygiene deletes. A filter before
+the check that answers by itself, or one after it that changes where a request goes, would undo the check.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from google.protobuf.message import Message
+
+from doorward.config.settings import Settings
+from doorward.envoy_api.envoy.config.common.mutation_rules.v3.mutation_rules_pb2 import (
+    HeaderMutation as Mutation,
+)
+from doorward.envoy_api.envoy.config.common.mutation_rules.v3.mutation_rules_pb2 import HeaderMutationRules
+from doorward.envoy_api.envoy.config.core.v3.base_pb2 import DataSource, RetryPolicy
+from doorward.envoy_api.envoy.config.core.v3.config_source_pb2 import ApiVersion
+from doorward.envoy_api.envoy.config.core.v3.grpc_service_pb2 import GrpcService
+from doorward.envoy_api.envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2 import ExtAuthz
+from doorward.envoy_api.envoy.extensions.filters.http.ext_proc.v3.ext_proc_pb2 import (
+    ExternalProcessor,
+    MetadataOptions,
+)
+from doorward.envoy_api.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
+from doorward.envoy_api.envoy.extensions.filters.http.header_mutation.v3.header_mutation_pb2 import (
+    HeaderMutation,
+    Mutations,
+)
+from doorward.envoy_api.envoy.extensions.filters.http.lua.v3.lua_pb2 import Lua
+from doorward.envoy_api.envoy.extensions.filters.http.router.v3.router_pb2 import Router
+from doorward.envoy_api.envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpFilter,
+)
+from doorward.envoy_api.envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import (
+    PreviousHostsPredicate,
+)
+from doorward.envoy_api.envoy.type.matcher.v3.string_pb2 import StringMatcher
+from doorward.envoy_api.envoy.type.v3.http_status_pb2 import HttpStatus, StatusCode
+from doorward.identity.cookies import OUR_PREFIX
+from doorward.route.internal import CLIENT_ADDRESS_HEADER, METADATA_NAMESPACE, TOKEN_HEADER
+from doorward_proxy.resources.messages import count, overwriting, packed, seconds
+from doorward_proxy.resources.surroundings import AUTHORIZE_CLUSTER, GUARD_CLUSTER
+
+HYGIENE = "envoy.filters.http.header_mutation"
+CHECK = METADATA_NAMESPACE
+GUARD = "envoy.filters.http.ext_proc"
+COOKIES = "envoy.filters.http.lua"
+ROUTER = "envoy.filters.http.router"
+ORDER = (HYGIENE, CHECK, GUARD, COOKIES, ROUTER)
+
+CHECK_TIMEOUT_SECONDS = 0.5
+GUARD_ANSWER_SECONDS = 2.0
+"""How long the guard may take to decide again before it answers; the request waits."""
+
+OWN_PAGES_KEY = "own_pages"
+"""In a route's metadata for the cookie filter: the upstream is ours, and may set our cookies."""
+
+WELL_KNOWN_HEADERS = (
+    "forwarded",
+    "remote-user",
+    "x-forwarded-client-cert",
+    "x-forwarded-email",
+    "x-forwarded-groups",
+    "x-forwarded-host",
+    "x-forwarded-method",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-preferred-username",
+    "x-forwarded-server",
+    "x-forwarded-uri",
+    "x-forwarded-user",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-host",
+    "x-original-method",
+    "x-original-uri",
+    "x-original-url",
+    "x-real-ip",
+    "x-remote-user",
+    "x-rewrite-url",
+    "x-url-scheme",
+)
+"""Headers that applications take for somebody's identity or for where the request really goes."""
+DELETED_PREFIXES = ("x-doorward-", "x-auth-request-", "impersonate-", "x-envoy-", "x-remote-")
+
+KEPT_FOR_THE_CHECK = frozenset(
+    {
+        *("accept", "access-control-request-headers", "access-control-request-method", "authorization", "connection"),
+        *("content-length", "content-type", "cookie", TOKEN_HEADER, "host", "origin", "referer", "te", "trailer"),
+        *("sec-fetch-dest", "sec-fetch-mode", "sec-fetch-site", "sec-fetch-user", "transfer-encoding", "upgrade"),
+        *("user-agent", "x-forwarded-for", "x-forwarded-proto", "x-request-id"),
+    }
+)
+"""Headers that the check itself reads, or HTTP needs: never deleted, even if a route sets one of them.
+
+Without `Sec-Fetch-Site` and `Origin` a foreign page's request would pass for one from no browser at all. The route's
+own value still replaces the client's on the way to the upstream.
+"""
+
+COOKIE_SCRIPT = f"""
+-- Drops cookies of ours from what an upstream sets: only our own pages may set them.
+-- The mark is left on the way in, so that the check's own answers, which never came this far, keep theirs.
+local ours = "{OUR_PREFIX.lower()}"
+function envoy_on_request(handle)
+  if handle:metadata():get("{OWN_PAGES_KEY}") ~= true then
+    handle:streamInfo():dynamicMetadata():set("{COOKIES}", "from_upstream", true)
+  end
+end
+function envoy_on_response(handle)
+  local marks = handle:streamInfo():dynamicMetadata():get("{COOKIES}")
+  if marks == nil or marks["from_upstream"] ~= true then return end
+  local headers = handle:headers()
+  local total = headers:getNumValues("set-cookie")
+  if total == 0 then return end
+  local kept = {{}}
+  for index = 0, total - 1 do
+    local value = headers:getAtIndex("set-cookie", index)
+    -- A name may be preceded by blanks, and a cookie without a name is read by its value.
+    local bare = string.lower(string.gsub(value, "^[%s=]+", ""))
+    if string.sub(bare, 1, #ours) ~= ours then kept[#kept + 1] = value end
+  end
+  if #kept == total then return end
+  headers:remove("set-cookie")
+  for _, value in ipairs(kept) do headers:add("set-cookie", value) end
+end
+"""
+
+
+def http_filters(settings: Settings) -> list[HttpFilter]:
+    """The filters of the public listener."""
+    return [
+        _filter(HYGIENE, hygiene(deleted_headers(settings))),
+        _filter(CHECK, check()),
+        _filter(GUARD, guard()),
+        _filter(COOKIES, Lua(default_source_code=DataSource(inline_string=COOKIE_SCRIPT))),
+        _filter(ROUTER, Router(suppress_envoy_headers=True)),
+    ]
+
+
+def deleted_headers(settings: Settings) -> list[str]:
+    """Every header that no client may send: what any route can set, and the well-known ones; lower case, sorted.
+
+    The union over all routes, because a header that means something on one route must not be forgeable on another that
+    shares its upstream.
+    """
+    names = set(WELL_KNOWN_HEADERS)
+    for item in settings.routes:
+        names.update(name.lower() for name, _ in item.route.set_request_headers)
+        names.update(name.lower() for name, _ in item.route.claim_headers)
+    return sorted(names - KEPT_FOR_THE_CHECK)
+
+
+def hygiene(names: Sequence[str]) -> HeaderMutation:
+    """Deletes what clients may not send, then says in headers of ours what Envoy itself knows."""
+    deletions = list(_deletions(names))
+    return HeaderMutation(
+        mutations=Mutations(
+            request_mutations=[
+                *deletions,
+                Mutation(append=overwriting(CLIENT_ADDRESS_HEADER, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%")),
+                # The listener speaks TLS only, and what stood in these was the client's to write.
+                Mutation(append=overwriting("x-forwarded-for", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%")),
+                Mutation(append=overwriting("x-forwarded-proto", "https")),
+            ],
+            # HTTP/2 request trailers reach an HTTP/2 upstream, and many frameworks fold them into the headers.
+            request_trailers_mutations=[
+                *deletions,
+                *(Mutation(remove=name) for name in _ONLY_IN_TRAILERS),
+            ],
+        )
+    )
+
+
+_ONLY_IN_TRAILERS = (
+    "authorization",
+    "cookie",
+    TOKEN_HEADER,
+    "host",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-request-id",
+)
+"""Legitimate in headers, never in trailers."""
+
+
+def _deletions(names: Iterable[str]) -> Iterable[Mutation]:
+    for name in names:
+        yield Mutation(remove=name)
+    for prefix in DELETED_PREFIXES:
+        yield Mutation(
+            remove_on_match=Mutation.RemoveOnMatch(key_matcher=StringMatcher(prefix=prefix, ignore_case=True))
+        )
+
+
+def check() -> ExtAuthz:
+    """Asks authorize about every request; whatever is not a yes is a no."""
+    return ExtAuthz(
+        grpc_service=GrpcService(
+            envoy_grpc=GrpcService.EnvoyGrpc(
+                cluster_name=AUTHORIZE_CLUSTER,
+                retry_policy=RetryPolicy(
+                    retry_on="connect-failure,refused-stream,reset,unavailable",
+                    num_retries=count(1),
+                    retry_host_predicate=[
+                        RetryPolicy.RetryHostPredicate(
+                            name="envoy.retry_host_predicates.previous_hosts",
+                            typed_config=packed(PreviousHostsPredicate()),
+                        )
+                    ],
+                    host_selection_retry_max_attempts=3,
+                ),
+            ),
+            timeout=seconds(CHECK_TIMEOUT_SECONDS),
+        ),
+        transport_api_version=ApiVersion.V3,
+        # A broken or missing authorizer is not the caller's fault: 503, never an open door.
+        status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
+        # Without it, repeated headers arrive joined by commas and can no longer be told apart.
+        encode_raw_headers=True,
+    )
+
+
+def guard() -> ExternalProcessor:
+    """Holds a stream to authorize open for as long as the request lives; its abort ends the request.
+
+    A trailer stays expected, or Envoy would end the guard's stream after the headers. The guard may change nothing.
+    """
+    mode = ProcessingMode
+    return ExternalProcessor(
+        grpc_service=GrpcService(envoy_grpc=GrpcService.EnvoyGrpc(cluster_name=GUARD_CLUSTER)),
+        processing_mode=mode(
+            request_header_mode=mode.HeaderSendMode.SEND,
+            response_header_mode=mode.HeaderSendMode.SKIP,
+            request_body_mode=mode.BodySendMode.NONE,
+            response_body_mode=mode.BodySendMode.NONE,
+            request_trailer_mode=mode.HeaderSendMode.SKIP,
+            response_trailer_mode=mode.HeaderSendMode.SEND,
+        ),
+        message_timeout=seconds(GUARD_ANSWER_SECONDS),
+        mutation_rules=HeaderMutationRules(disallow_all={"value": True}),
+        route_cache_action=ExternalProcessor.RouteCacheAction.RETAIN,
+        metadata_options=MetadataOptions(
+            forwarding_namespaces=MetadataOptions.MetadataNamespaces(untyped=[METADATA_NAMESPACE])
+        ),
+    )
+
+
+def _filter(name: str, config: Message) -> HttpFilter:
+    return HttpFilter(name=name, typed_config=packed(config))

@@ -1,0 +1,79 @@
+"""The public listener: TLS, and a connection manager that refuses what two servers could read differently."""
+
+from doorward.config.settings import Settings
+from doorward.envoy_api.envoy.config.core.v3.protocol_pb2 import (
+    Http2ProtocolOptions,
+    HttpProtocolOptions,
+    SchemeHeaderTransformation,
+)
+from doorward.envoy_api.envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
+from doorward.envoy_api.envoy.config.listener.v3.listener_pb2 import Listener
+from doorward.envoy_api.envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+    Rds,
+)
+from doorward_proxy.resources.http_filters import http_filters
+from doorward_proxy.resources.messages import YES, count, from_discovery, packed, seconds, socket_address
+from doorward_proxy.resources.surroundings import LISTENER, ROUTES
+from doorward_proxy.resources.tls import downstream_socket
+
+CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
+MAX_STREAMS_OF_A_CONNECTION = 100
+
+_BUFFER_BYTES = 1024 * 1024
+
+
+def public_listener(settings: Settings) -> Listener:
+    """The listener at ``settings.listen``."""
+    return Listener(
+        name=LISTENER,
+        address=socket_address(settings.listen.host, settings.listen.port),
+        filter_chains=[
+            FilterChain(
+                filters=[Filter(name=CONNECTION_MANAGER, typed_config=packed(connection_manager(settings)))],
+                transport_socket=downstream_socket(),
+                transport_socket_connect_timeout=seconds(10),
+            )
+        ],
+        per_connection_buffer_limit_bytes=count(_BUFFER_BYTES),
+    )
+
+
+def connection_manager(settings: Settings) -> HttpConnectionManager:
+    """HTTP on the public listener, as strict as it goes."""
+    manager = HttpConnectionManager
+    return manager(
+        stat_prefix="public",
+        rds=Rds(route_config_name=ROUTES, config_source=from_discovery()),
+        http_filters=http_filters(settings),
+        # What a path or a header name is must be beyond dispute before anybody decides on it.
+        normalize_path=YES,
+        merge_slashes=True,
+        path_with_escaped_slashes_action=manager.PathWithEscapedSlashesAction.REJECT_REQUEST,
+        common_http_protocol_options=HttpProtocolOptions(
+            headers_with_underscores_action=HttpProtocolOptions.HeadersWithUnderscoresAction.REJECT_REQUEST,
+            idle_timeout=seconds(300),
+            max_headers_count=count(100),
+        ),
+        http2_protocol_options=Http2ProtocolOptions(
+            max_concurrent_streams=count(MAX_STREAMS_OF_A_CONNECTION),
+            initial_stream_window_size=count(256 * 1024),
+            initial_connection_window_size=count(_BUFFER_BYTES),
+            # WebSockets over HTTP/2 are CONNECT requests (RFC 8441); all others meet the checked 404.
+            allow_connect=True,
+        ),
+        scheme_header_transformation=SchemeHeaderTransformation(scheme_to_overwrite="https"),
+        max_request_headers_kb=count(60),
+        stream_idle_timeout=seconds(300),
+        request_headers_timeout=seconds(10),
+        drain_timeout=seconds(5),
+        # HTTP/1.1 clients see the end of a revoked stream only after this long.
+        delayed_close_timeout=seconds(0.05),
+        # The client's address is the peer's, or what the given number of trusted proxies wrote; nobody is "internal".
+        use_remote_address=YES,
+        xff_num_trusted_hops=settings.trusted_hops,
+        internal_address_config=manager.InternalAddressConfig(),
+        generate_request_id=YES,
+        always_set_request_id_in_response=True,
+        server_name="doorward",
+    )

@@ -1,0 +1,182 @@
+"""One virtual host for each host, made apart and put together last.
+
+Within a host the order is: our own pages, the operator's routes as they stand in the file, and a checked 404 for
+everything else. Nothing that Envoy answers goes unchecked: a request that matches nothing is decided and recorded like
+any other, and an unknown host looks like an unknown path.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from google.protobuf.struct_pb2 import Struct
+
+from doorward.config.settings import Settings
+from doorward.envoy_api.envoy.config.core.v3.base_pb2 import DataSource, Metadata
+from doorward.envoy_api.envoy.config.route.v3.route_components_pb2 import (
+    DirectResponseAction,
+    RetryPolicy,
+    RouteAction,
+    RouteMatch,
+    VirtualHost,
+)
+from doorward.envoy_api.envoy.config.route.v3.route_components_pb2 import Route as EnvoyRoute
+from doorward.envoy_api.envoy.config.route.v3.route_pb2 import RouteConfiguration
+from doorward.envoy_api.envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2 import (
+    CheckSettings,
+    ExtAuthzPerRoute,
+)
+from doorward.envoy_api.envoy.extensions.filters.http.ext_proc.v3.ext_proc_pb2 import ExtProcPerRoute
+from doorward.route.internal import (
+    CONTEXT_DIGEST,
+    CONTEXT_HOST,
+    CONTEXT_ROUTE,
+    INTERNAL_DIGEST,
+    JWKS_PATH,
+    PAGES_PREFIX,
+    InternalRoute,
+)
+from doorward.route.route import Match, MatchKind, Route
+from doorward_proxy.resources.clusters import upstream_cluster_name
+from doorward_proxy.resources.http_filters import CHECK, COOKIES, GUARD, OWN_PAGES_KEY
+from doorward_proxy.resources.messages import YES, count, overwritten, packed, seconds
+from doorward_proxy.resources.surroundings import AUTHENTICATE_CLUSTER, PAGES_CLUSTER, ROUTES
+
+UNGUARDED_SECONDS = 60.0
+"""The least bound of a stream that nobody watches; a longer response timeout extends it."""
+GUARDED_IDLE_SECONDS = 3600.0
+OWN_PAGES_SECONDS = 20.0
+UNKNOWN_HOST = "*"
+
+_NOT_FOUND = "Not found.\n"
+_UNAVAILABLE = "This address is not available at the moment.\n"
+_CONNECT = RouteMatch(connect_matcher=RouteMatch.ConnectMatcher())
+_ANYTHING = RouteMatch(prefix="/")
+
+
+def virtual_hosts(settings: Settings) -> dict[str, VirtualHost]:
+    """The virtual host of every served host by its name, and that of all others as ``*``."""
+    broken = dict(settings.broken_hosts)
+    by_host: dict[str, list[Route]] = {}
+    for item in settings.routes:
+        by_host.setdefault(item.route.host, []).append(item.route)
+    found = {}
+    for host in settings.hosts:
+        if host == settings.authenticate_host:
+            routes = _sign_in_host(host)
+        elif host in broken:
+            routes = [_broken(_ANYTHING, host), _broken(_CONNECT, host)]
+        else:
+            routes = _protected_host(host, by_host[host])
+        found[host] = VirtualHost(name=host, domains=[host], routes=routes)
+    found[UNKNOWN_HOST] = VirtualHost(name="unmatched", domains=["*"], routes=_unmatched(""))
+    return found
+
+
+def route_configuration(hosts: Iterable[VirtualHost]) -> RouteConfiguration:
+    """All virtual hosts as the one resource that Envoy asks for."""
+    return RouteConfiguration(name=ROUTES, virtual_hosts=hosts, ignore_port_in_host_matching=True)
+
+
+def _protected_host(host: str, routes: Sequence[Route]) -> list[EnvoyRoute]:
+    return [*_own_pages(host), *(_operator_route(route) for route in routes), *_unmatched(host)]
+
+
+def _sign_in_host(host: str) -> list[EnvoyRoute]:
+    return [
+        _own_page(RouteMatch(path=JWKS_PATH), PAGES_CLUSTER, InternalRoute.PAGES, host),
+        _own_page(_ANYTHING, AUTHENTICATE_CLUSTER, InternalRoute.SIGN_IN, host),
+        *_unmatched(host),
+    ]
+
+
+def _own_pages(host: str) -> list[EnvoyRoute]:
+    return [
+        _own_page(RouteMatch(path_separated_prefix=PAGES_PREFIX), PAGES_CLUSTER, InternalRoute.PAGES, host),
+        _own_page(RouteMatch(path=JWKS_PATH), PAGES_CLUSTER, InternalRoute.PAGES, host),
+    ]
+
+
+def _own_page(match: RouteMatch, cluster: str, route_id: InternalRoute, host: str) -> EnvoyRoute:
+    mark = Struct()
+    mark.update({OWN_PAGES_KEY: True})
+    route = EnvoyRoute(
+        match=match,
+        route=RouteAction(
+            cluster=cluster,
+            timeout=seconds(OWN_PAGES_SECONDS),
+            max_stream_duration=_bound(OWN_PAGES_SECONDS),
+        ),
+        metadata=Metadata(filter_metadata={COOKIES: mark}),
+    )
+    return _checked(route, route_id, INTERNAL_DIGEST, host, guarded=False)
+
+
+def _unmatched(host: str) -> list[EnvoyRoute]:
+    return [
+        _checked(_answer(match, 404, _NOT_FOUND), InternalRoute.UNMATCHED, INTERNAL_DIGEST, host, guarded=False)
+        for match in (_ANYTHING, _CONNECT)
+    ]
+
+
+def _operator_route(route: Route) -> EnvoyRoute:
+    match = _match(route.match)
+    if route.broken is not None:
+        return _broken(match, route.host)
+    action = RouteAction(
+        cluster=upstream_cluster_name(route),
+        # Only what certainly never reached an application is sent again.
+        retry_policy=RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=count(1)),
+    )
+    if not route.preserve_host:
+        action.auto_host_rewrite.CopyFrom(YES)
+        action.append_x_forwarded_host = True
+    if route.continuous:
+        # The guard ends it; the clock does not.
+        action.timeout.CopyFrom(seconds(0))
+        action.idle_timeout.CopyFrom(seconds(GUARDED_IDLE_SECONDS))
+    else:
+        action.timeout.CopyFrom(seconds(route.timeout_seconds))
+        action.max_stream_duration.CopyFrom(_bound(max(UNGUARDED_SECONDS, route.timeout_seconds)))
+    if route.websocket:
+        action.upgrade_configs.append(RouteAction.UpgradeConfig(upgrade_type="websocket", enabled=YES))
+    built = EnvoyRoute(
+        match=match,
+        route=action,
+        request_headers_to_add=overwritten(route.set_request_headers),
+        request_headers_to_remove=route.remove_request_headers,
+        response_headers_to_add=overwritten(route.set_response_headers),
+    )
+    return _checked(built, route.id, route.digest, route.host, guarded=route.continuous)
+
+
+def _match(match: Match) -> RouteMatch:
+    if match.kind is MatchKind.PATH:
+        return RouteMatch(path=match.value)
+    prefix = match.value.rstrip("/")
+    return RouteMatch(path_separated_prefix=prefix) if prefix else RouteMatch(prefix="/")
+
+
+def _broken(match: RouteMatch, host: str) -> EnvoyRoute:
+    return _checked(_answer(match, 503, _UNAVAILABLE), InternalRoute.BROKEN, INTERNAL_DIGEST, host, guarded=False)
+
+
+def _answer(match: RouteMatch, status: int, text: str) -> EnvoyRoute:
+    return EnvoyRoute(
+        match=match,
+        direct_response=DirectResponseAction(status=status, body=DataSource(inline_string=text)),
+        response_headers_to_add=overwritten([("cache-control", "no-store"), ("x-content-type-options", "nosniff")]),
+    )
+
+
+def _checked(route: EnvoyRoute, route_id: str, digest: str, host: str, *, guarded: bool) -> EnvoyRoute:
+    """``route`` with what authorize must know about it; the only place where per-route settings are written."""
+    context = {CONTEXT_ROUTE: str(route_id), CONTEXT_DIGEST: digest, CONTEXT_HOST: host}
+    route.typed_per_filter_config[CHECK].CopyFrom(
+        packed(ExtAuthzPerRoute(check_settings=CheckSettings(context_extensions=context)))
+    )
+    if not guarded:
+        route.typed_per_filter_config[GUARD].CopyFrom(packed(ExtProcPerRoute(disabled=True)))
+    return route
+
+
+def _bound(limit_seconds: float) -> RouteAction.MaxStreamDuration:
+    return RouteAction.MaxStreamDuration(max_stream_duration=seconds(limit_seconds))

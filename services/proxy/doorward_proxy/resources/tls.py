@@ -1,0 +1,89 @@
+"""TLS towards browsers and towards upstreams."""
+
+import ipaddress
+from pathlib import Path
+
+from doorward.envoy_api.envoy.config.core.v3.base_pb2 import DataSource, TransportSocket
+from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.common_pb2 import (
+    CertificateValidationContext,
+    SubjectAltNameMatcher,
+    TlsCertificate,
+    TlsParameters,
+)
+from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig, Secret
+from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.tls_pb2 import (
+    CommonTlsContext,
+    DownstreamTlsContext,
+    UpstreamTlsContext,
+)
+from doorward.envoy_api.envoy.type.matcher.v3.string_pb2 import StringMatcher
+from doorward.keys.local_authority import CertifiedKey
+from doorward_proxy.resources.messages import NO, from_discovery, packed
+from doorward_proxy.resources.surroundings import CERTIFICATE
+
+TLS_SOCKET = "envoy.transport_sockets.tls"
+
+_PARAMETERS = TlsParameters(tls_minimum_protocol_version=TlsParameters.TlsProtocol.TLSv1_2)
+
+
+def certificate_secret(certified: CertifiedKey) -> Secret:
+    """The listener's certificate; a secret of its own, so that it is replaced without touching the listener."""
+    return Secret(
+        name=CERTIFICATE,
+        tls_certificate=TlsCertificate(
+            certificate_chain=DataSource(inline_bytes=certified.certificate_pem),
+            private_key=DataSource(inline_bytes=certified.key_pem),
+        ),
+    )
+
+
+def downstream_socket() -> TransportSocket:
+    """TLS of the public listener, with the certificate from discovery."""
+    return TransportSocket(
+        name=TLS_SOCKET,
+        typed_config=packed(
+            DownstreamTlsContext(
+                common_tls_context=CommonTlsContext(
+                    tls_params=_PARAMETERS,
+                    tls_certificate_sds_secret_configs=[SdsSecretConfig(name=CERTIFICATE, sds_config=from_discovery())],
+                    alpn_protocols=["h2", "http/1.1"],
+                ),
+                require_client_certificate=NO,
+            )
+        ),
+    )
+
+
+def upstream_socket(*, server_name: str, ca_pem: str | None, trust_store: Path, skip_verify: bool) -> TransportSocket:
+    """TLS to an upstream: a trust store and exactly this name, unless the operator gave up both.
+
+    ``server_name`` is a host name or an address; an address is verified but not sent as SNI (RFC 6066, section 3).
+    """
+    common = CommonTlsContext(tls_params=_PARAMETERS)
+    address = _is_address(server_name)
+    if not skip_verify:
+        san = SubjectAltNameMatcher.SanType
+        context = CertificateValidationContext(
+            match_typed_subject_alt_names=[
+                SubjectAltNameMatcher(
+                    san_type=san.IP_ADDRESS if address else san.DNS, matcher=StringMatcher(exact=server_name)
+                )
+            ]
+        )
+        if ca_pem is None:
+            context.trusted_ca.filename = str(trust_store)
+        else:
+            context.trusted_ca.inline_string = ca_pem
+        common.validation_context.CopyFrom(context)
+    return TransportSocket(
+        name=TLS_SOCKET,
+        typed_config=packed(UpstreamTlsContext(common_tls_context=common, sni="" if address else server_name)),
+    )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

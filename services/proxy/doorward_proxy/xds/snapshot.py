@@ -1,0 +1,127 @@
+"""An immutable set of resources, each with a version made of its content."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+from doorward.envoy_api.envoy.config.cluster.v3.cluster_pb2 import Cluster
+from doorward.envoy_api.envoy.config.listener.v3.listener_pb2 import Listener
+from doorward.envoy_api.envoy.config.route.v3.route_pb2 import RouteConfiguration
+from doorward.envoy_api.envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
+from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
+from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext
+
+CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105  # a type's name
+LISTENER_TYPE = "type.googleapis.com/envoy.config.listener.v3.Listener"
+ROUTE_TYPE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+TYPES = (CLUSTER_TYPE, SECRET_TYPE, LISTENER_TYPE, ROUTE_TYPE)
+"""In the order in which they are sent: nothing refers to what has not been sent before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One resource as it is sent."""
+
+    name: str
+    version: str
+    """Hash of the content: equal content is never sent twice."""
+    body: AnyMessage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything that Envoy is to know at one time. The messages must not be changed any more."""
+
+    generation: str
+    """Generation of the settings that it was made from."""
+    clusters: tuple[Cluster, ...]
+    secrets: tuple[Secret, ...]
+    listeners: tuple[Listener, ...]
+    routes: tuple[RouteConfiguration, ...]
+    resources: Mapping[str, Mapping[str, Resource]]
+    """By type, then by name."""
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        generation: str,
+        clusters: Iterable[Cluster],
+        secrets: Iterable[Secret],
+        listeners: Iterable[Listener],
+        routes: Iterable[RouteConfiguration],
+    ) -> "Snapshot":
+        """A snapshot of these messages, versions included."""
+        by_type = (tuple(clusters), tuple(secrets), tuple(listeners), tuple(routes))
+        return cls(
+            generation=generation,
+            clusters=by_type[0],
+            secrets=by_type[1],
+            listeners=by_type[2],
+            routes=by_type[3],
+            resources=MappingProxyType(
+                {
+                    CLUSTER_TYPE: _resources(CLUSTER_TYPE, by_type[0]),
+                    SECRET_TYPE: _resources(SECRET_TYPE, by_type[1]),
+                    LISTENER_TYPE: _resources(LISTENER_TYPE, by_type[2]),
+                    ROUTE_TYPE: _resources(ROUTE_TYPE, by_type[3]),
+                }
+            ),
+        )
+
+    @property
+    def version(self) -> str:
+        """Hash of the whole content."""
+        digest = hashlib.sha256()
+        for type_url in TYPES:
+            for name, resource in sorted(self.resources[type_url].items()):
+                digest.update(f"{type_url}\0{name}\0{resource.version}\0".encode())
+        return digest.hexdigest()[:16]
+
+    def dangling(self) -> list[str]:
+        """References to what the snapshot does not hold; empty when it is consistent."""
+        clusters = {cluster.name for cluster in self.clusters}
+        secrets = {secret.name for secret in self.secrets}
+        routes = {configuration.name for configuration in self.routes}
+        problems = [
+            f"route `{host.name}` goes to the unknown cluster `{route.route.cluster}`"
+            for configuration in self.routes
+            for host in configuration.virtual_hosts
+            for route in host.routes
+            if route.HasField("route") and route.route.cluster not in clusters
+        ]
+        for listener in self.listeners:
+            wanted_routes, wanted_secrets = _wanted(listener)
+            problems += [
+                f"listener `{listener.name}` asks for the unknown `{name}`"
+                for name in sorted((wanted_routes - routes) | (wanted_secrets - secrets))
+            ]
+        return problems
+
+
+def _wanted(listener: Listener) -> tuple[set[str], set[str]]:
+    """Names of the route configurations and of the secrets that a listener asks for."""
+    routes, secrets = set(), set()
+    for chain in listener.filter_chains:
+        manager, tls = HttpConnectionManager(), DownstreamTlsContext()
+        routes.update(item.typed_config.Unpack(manager) and manager.rds.route_config_name for item in chain.filters)
+        if chain.transport_socket.typed_config.Unpack(tls):
+            secrets.update(item.name for item in tls.common_tls_context.tls_certificate_sds_secret_configs)
+    return {str(name) for name in routes if name}, secrets
+
+
+def _resources(
+    type_url: str, messages: Iterable[Cluster | Secret | Listener | RouteConfiguration]
+) -> Mapping[str, Resource]:
+    found = {}
+    for message in messages:
+        content = message.SerializeToString(deterministic=True)
+        body = AnyMessage(type_url=type_url, value=content)
+        found[message.name] = Resource(message.name, hashlib.sha256(content).hexdigest()[:16], body)
+    return MappingProxyType(found)
