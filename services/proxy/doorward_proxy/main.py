@@ -1,7 +1,6 @@
 """The proxy plane as a process; the only place that builds its concrete parts."""
 
 import asyncio
-import contextlib
 import ssl
 from pathlib import Path
 
@@ -36,9 +35,10 @@ from doorward_proxy.resources.build import build_snapshot
 from doorward_proxy.resources.surroundings import Surroundings
 from doorward_proxy.xds.server import DiscoveryService, serve_discovery
 from doorward_proxy.xds.snapshot import Snapshot
+from doorward_proxy.xds.stream import Refusal
 
 _COMMON_TRUST_STORE = "/etc/ssl/certs/ca-certificates.crt"
-_RECONNECT = [
+_CHANNEL_OPTIONS = [
     # A plane that was restarted must be found again at once, not after gRPC's default of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
@@ -59,102 +59,131 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     settings = load_settings(options.config_path)
     binary = find_envoy(settings.envoy_path)
     await _check_version(binary)
-    endpoints = LocalEndpoints(options.run_dir)
-    clock, metrics = SystemClock(), ProxyMetrics(CollectorRegistry())
-    surroundings = Surroundings(
-        check_sockets=(endpoints.check(0),),
-        pages_socket=endpoints.proxy_pages,
-        authenticate_socket=endpoints.authenticate_pages,
-        discovery_socket=endpoints.discovery,
-        admin_socket=endpoints.envoy_admin,
-        trust_store=Path(ssl.get_default_verify_paths().cafile or _COMMON_TRUST_STORE),
-    )
-    certificates = Certificates(LocalAuthority(options.data_dir / "authority", clock))
-
-    def build(wanted: Settings) -> Snapshot:
-        return build_snapshot(wanted, certificates.current(wanted), surroundings)
-
-    bootstrap_file = options.run_dir / "envoy.json"
-    start = bootstrap(surroundings, node_id=f"doorward-proxy-{options.worker}")
-    admit_bootstrap(start)
-    write_private(bootstrap_file, as_json(start))
-    endpoints.envoy_admin.unlink(missing_ok=True)
-    keys = KeyStore(options.keys_dir)
-    channels = [
-        grpc.aio.insecure_channel(f"unix:{path}", options=_RECONNECT)
-        for path in (endpoints.authorize, endpoints.authenticate)
-    ]
-    discovery = DiscoveryService(lambda refusal: publisher.on_refusal(refusal), metrics)
-    publisher = Publisher(
-        build=build,
-        discovery=discovery,
-        authorize=GrpcAuthorizeStatus(channels[0]),
-        isolation=Isolation(build, EnvoyValidator(binary, options.run_dir)),
-        clock=clock,
-        metrics=metrics,
-    )
-    pages = pages_server(
-        pages_app(
-            sessions=GrpcSessions(channels[1]),
-            flows=FlowSealer(Sealer(keys.keyring(Purpose.FLOW), Purpose.FLOW)),
-            jwks=keys.assertion_jwks(),
-            clock=clock,
-            metrics=metrics,
-        ),
-        endpoints.proxy_pages,
-    )
-    command = EnvoyCommand(binary=binary, bootstrap_file=bootstrap_file, concurrency=settings.envoy_concurrency)
-    envoy = EnvoyProcess(command, EnvoyAdmin(endpoints.envoy_admin), clock, metrics)
+    plane = ProxyPlane(options, settings, binary)
 
     async def on_change(changed: Settings) -> None:
-        publisher.submit(changed)
+        plane.publisher.submit(changed)
 
-    discovery_server = await serve_discovery(discovery, endpoints.discovery)
-    publisher.submit(settings)
-    tasks = [
-        asyncio.create_task(pages.serve(), name="pages"),
-        asyncio.create_task(publisher.run(), name="publisher"),
-        asyncio.create_task(envoy.run(), name="envoy"),
-        asyncio.create_task(watch_settings(options.config_path, settings, on_change), name="reload"),
-    ]
+    tasks: list[asyncio.Task[None]] = []
     try:
-        await _first_of(stop, [*tasks, asyncio.create_task(_announce(envoy, discovery, stop), name="start")])
+        tasks += await plane.start()
+        tasks.append(asyncio.create_task(watch_settings(options.config_path, settings, on_change), name="reload"))
+        await _until_stopped(stop, tasks, asyncio.create_task(_announce(plane, stop)))
     finally:
-        await envoy.drain()
-        pages.shutdown()
-        await discovery_server.stop(0.2)
+        await plane.stop()
         for task in tasks:
-            if task.get_name() != "pages":
-                task.cancel()
+            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for channel in channels:
-            await channel.close()
 
 
-async def _announce(envoy: EnvoyProcess, discovery: DiscoveryService, stop: Stop) -> None:
-    """Say that the plane serves once Envoy has the whole configuration."""
-    await discovery.wait_current()
-    await envoy.wait_live()
+class ProxyPlane:
+    """The concrete parts of one proxy plane, put together. Making it starts nothing."""
+
+    def __init__(self, options: ServeOptions, settings: Settings, binary: Path) -> None:
+        endpoints = LocalEndpoints(options.run_dir)
+        clock = SystemClock()
+        self._endpoints = endpoints
+        self._settings = settings
+        self.metrics = ProxyMetrics(CollectorRegistry())
+        surroundings = Surroundings(
+            check_sockets=(endpoints.check(0),),
+            pages_socket=endpoints.proxy_pages,
+            authenticate_socket=endpoints.authenticate_pages,
+            discovery_socket=endpoints.discovery,
+            admin_socket=endpoints.envoy_admin,
+            trust_store=Path(ssl.get_default_verify_paths().cafile or _COMMON_TRUST_STORE),
+        )
+        certificates = Certificates(LocalAuthority(options.data_dir / "certificates", clock))
+
+        def build(wanted: Settings) -> Snapshot:
+            return build_snapshot(wanted, certificates.current(wanted), surroundings)
+
+        self._channels = [
+            grpc.aio.insecure_channel(f"unix:{path}", options=_CHANNEL_OPTIONS)
+            for path in (endpoints.authorize, endpoints.authenticate)
+        ]
+        self.discovery = DiscoveryService(self._on_refusal, self.metrics)
+        self.publisher = Publisher(
+            build=build,
+            discovery=self.discovery,
+            authorize=GrpcAuthorizeStatus(self._channels[0]),
+            isolation=Isolation(build, EnvoyValidator(binary, options.run_dir)),
+            clock=clock,
+            metrics=self.metrics,
+        )
+        keys = KeyStore(options.keys_dir)
+        app = pages_app(
+            sessions=GrpcSessions(self._channels[1]),
+            flows=FlowSealer(Sealer(keys.keyring(Purpose.FLOW))),
+            jwks=keys.assertion_jwks(),
+            clock=clock,
+            metrics=self.metrics,
+        )
+        self._pages = pages_server(app, endpoints.proxy_pages)
+        self._bootstrap = bootstrap(surroundings, node_id=f"doorward-proxy-{options.worker}")
+        admit_bootstrap(self._bootstrap)
+        self._bootstrap_file = options.run_dir / "envoy.json"
+        command = EnvoyCommand(
+            binary=binary, bootstrap_file=self._bootstrap_file, concurrency=settings.envoy_concurrency
+        )
+        self.envoy = EnvoyProcess(command, EnvoyAdmin(endpoints.envoy_admin), clock, self.metrics)
+        self._discovery_server: grpc.aio.Server | None = None
+        self._pages_task: asyncio.Task[None] | None = None
+
+    async def start(self) -> list[asyncio.Task[None]]:
+        """Start everything and return the tasks that must go on running."""
+        write_private(self._bootstrap_file, as_json(self._bootstrap))
+        self._endpoints.envoy_admin.unlink(missing_ok=True)
+        self._discovery_server = await serve_discovery(self.discovery, self._endpoints.discovery)
+        self.publisher.submit(self._settings)
+        self._pages_task = asyncio.create_task(self._pages.serve(), name="pages")
+        return [
+            self._pages_task,
+            asyncio.create_task(self.publisher.run(), name="publisher"),
+            asyncio.create_task(self.envoy.run(), name="envoy"),
+        ]
+
+    async def wait_ready(self) -> None:
+        """Return once Envoy serves the whole configuration."""
+        await self._pages.wait_started()
+        await self.discovery.wait_current()
+        await self.envoy.wait_live()
+
+    async def stop(self) -> None:
+        """Drain and end Envoy, then everything that it needs. Idempotent."""
+        await self.envoy.drain()
+        if self._discovery_server is not None:
+            await self._discovery_server.stop(0.2)
+        if self._pages_task is not None and not self._pages_task.done():
+            self._pages.shutdown()
+            await asyncio.wait({self._pages_task})
+        for channel in self._channels:
+            await channel.close(None)
+
+    def _on_refusal(self, refusal: Refusal) -> None:
+        self.publisher.on_refusal(refusal)
+
+
+async def _announce(plane: ProxyPlane, stop: Stop) -> None:
+    await plane.wait_ready()
     stop.ready()
 
 
-async def _first_of(stop: Stop, tasks: list[asyncio.Task[None]]) -> None:
-    """Return when asked to stop; raise when a part that must run ends before."""
+async def _until_stopped(stop: Stop, tasks: list[asyncio.Task[None]], starting: asyncio.Task[None]) -> None:
+    """Return when asked to stop; raise when a part that must run ends, or the plane cannot start."""
     waiter = asyncio.create_task(stop.wait())
-    running = set(tasks)
+    watched = {waiter, starting, *tasks}
     try:
         while not waiter.done():
-            done, _ = await asyncio.wait({waiter, *running}, return_when=asyncio.FIRST_COMPLETED)
+            done, watched = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {waiter}:
-                running.discard(task)
                 await task
-                if task.get_name() != "start":
+                if task is not starting:
                     raise RuntimeError(f"the part `{task.get_name()}` ended")
     finally:
-        for task in [waiter, *(task for task in running if task.get_name() == "start")]:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        waiter.cancel()
+        starting.cancel()
+        await asyncio.gather(waiter, starting, return_exceptions=True)
 
 
 async def _check_version(binary: Path) -> None:

@@ -69,7 +69,7 @@ class EnvoyProcess:
         self._clock = clock
         self._metrics = metrics
         self._child: Child | None = None
-        self._ending = False
+        self._ended = asyncio.Event()
 
     @property
     def pid(self) -> int | None:
@@ -83,12 +83,12 @@ class EnvoyProcess:
             OSError: it cannot be started at all.
         """
         back_off = _FIRST_BACK_OFF
-        while not self._ending:
+        while not self._ended.is_set():
             started = self._clock.monotonic()
             self._child = await spawn("envoy", self._command.arguments(), log_file=self._command.log_file)
             self._metrics.envoy_starts.inc()
             status = await self._child.wait()
-            if self._ending:
+            if self._ended.is_set():
                 return
             lived = self._clock.monotonic() - started
             back_off = _FIRST_BACK_OFF if lived >= _STEADY_SECONDS else min(back_off * 2, _LONGEST_BACK_OFF)
@@ -102,7 +102,7 @@ class EnvoyProcess:
 
     async def drain(self) -> None:
         """Stop accepting, give open requests a few seconds, then end Envoy. Idempotent."""
-        self._ending = True
+        self._ended.set()
         child = self._child
         if child is None or not child.running:
             return
@@ -110,7 +110,7 @@ class EnvoyProcess:
         with contextlib.suppress(TimeoutError, UnavailableError):
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self._admin.start_drain()
-                while child.running and await self._admin.open_connections():  # noqa: ASYNC110  # another process's
+                while await self._admin.open_connections():  # noqa: ASYNC110  # another process's
                     await asyncio.sleep(_POLL_SECONDS)
         await child.stop(signal.SIGTERM, _END_SECONDS)
 

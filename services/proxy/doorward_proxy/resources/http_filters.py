@@ -38,7 +38,7 @@ from doorward.envoy_api.envoy.type.matcher.v3.string_pb2 import StringMatcher
 from doorward.envoy_api.envoy.type.v3.http_status_pb2 import HttpStatus, StatusCode
 from doorward.identity.cookies import OUR_PREFIX
 from doorward.route.internal import CLIENT_ADDRESS_HEADER, METADATA_NAMESPACE, TOKEN_HEADER
-from doorward_proxy.resources.messages import count, overwriting, packed, seconds
+from doorward_proxy.resources.messages import YES, count, overwriting, packed, seconds
 from doorward_proxy.resources.surroundings import AUTHORIZE_CLUSTER, GUARD_CLUSTER
 
 HYGIENE = "envoy.filters.http.header_mutation"
@@ -238,7 +238,7 @@ def guard() -> ExternalProcessor:
             response_trailer_mode=mode.HeaderSendMode.SEND,
         ),
         message_timeout=seconds(GUARD_ANSWER_SECONDS),
-        mutation_rules=HeaderMutationRules(disallow_all={"value": True}),
+        mutation_rules=HeaderMutationRules(disallow_all=YES),
         route_cache_action=ExternalProcessor.RouteCacheAction.RETAIN,
         metadata_options=MetadataOptions(
             forwarding_namespaces=MetadataOptions.MetadataNamespaces(untyped=[METADATA_NAMESPACE])

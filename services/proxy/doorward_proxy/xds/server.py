@@ -19,6 +19,8 @@ from doorward.envoy_api.envoy.service.discovery.v3.ads_pb2_grpc import (
 from doorward.envoy_api.envoy.service.discovery.v3.discovery_pb2 import (
     DeltaDiscoveryRequest,
     DeltaDiscoveryResponse,
+    DiscoveryRequest,
+    DiscoveryResponse,
 )
 from doorward_proxy.metrics import ProxyMetrics
 from doorward_proxy.xds.snapshot import Snapshot
@@ -81,6 +83,17 @@ class DiscoveryService(AggregatedDiscoveryServiceServicer):
             reader.cancel()
             del self._streams[stream]
             self._progress.set()
+
+    async def StreamAggregatedResources(  # noqa: N802  # the contract's name
+        self,
+        request_iterator: AsyncIterator[DiscoveryRequest],  # noqa: ARG002  # the contract
+        context: grpc.aio.ServicerContext[DiscoveryRequest, DiscoveryResponse],
+    ) -> AsyncIterator[DiscoveryResponse]:
+        """Refused: only the delta variant is spoken here."""
+        nothing: tuple[DiscoveryResponse, ...] = ()
+        for response in nothing:  # makes this a generator, as the contract asks
+            yield response
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "only the delta variant is spoken here")
 
     async def _woken(self, stream: ClientStream, wake: asyncio.Event) -> None:
         try:

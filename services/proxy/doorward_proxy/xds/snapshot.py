@@ -107,13 +107,16 @@ class Snapshot:
 
 def _wanted(listener: Listener) -> tuple[set[str], set[str]]:
     """Names of the route configurations and of the secrets that a listener asks for."""
-    routes, secrets = set(), set()
+    routes: set[str] = set()
+    secrets: set[str] = set()
     for chain in listener.filter_chains:
         manager, tls = HttpConnectionManager(), DownstreamTlsContext()
-        routes.update(item.typed_config.Unpack(manager) and manager.rds.route_config_name for item in chain.filters)
+        for item in chain.filters:
+            if item.typed_config.Unpack(manager):
+                routes.add(manager.rds.route_config_name)
         if chain.transport_socket.typed_config.Unpack(tls):
             secrets.update(item.name for item in tls.common_tls_context.tls_certificate_sds_secret_configs)
-    return {str(name) for name in routes if name}, secrets
+    return routes, secrets
 
 
 def _resources(
