@@ -40,7 +40,7 @@ from doorward_proxy.resources.http_filters import (
     check,
     guard,
 )
-from doorward_proxy.resources.listeners import CONNECTION_MANAGER, MAX_STREAMS_OF_A_CONNECTION
+from doorward_proxy.resources.listeners import CONNECT_UPGRADE, CONNECTION_MANAGER, MAX_STREAMS_OF_A_CONNECTION
 from doorward_proxy.resources.surroundings import OWN_CLUSTERS, UPSTREAM_PREFIX
 from doorward_proxy.xds.snapshot import Snapshot
 
@@ -106,6 +106,7 @@ _MANAGER_FIELDS = {
     "use_remote_address",
     "xff_num_trusted_hops",
     "internal_address_config",
+    "upgrade_configs",
     "generate_request_id",
     "always_set_request_id_in_response",
     "server_name",
@@ -147,6 +148,8 @@ def _manager(manager: HttpConnectionManager) -> Iterator[str]:
         "use_remote_address": manager.use_remote_address.value,
         "internal_address_config": manager.HasField("internal_address_config")
         and not manager.internal_address_config.ListFields(),
+        "upgrade_configs": list(manager.upgrade_configs)
+        == [HttpConnectionManager.UpgradeConfig(upgrade_type=CONNECT_UPGRADE)],
         "max_concurrent_streams": 0
         < manager.http2_protocol_options.max_concurrent_streams.value
         <= MAX_STREAMS_OF_A_CONNECTION,

@@ -18,6 +18,7 @@ from doorward_proxy.resources.surroundings import LISTENER, ROUTES
 from doorward_proxy.resources.tls import downstream_socket
 
 CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
+CONNECT_UPGRADE = "CONNECT"
 MAX_STREAMS_OF_A_CONNECTION = 100
 
 _BUFFER_BYTES = 1024 * 1024
@@ -73,6 +74,8 @@ def connection_manager(settings: Settings) -> HttpConnectionManager:
         use_remote_address=YES,
         xff_num_trusted_hops=settings.trusted_hops,
         internal_address_config=manager.InternalAddressConfig(),
+        # Without this Envoy would answer CONNECT by itself, unchecked; no route of an operator matches it.
+        upgrade_configs=[manager.UpgradeConfig(upgrade_type=CONNECT_UPGRADE)],
         generate_request_id=YES,
         always_set_request_id_in_response=True,
         server_name="doorward",

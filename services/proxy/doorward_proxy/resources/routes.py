@@ -50,6 +50,7 @@ _NOT_FOUND = "Not found.\n"
 _UNAVAILABLE = "This address is not available at the moment.\n"
 _CONNECT = RouteMatch(connect_matcher=RouteMatch.ConnectMatcher())
 _ANYTHING = RouteMatch(prefix="/")
+"""Targets that are no path (``OPTIONS *``) never come this far: the connection manager refuses them."""
 
 
 def virtual_hosts(settings: Settings) -> dict[str, VirtualHost]:
