@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -37,8 +38,9 @@ def report_warnings(settings: Settings) -> None:
 
 def _announce(settings: Settings) -> Callable[[], Awaitable[None]]:
     async def announce() -> None:
-        hosts = ", ".join(settings.hosts)
-        print(f"serving {hosts} on {settings.listen.host}:{settings.listen.port}", file=sys.stderr)
+        listen = f"{settings.listen.host}:{settings.listen.port}"
+        ready = {"ready": True, "listen": listen, "hosts": settings.hosts, "generation": settings.generation}
+        print(json.dumps(ready), flush=True)
 
     return announce
 

@@ -37,23 +37,24 @@ async def watch_settings(
     rejected: tuple[str, ...] = ()
     files: tuple[Path, ...] = (path,)
     while True:
+        settings = None
         try:
             loaded = await asyncio.to_thread(load, path)
         except ConfigurationError as error:
-            loaded = None
             problems = tuple(error.problems)
         else:
+            settings = loaded.settings
             files = loaded.files
-            problems = _errors(loaded) if loaded.settings is None else ()
+            problems = _errors(loaded) if settings is None else ()
         if problems and problems != rejected:
             _log.error("the changed configuration is rejected; the last good one stays in force", problems=problems)
             if on_reject is not None:
                 await on_reject(ConfigurationError(list(problems)))
         rejected = problems
-        if loaded is not None and loaded.settings is not None and loaded.settings.generation != generation:
-            generation = loaded.settings.generation
+        if settings is not None and settings.generation != generation:
+            generation = settings.generation
             try:
-                await on_change(loaded.settings)
+                await on_change(settings)
                 _log.info("configuration changed", generation=generation)
             except Exception as error:
                 # The plane keeps what it had; the watch must outlive the mistake to see its mend.

@@ -1,6 +1,7 @@
 """Routes from the operator's text: each checked alone, so that a broken one keeps its place and stops no other."""
 
 import re
+from collections.abc import Mapping as Headers
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -306,7 +307,7 @@ def parse_origin(text: str) -> tuple[str, int] | None:
 
 
 def _headers(
-    headers: dict[str, str], key: str, node: Mapping, found: Problems, *, response: bool = False
+    headers: Headers[str, str], key: str, node: Mapping, found: Problems, *, response: bool = False
 ) -> tuple[tuple[str, str], ...]:
     pairs = []
     for name, value in headers.items():

@@ -84,3 +84,7 @@ def _default(field: FieldInfo) -> str:
     if field.annotation is float:
         return f"`{value:g}s`"
     return f"`{json.dumps(value)}`" if not isinstance(value, str) else f"`{value}`"
+
+
+if __name__ == "__main__":
+    print(reference_markdown(), end="")  # noqa: T201  # that is what it is for

@@ -91,7 +91,8 @@ class Settings:
     envoy_concurrency: int
     max_streams: int
     """Upper bound of concurrent guarded streams; circuit breakers follow it."""
-    trusted_hops: int
+    trusted_hops: int = 0
+    """Reverse proxies in front whose forwarding headers count; none is supported yet."""
     routes: tuple[RoutePolicy, ...]
     """In file order: within a host the first match wins."""
     broken_hosts: tuple[tuple[str, str], ...] = ()

@@ -1,0 +1,312 @@
+"""What a check costs: bare Envoy, Envoy with a fixed reply from C, Envoy with our authorizer, in one run.
+
+One Envoy process with one thread and three plaintext listeners that differ only in the check: none; an HTTP/2 server in C
+that answers every call with one ready-made CheckResponse (the ceiling for any authorizer); our authorizer with a real
+session behind a real cookie. Requests per second come from a closed loop (h2load), added latency from a fixed rate.
+CPU is read per process over the closed loop. Run by ``make bench``.
+"""
+
+import argparse
+import json
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from tests.support.deployment import Running, free_port, short_folder, start, wait_for
+from tests.support.http_client import BrowserlessClient
+
+from doorward.config.load import load_settings
+from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckResponse, OkHttpResponse
+from doorward.route.internal import CLIENT_ADDRESS_HEADER
+from doorward_proxy.envoy.binary import find_envoy
+
+CHECK_PATH = "envoy.service.auth.v3.Authorization/Check"
+CONNECTIONS = 32
+HTTP2 = {
+    "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {"http2_protocol_options": {}},
+    }
+}
+
+
+@dataclass
+class Case:
+    """One listener and the processes whose CPU belongs to its check."""
+
+    name: str
+    port: int
+    checker: list[psutil.Process]
+
+
+def main() -> None:
+    """Measure and print; the last line is JSON."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--seconds", type=int, default=8, help="closed loop, each case")
+    arguments.add_argument("--rate", type=int, default=500, help="requests per second of the fixed-rate part")
+    arguments.add_argument("--rounds", type=int, default=2, help="how often the cases take turns")
+    options = arguments.parse_args()
+    with ExitStack() as stack:
+        folder = stack.enter_context(short_folder())
+        running = start(["demo", "--port", "0"], folder / "data")
+        stack.callback(running.stop)
+        report = measure(stack, folder, running, options.seconds, options.rate, options.rounds)
+    print(json.dumps(report))
+
+
+def measure(stack: ExitStack, folder: Path, running: Running, seconds: int, rate: int, rounds: int) -> dict[str, Any]:
+    """Drive the cases in turn and return the figures."""
+    cookie, context = sign_in(running)
+    upstream_port, ceiling_port = free_port(), free_port()
+    stack.enter_context(static_server(folder / "upstream", "/", b"ok\n", upstream_port))
+    reply = CheckResponse(ok_response=OkHttpResponse())
+    body = reply.SerializeToString()
+    ceiling = stack.enter_context(
+        static_server(
+            folder / "ceiling", CHECK_PATH, b"\0" + len(body).to_bytes(4, "big") + body, ceiling_port, grpc=True
+        )
+    )
+    check_socket = next(Path(c.laddr) for c in sockets_of(running) if Path(c.laddr).name == "check.0.sock")
+    cases = [
+        Case("bare", free_port(), []),
+        Case("ceiling", free_port(), [psutil.Process(ceiling.pid)]),
+        Case("doorward", free_port(), [running.member("authorize")]),
+    ]
+    envoy = stack.enter_context(envoy_process(folder, cases, upstream_port, ceiling_port, check_socket, context))
+    for case in cases:
+        wait_for(lambda case=case: answers(case.port, cookie), 20, what=f"the listener `{case.name}`")
+    figures: dict[str, list[dict[str, float]]] = {case.name: [] for case in cases}
+    for _ in range(rounds):
+        for case in cases:
+            figures[case.name].append(closed_loop(case, envoy, cookie, seconds))
+    best = {name: max(rows, key=lambda row: row["rps"]) for name, rows in figures.items()}
+    latency = {case.name: fixed_rate(case, cookie, rate, seconds) for case in cases}
+    print(f"{'case':10} {'req/s':>8} {'envoy µs':>9} {'check µs':>9} {'p50 ms':>8} {'p99 ms':>8}")
+    for case in cases:
+        row, times = best[case.name], latency[case.name]
+        print(
+            f"{case.name:10} {row['rps']:8.0f} {row['envoy_us']:9.0f} {row['check_us']:9.0f} "
+            f"{times['p50_ms']:8.2f} {times['p99_ms']:8.2f}"
+        )
+    ratios = [
+        row["rps"] / ceiling_row["rps"]
+        for row, ceiling_row in zip(figures["doorward"], figures["ceiling"], strict=True)
+    ]
+    return {
+        "bare_rps": round(best["bare"]["rps"]),
+        "ceiling_rps": round(best["ceiling"]["rps"]),
+        "doorward_rps": round(best["doorward"]["rps"]),
+        "ratio_to_bare": round(best["doorward"]["rps"] / best["bare"]["rps"], 3),
+        "ratio_to_ceiling": round(sorted(ratios)[len(ratios) // 2], 3),
+        "cpu_us_check": round(best["doorward"]["check_us"], 1),
+        "cpu_us_ceiling": round(best["ceiling"]["check_us"], 1),
+        "cpu_us_envoy": {name: round(row["envoy_us"], 1) for name, row in best.items()},
+        "added_p50_ms": round(latency["doorward"]["p50_ms"] - latency["bare"]["p50_ms"], 3),
+        "added_p99_ms": round(latency["doorward"]["p99_ms"] - latency["bare"]["p99_ms"], 3),
+        "rate": rate,
+    }
+
+
+def sign_in(running: Running) -> tuple[str, dict[str, str]]:
+    """Alice's cookie for the route `verify`, and what Envoy tells the authorizer about that route."""
+    client = BrowserlessClient(running.ca_file)
+    url = running.ready["urls"]["verify"]
+    person = running.ready["users"][0]
+    client.sign_in(f"{url}/", person["email"], person["password"])
+    route = next(item.route for item in load_settings(running.data / "demo.yaml").routes if item.route.id == "verify")
+    cookie = f"__Host-doorward={client.cookie(route.host, '__Host-doorward')}"
+    return cookie, {"route": route.id, "digest": route.digest, "host": route.host}
+
+
+def sockets_of(running: Running) -> list[Any]:
+    """The Unix sockets on which the authorizer listens."""
+    return [c for c in running.member("authorize").net_connections("unix") if c.laddr]
+
+
+@contextmanager
+def static_server(
+    folder: Path, name: str, content: bytes, port: int, *, grpc: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
+    """nghttpd serving one file in clear-text HTTP/2; with gRPC's trailer when asked for."""
+    target = folder / ("index.html" if name == "/" else name)
+    target.parent.mkdir(parents=True)
+    target.write_bytes(content)
+    program = shutil.which("nghttpd") or "/usr/sbin/nghttpd"
+    command = [program, "--no-tls", "-d", str(folder), "-a", "127.0.0.1", str(port)]
+    if grpc:
+        command[1:1] = ["--trailer", "grpc-status: 0"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def envoy_process(
+    folder: Path, cases: list[Case], upstream_port: int, ceiling_port: int, check_socket: Path, context: dict[str, str]
+) -> Iterator[psutil.Process]:
+    """One Envoy with one thread and a listener for each case."""
+    config = {
+        "static_resources": {
+            "listeners": [listener(case, context) for case in cases],
+            "clusters": [
+                cluster("upstream", {"socket_address": {"address": "127.0.0.1", "port_value": upstream_port}}),
+                cluster("ceiling", {"socket_address": {"address": "127.0.0.1", "port_value": ceiling_port}}),
+                cluster("doorward", {"pipe": {"path": str(check_socket)}}),
+            ],
+        }
+    }
+    path = folder / "envoy.json"
+    path.write_text(json.dumps(config))
+    command = [
+        str(find_envoy(None)), "-c", str(path), "--concurrency", "1", "--log-level", "error",
+        "--disable-hot-restart",
+    ]  # fmt: skip
+    with (folder / "envoy.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        yield psutil.Process(process.pid)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def cluster(name: str, address: dict[str, Any]) -> dict[str, Any]:
+    """A cluster of one endpoint that speaks HTTP/2 in clear text."""
+    thresholds = {"max_requests": 100000, "max_pending_requests": 100000, "max_retries": 1000}
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "circuit_breakers": {"thresholds": [thresholds]},
+        "typed_extension_protocol_options": HTTP2,
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
+    }
+
+
+def listener(case: Case, context: dict[str, str]) -> dict[str, Any]:
+    """A plaintext listener; the check goes to the cluster of the case's name."""
+    prefix = "type.googleapis.com/envoy.extensions.filters"
+    filters: list[dict[str, Any]] = [{"name": "router", "typed_config": {"@type": f"{prefix}.http.router.v3.Router"}}]
+    address = {"key": CLIENT_ADDRESS_HEADER, "value": "127.0.0.1"}
+    route: dict[str, Any] = {"match": {"prefix": "/"}, "route": {"cluster": "upstream"}}
+    if case.name != "bare":
+        filters.insert(
+            0,
+            {
+                "name": "check",
+                "typed_config": {
+                    "@type": f"{prefix}.http.ext_authz.v3.ExtAuthz",
+                    "transport_api_version": "V3",
+                    "encode_raw_headers": True,
+                    "grpc_service": {"envoy_grpc": {"cluster_name": case.name}, "timeout": "0.5s"},
+                },
+            },
+        )
+        route["typed_per_filter_config"] = {
+            "check": {
+                "@type": f"{prefix}.http.ext_authz.v3.ExtAuthzPerRoute",
+                "check_settings": {"context_extensions": context},
+            }
+        }
+    return {
+        "name": case.name,
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": case.port}},
+        "filter_chains": [
+            {
+                "filters": [
+                    {
+                        "name": "http",
+                        "typed_config": {
+                            "@type": f"{prefix}.network.http_connection_manager.v3.HttpConnectionManager",
+                            "stat_prefix": case.name,
+                            "early_header_mutation_extensions": [
+                                {
+                                    "name": "address",
+                                    "typed_config": {
+                                        "@type": "type.googleapis.com/envoy.extensions.http.early_header_mutation."
+                                        "header_mutation.v3.HeaderMutation",
+                                        "mutations": [{"append": {"header": address}}],
+                                    },
+                                }
+                            ],
+                            "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+                            "http_filters": filters,
+                        },
+                    }
+                ]
+            }
+        ],
+    }
+
+
+def answers(port: int, cookie: str) -> bool:
+    """Whether the listener lets a signed-in request through."""
+    command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", f"cookie: {cookie}"]
+    result = subprocess.run([*command, f"http://127.0.0.1:{port}/"], capture_output=True, text=True, check=False)
+    return result.stdout == "200"
+
+
+def closed_loop(case: Case, envoy: psutil.Process, cookie: str, seconds: int) -> dict[str, float]:
+    """Requests per second and CPU per request, with every connection always waiting for one answer."""
+    before = cpu(envoy), sum(map(cpu, case.checker))
+    output = load(case.port, cookie, ["-D", str(seconds), "--warm-up-time=1"])
+    after = cpu(envoy), sum(map(cpu, case.checker))
+    line = next(line for line in output.splitlines() if line.startswith("requests:"))
+    total, failed = int(line.split()[1]), int(line.split("failed")[0].split(",")[-1])
+    status = next(line for line in output.splitlines() if line.startswith("status codes:"))
+    good = int(status.split()[2])
+    if failed or good < total * 0.999:
+        raise SystemExit(f"{case.name}: not every request passed: {line}; {status}")
+    # CPU was also spent in the warm-up second, whose requests h2load does not count.
+    counted = total * (seconds + 1) / seconds
+    return {
+        "rps": total / seconds,
+        "envoy_us": (after[0] - before[0]) / counted * 1e6,
+        "check_us": (after[1] - before[1]) / counted * 1e6,
+    }
+
+
+def fixed_rate(case: Case, cookie: str, rate: int, seconds: int) -> dict[str, float]:
+    """Latency at a rate that nobody is busy at."""
+    with tempfile.NamedTemporaryFile("r", suffix=".log") as log:
+        clients = 8
+        load(
+            case.port,
+            cookie,
+            ["-n", str(rate * seconds), f"--rps={rate / clients}", f"--log-file={log.name}"],
+            connections=clients,
+        )
+        times = sorted(int(line.split("\t")[2]) for line in log if "\t" in line)
+    if not times:
+        raise SystemExit(f"{case.name}: the load generator logged nothing")
+    return {"p50_ms": times[len(times) // 2] / 1e3, "p99_ms": times[int(len(times) * 0.99)] / 1e3}
+
+
+def load(port: int, cookie: str, arguments: list[str], *, connections: int = CONNECTIONS) -> str:
+    """Run h2load over HTTP/1.1 and return what it printed."""
+    command = ["h2load", "--h1", "-t", "1", "-c", str(connections), "-H", f"cookie: {cookie}", *arguments]
+    result = subprocess.run([*command, f"http://127.0.0.1:{port}/"], capture_output=True, text=True, check=True)
+    return result.stdout
+
+
+def cpu(process: psutil.Process) -> float:
+    """Seconds of processor time so far."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Whole deployments as the tests use them: the real command line, real processes, a data folder of their own."""
+
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+START_SECONDS = 60.0
+PLANES = ("databroker", "authenticate", "authorize", "proxy")
+
+
+@dataclass
+class Running:
+    """A deployment that was started and has said that it is ready."""
+
+    process: subprocess.Popen[str]
+    ready: dict[str, Any]
+    data: Path
+    log: Path
+    stopped: bool = field(default=False)
+
+    @property
+    def ca_file(self) -> Path:
+        return self.data / "certificates" / "authority.crt"
+
+    @property
+    def decisions_file(self) -> Path:
+        return self.data / "logs" / "decisions.jsonl"
+
+    def member(self, name: str) -> psutil.Process:
+        """The process of a plane (``authorize``), of ``envoy`` or of ``valkey``."""
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                command = child.cmdline()
+            except psutil.Error:
+                continue
+            if "doorward.runtime.child" in command:
+                continue
+            if name in PLANES and "serve" in command and command[command.index("serve") + 1] == name:
+                return child
+            if name == "envoy" and command and Path(command[0]).name == "envoy":
+                return child
+            if name == "valkey" and command and Path(command[0]).name == "valkey-server":
+                return child
+        raise LookupError(f"no process of `{name}` runs")
+
+    def members(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ``doorward ARGUMENTS --data …`` against this deployment."""
+        return subprocess.run(
+            [sys.executable, "-m", "doorward.cli.app", *arguments, "--data", str(self.data)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def decisions(self) -> list[dict[str, Any]]:
+        """The decision log so far."""
+        if not self.decisions_file.exists():
+            return []
+        return [json.loads(line) for line in self.decisions_file.read_text().splitlines()]
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """End it as a person would, and return its exit status; kills what does not end."""
+        if self.process.poll() is None and not self.stopped:
+            self.process.send_signal(number)
+        self.stopped = True
+        try:
+            return self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        children = self.members() if self.process.poll() is None else []
+        self.process.kill()
+        self.process.wait()
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+
+
+def start(arguments: Sequence[str], data: Path, *, wait: float = START_SECONDS) -> Running:
+    """Start ``doorward ARGUMENTS --data DATA`` and return once it has printed its ready line.
+
+    Raises:
+        RuntimeError: it ended or was not ready in time; carries its log.
+    """
+    data.mkdir(parents=True, exist_ok=True)
+    log = data / "console.log"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    with log.open("a") as console:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "doorward.cli.app", *arguments, "--data", str(data)],
+            stdout=subprocess.PIPE,
+            stderr=console,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+    running = Running(process=process, ready={}, data=data, log=log)
+    try:
+        running.ready = _ready_line(process, time.monotonic() + wait)
+    except BaseException:
+        with suppress(psutil.NoSuchProcess):
+            running.kill()
+        raise
+    return running
+
+
+def _ready_line(process: subprocess.Popen[str], deadline: float) -> dict[str, Any]:
+    assert process.stdout is not None
+    seen = ""
+    while time.monotonic() < deadline:
+        readable, _, _ = select.select([process.stdout], [], [], 0.2)
+        if readable:
+            line = process.stdout.readline()
+            if not line:
+                break
+            seen += line
+            if line.startswith('{"ready": true'):
+                return dict(json.loads(line))
+        elif process.poll() is not None:
+            break
+    raise RuntimeError(f"not ready (exit status {process.poll()}): {seen}")
+
+
+def free_port() -> int:
+    """A port on loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 15.0, *, what: str = "the condition") -> Any:
+    """The first true value of ``condition``, looked at every 20 ms."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)  # between two looks at a condition
+    raise AssertionError(f"{what} did not come about within {seconds} s")
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder with a short path, for sockets and data; removed at the end."""
+    path = Path(tempfile.mkdtemp(prefix="dw-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,244 @@
+"""A file becomes settings, or every problem at once; a broken route keeps its place."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from doorward.config.load import load, load_settings
+from doorward.config.settings import Settings
+from doorward.errors import ConfigurationError
+from doorward.route.route import Match, MatchKind
+
+GOOD = """\
+version: 1
+authenticate_url: https://sign-in.example.com
+identity_providers:
+  - id: corp
+    issuer: https://idp.example.com
+    client_id: doorward
+    client_secret: file:secret
+routes:
+  - name: app
+    from: https://app.example.com
+    to: http://127.0.0.1:9000
+    policy: [{allow: {and: [{authenticated_user: true}]}}]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "secret").write_text("hunter2\n")
+    return tmp_path
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "doorward.yaml"
+    path.write_text(text)
+    return path
+
+
+def settings_of(folder: Path, text: str) -> Settings:
+    return load_settings(write(folder, text))
+
+
+def with_route(extra: str) -> str:
+    return GOOD + "".join(f"    {line}\n" for line in extra.splitlines())
+
+
+def another_route(text: str) -> str:
+    lines = text.splitlines()
+    return GOOD + "".join(("  - " if index == 0 else "    ") + line + "\n" for index, line in enumerate(lines))
+
+
+def test_a_good_file_becomes_settings(folder: Path):
+    loaded = settings_of(folder, GOOD)
+    assert [item.route.id for item in loaded.routes] == ["app"]
+    route = loaded.routes[0].route
+    assert (route.host, route.port, route.match) == ("app.example.com", 443, Match(kind=MatchKind.PREFIX, value="/"))
+    assert route.broken is None
+    assert loaded.hosts == ("app.example.com", "sign-in.example.com")
+    assert loaded.identity_providers[0].client_secret.reveal() == "hunter2"
+    assert "hunter2" not in repr(loaded)
+    assert loaded.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("version: 1", "version: 2", "1:10: error: `version`"),
+        ("version: 1", "", "`version` is missing"),
+        ("version: 1", "version: 1\nlisten: nowhere", "2:9: error: `listen` is `nowhere`"),
+        ("version: 1", "version: 1\nlisten: 127.0.0.1:0", "`listen`"),
+        ("version: 1", "version: 1\nrouts: []", "2:1: error: unknown key `routs` (did you mean `routes`?)"),
+        ("https://sign-in.example.com", "http://sign-in.example.com", "2:19: error: `authenticate_url`"),
+        ("https://sign-in.example.com", "https://user@sign-in.example.com", "`authenticate_url`"),
+        ("https://idp.example.com", "http://idp.example.com", "is not encrypted"),
+        ("https://idp.example.com", "ftp://idp.example.com", "`issuer`"),
+        ("file:secret", "hunter2", "expected `env:NAME` or `file:PATH`"),
+        ("file:secret", "file:nothing-there", "cannot read `nothing-there`"),
+        ("file:secret", "env:DOORWARD_NO_SUCH_VARIABLE", "is not set or empty"),
+        ("client_id: doorward", "client_id: doorward\n    scopes: [email]", "`openid` is missing"),
+        ("client_id: doorward", "client_id: doorward\n    signing_algorithms: [HS256]", "signing_algorithms"),
+        ("client_id: doorward", "client_id: doorward\n    signing_algorithms: [none]", "signing_algorithms"),
+        ("https://app.example.com", "http://app.example.com", "10:11: error: `from` is `http://app.example.com`"),
+        ("https://app.example.com", "https://App.example.com", "in lower case"),
+        ("https://app.example.com", "https://app.example.com/path", "without a path"),
+        ("https://app.example.com", "https://*.example.com", "`from`"),
+        ("https://app.example.com", "https://sign-in.example.com", "is the sign-in host"),
+        ("    from: https://app.example.com\n", "", "`from` is missing"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_its_place(folder: Path, old: str, new: str, expected: str):
+    text = GOOD.replace(old, new).replace("  - name: app\n    to", "  - name: app\n    to")
+    with pytest.raises(ConfigurationError) as caught:
+        settings_of(folder, text)
+    assert expected in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_every_problem_is_reported_at_once(folder: Path):
+    text = GOOD.replace("version: 1", "version: 9\nlisten: x\nfoo: 1").replace("https://idp", "http://idp")
+    with pytest.raises(ConfigurationError) as caught:
+        settings_of(folder, text)
+    assert len(caught.value.problems) >= 2
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ("timout: 3s", "unknown key `timout` (did you mean `timeout`?)"),
+        ("timeout: soon", "expected a duration"),
+        ("timeout: 0s", "`timeout`"),
+        ("set_request_headers: {'bad name': x}", "is no header name"),
+        ('set_request_headers: {x-a: "a\\r\\nb"}', "characters that no header may hold"),
+        ("set_request_headers: {cookie: x}", "is not a route's to set or remove"),
+        ("set_request_headers: {x-doorward-jwt-assertion: x}", "is not a route's to set or remove"),
+        ("remove_request_headers: [x-doorward-client-address]", "is not a route's to set or remove"),
+        ("set_request_headers: {x-a: '1'}\nremove_request_headers: [X-A]", "is both set and removed"),
+        ("set_response_headers: {set-cookie: x}", "is not a route's to set"),
+        ("allowed_origins: ['https://a.example.com/path']", "is no origin"),
+        ("websocket: true\ncontinuous: false", "always guarded"),
+        ("tls_ca_file: nothing", "cannot read `nothing`"),
+        ("tls_server_name: x", "without TLS"),
+    ],
+)
+def test_a_broken_route_keeps_its_place_and_stops_no_other(folder: Path, extra: str, expected: str):
+    text = with_route(extra) + another_route(
+        "name: other\nfrom: https://other.example.com\nto: http://127.0.0.1:9001\npolicy: [{allow: {or: [{accept: true}]}}]"
+    ).removeprefix(GOOD)
+    loaded = load(write(folder, text))
+    assert loaded.settings is not None
+    broken = {item.route.id: item.route.broken for item in loaded.settings.routes}
+    assert broken["app"] is not None
+    assert broken["other"] is None
+    assert any(expected in problem.render() for problem in loaded.problems), [p.render() for p in loaded.problems]
+
+
+@pytest.mark.parametrize("to", ["127.0.0.1:9000", "http://127.0.0.1:9000/base", "ftp://a", "http://a:99999", "http://"])
+def test_an_upstream_that_is_no_address_breaks_its_route(folder: Path, to: str):
+    loaded = settings_of(folder, GOOD.replace("http://127.0.0.1:9000", to))
+    assert loaded.routes[0].route.broken is not None
+
+
+def test_a_policy_that_does_not_parse_breaks_its_route(folder: Path):
+    loaded = settings_of(folder, GOOD.replace("authenticated_user", "autenticated_user"))
+    assert loaded.routes[0].route.broken is not None
+    assert "did you mean `authenticated_user`?" in loaded.warnings[0].render()
+
+
+@pytest.mark.parametrize(
+    "match", ["prefix: relative", "path: /a/../b", "prefix: /a//b", "prefix: /a\npath: /b", "path: /x;y"]
+)
+def test_a_match_that_cannot_be_built_breaks_its_host(folder: Path, match: str):
+    loaded = settings_of(folder, with_route(match))
+    assert loaded.routes == ()
+    assert [host for host, _ in loaded.broken_hosts] == ["app.example.com"]
+    assert "app.example.com" in loaded.hosts
+
+
+@pytest.mark.parametrize("path", ["/.doorward", "/.doorward/callback", "/.well-known/doorward/jwks.json"])
+def test_our_own_paths_are_not_a_routes_to_take(folder: Path, path: str):
+    assert settings_of(folder, with_route(f"path: {path}")).broken_hosts
+
+
+def test_two_identity_providers_need_domains(folder: Path):
+    second = "  - {id: two, issuer: https://two.example.com, client_id: x, client_secret: 'file:secret'}\nroutes:"
+    with pytest.raises(ConfigurationError, match="needs `email_domains`"):
+        settings_of(folder, GOOD.replace("routes:", second))
+
+
+def test_two_routes_of_one_name_are_refused(folder: Path):
+    text = another_route(
+        "name: app\nfrom: https://b.example.com\nto: http://127.0.0.1:1\npolicy: [{allow: {or: [{accept: true}]}}]"
+    )
+    with pytest.raises(ConfigurationError, match="two routes are named `app`"):
+        settings_of(folder, text)
+
+
+def test_the_first_of_two_equal_matches_wins(folder: Path):
+    text = another_route(
+        "name: b\nfrom: https://app.example.com\nto: http://127.0.0.1:1\npolicy: [{allow: {or: [{accept: true}]}}]"
+    )
+    loaded = load(write(folder, text))
+    assert loaded.settings is not None
+    assert [item.route.id for item in loaded.settings.routes] == ["app"]
+    assert any("matches what an earlier route matches" in problem.render() for problem in loaded.problems)
+
+
+def test_path_parameters_exclude_path_separated_routes_on_the_host(folder: Path):
+    text = with_route("path_parameters: allow") + another_route(
+        "name: b\nfrom: https://app.example.com\nprefix: /b\nto: http://127.0.0.1:1\npolicy: [{allow: {or: [{accept: true}]}}]"
+    ).removeprefix(GOOD)
+    with pytest.raises(ConfigurationError, match="path_parameters: allow"):
+        settings_of(folder, text)
+
+
+def test_the_generation_follows_text_and_files(folder: Path):
+    """Two processes that report one generation must decide alike."""
+    first = settings_of(folder, GOOD).generation
+    assert settings_of(folder, GOOD).generation == first
+    assert settings_of(folder, GOOD.replace("9000", "9001")).generation != first
+    (folder / "secret").write_text("changed\n")
+    assert settings_of(folder, GOOD).generation != first
+
+
+@pytest.mark.parametrize("text", ["", "[]", "a", "version: 1\n\tx", "\x00", "{"])
+def test_what_is_no_mapping_is_refused(folder: Path, text: str):
+    with pytest.raises(ConfigurationError, match=r"doorward\.yaml:\d+:\d+: error: "):
+        settings_of(folder, text)
+
+
+def test_a_missing_or_binary_file_is_refused(folder: Path):
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load_settings(folder / "nothing.yaml")
+    (folder / "binary.yaml").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(ConfigurationError, match="not UTF-8"):
+        load_settings(folder / "binary.yaml")
+
+
+_yaml_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(["from", "to", "prefix", "policy", "timeout", "claim_headers", "allowed_origins"]), _yaml_values)
+def test_no_value_escapes_as_another_exception(tmp_path_factory: pytest.TempPathFactory, key: str, value: object):
+    """A file from anywhere gives settings or problems; never a traceback, never a silent pass."""
+    import yaml
+
+    folder = tmp_path_factory.mktemp("config")
+    (folder / "secret").write_text("s")
+    document = yaml.safe_load(GOOD)
+    document["routes"][0][key] = value
+    path = folder / "doorward.yaml"
+    path.write_text(yaml.safe_dump(document))
+    try:
+        loaded = load(path)
+    except ConfigurationError:
+        return
+    assert loaded.settings is not None or loaded.problems

@@ -1,0 +1,80 @@
+"""A changed file is applied; a file that cannot be used is reported and the last good one stays."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from doorward.config.load import load_settings
+from doorward.config.reload import watch_settings
+from doorward.config.settings import Settings
+from doorward.errors import ConfigurationError
+
+TEXT = """\
+version: 1
+authenticate_url: https://sign-in.example.com
+routes:
+  - {{name: app, from: "https://app.example.com", to: "http://127.0.0.1:{port}", policy: [{{allow: {{or: [accept: true]}}}}]}}
+"""
+
+
+@asynccontextmanager
+async def watched(
+    path: Path, *, fail_first: bool = False
+) -> AsyncIterator[tuple[asyncio.Queue[Settings], asyncio.Queue[ConfigurationError], asyncio.Event]]:
+    changes: asyncio.Queue[Settings] = asyncio.Queue()
+    rejections: asyncio.Queue[ConfigurationError] = asyncio.Queue()
+    failures = [RuntimeError("planted")] if fail_first else []
+    failed = asyncio.Event()
+
+    async def on_change(settings: Settings) -> None:
+        if failures:
+            failed.set()
+            raise failures.pop()
+        changes.put_nowait(settings)
+
+    async def on_reject(error: ConfigurationError) -> None:
+        rejections.put_nowait(error)
+
+    task = asyncio.create_task(watch_settings(path, load_settings(path), on_change, on_reject))
+    try:
+        yield changes, rejections, failed
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def replace(path: Path, text: str) -> None:
+    scratch = path.with_suffix(".new")
+    scratch.write_text(text)
+    scratch.replace(path)
+
+
+async def test_a_replaced_file_is_applied(tmp_path: Path):
+    path = tmp_path / "doorward.yaml"
+    path.write_text(TEXT.format(port=1))
+    async with watched(path) as (changes, _, _):
+        replace(path, TEXT.format(port=2))
+        settings = await asyncio.wait_for(changes.get(), 10)
+        assert settings.routes[0].route.upstreams[0].port == 2
+
+
+async def test_a_bad_file_is_rejected_and_its_mend_is_applied(tmp_path: Path):
+    path = tmp_path / "doorward.yaml"
+    path.write_text(TEXT.format(port=1))
+    async with watched(path) as (changes, rejections, _):
+        replace(path, "version: 7\n")
+        assert (await asyncio.wait_for(rejections.get(), 10)).problems
+        assert changes.empty()
+        replace(path, TEXT.format(port=3))
+        assert (await asyncio.wait_for(changes.get(), 10)).routes[0].route.upstreams[0].port == 3
+
+
+async def test_a_failure_to_apply_does_not_end_the_watch(tmp_path: Path):
+    path = tmp_path / "doorward.yaml"
+    path.write_text(TEXT.format(port=1))
+    async with watched(path, fail_first=True) as (changes, _, failed):
+        replace(path, TEXT.format(port=2))
+        await asyncio.wait_for(failed.wait(), 10)
+        replace(path, TEXT.format(port=3))
+        assert (await asyncio.wait_for(changes.get(), 10)).routes[0].route.upstreams[0].port == 3

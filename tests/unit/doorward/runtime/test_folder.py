@@ -1,0 +1,35 @@
+"""One process holds a data folder, and nobody else can read it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from doorward.errors import ConfigurationError
+from doorward.runtime.folder import HeldFolder, private_folder
+
+
+def test_a_second_holder_is_told_who_holds_it(tmp_path: Path):
+    with HeldFolder(tmp_path / "data"), pytest.raises(ConfigurationError, match=f"in use by process {os.getpid()}"):
+        HeldFolder(tmp_path / "data").__enter__()
+
+
+def test_the_folder_can_be_held_again_after_an_orderly_end(tmp_path: Path):
+    for _ in range(2):
+        with HeldFolder(tmp_path):
+            assert (tmp_path / "lock").read_text().strip() == str(os.getpid())
+    assert (tmp_path / "lock").read_text() == ""
+
+
+def test_a_folder_is_made_private(tmp_path: Path):
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o755)
+    assert private_folder(folder).stat().st_mode & 0o777 == 0o700
+
+
+def test_a_file_or_a_link_in_its_place_is_refused(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path)
+    for name in ("file", "link"):
+        with pytest.raises(ConfigurationError):
+            private_folder(tmp_path / name)
