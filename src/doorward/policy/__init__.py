@@ -1,0 +1,37 @@
+"""The policy language: text in, decisions out. Pure: no input or output, nothing of Envoy or protobuf.
+
+    nodes ── parser ──► tree ── checker ──► the same tree, found good
+                          ├── compiler     closures for the decision path
+                          ├── interpreter  the slow, obvious meaning; the oracle of the property tests
+                          └── explain      each criterion with its result and the value that it saw
+
+``criteria`` holds one file for each criterion; ``facts`` is all that a policy may look at; ``truth`` is the
+three-valued logic that every consumer shares. What does not belong here: where facts come from, and what is answered.
+"""
+
+from doorward.policy.checker import check_policy
+from doorward.policy.compiler import CompiledPolicy, compile_policy
+from doorward.policy.decision import Decision, Effect
+from doorward.policy.explain import Explanation, explain_policy
+from doorward.policy.facts import Facts, PrincipalFacts, RequestFacts
+from doorward.policy.interpreter import interpret_policy
+from doorward.policy.nodes import Policy
+from doorward.policy.parser import parse_policy
+from doorward.policy.printer import print_policy
+
+__all__ = [
+    "CompiledPolicy",
+    "Decision",
+    "Effect",
+    "Explanation",
+    "Facts",
+    "Policy",
+    "PrincipalFacts",
+    "RequestFacts",
+    "check_policy",
+    "compile_policy",
+    "explain_policy",
+    "interpret_policy",
+    "parse_policy",
+    "print_policy",
+]
