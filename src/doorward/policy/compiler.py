@@ -1,8 +1,8 @@
 """The tree becomes nested closures: the form that the decision path runs.
 
 What can be known beforehand is done beforehand: neighbours are merged, operands are hashed, a group's outcome is found
-without building lists, and decisions to let in or to ask for sign-in are ready made. Denials want their reasons, and
-take them from the interpreter, which looks at the merged tree.
+without building lists, and decisions to let in or to ask for sign-in are ready made. The reasons of a refusal take one
+look at each criterion. Where reasons are more involved, they come from the interpreter.
 """
 
 import hashlib
@@ -10,17 +10,18 @@ from typing import TypeAlias
 
 from doorward.policy.criteria import BY_NAME
 from doorward.policy.criteria.port import Test
-from doorward.policy.decision import POLICY_ERROR, UNAUTHENTICATED, Decision, Effect
+from doorward.policy.decision import NO_RULE, POLICY_ERROR, UNAUTHENTICATED, Decision, Effect
 from doorward.policy.facts import Facts
 from doorward.policy.interpreter import interpret_policy
 from doorward.policy.merging import merge
-from doorward.policy.nodes import Action, Expression, Group, Operator, Policy, Rule, Term, terms
+from doorward.policy.nodes import Action, Expression, Group, Matcher, Operator, Policy, Rule, Term, terms
 from doorward.policy.printer import print_policy
 from doorward.policy.truth import Truth
 
 _TRUE, _FALSE, _UNKNOWN, _ANONYMOUS = Truth.TRUE, Truth.FALSE, Truth.UNKNOWN, Truth.ANONYMOUS
 
 _Alternatives: TypeAlias = tuple[tuple[Test, Decision], ...]
+_Probes: TypeAlias = tuple[tuple[tuple[Test, ...], dict[Truth, str]], ...]
 
 
 class CompiledPolicy:
@@ -32,27 +33,29 @@ class CompiledPolicy:
         digest: hash of the canonical text; equal digests decide alike.
     """
 
-    __slots__ = ("_allows", "_denies", "_merged", "digest", "policy", "reads")
+    __slots__ = ("_allows", "_denies", "_merged", "_probes", "digest", "policy", "reads")
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.reads = _reads(policy)
         self.digest = hashlib.sha256(print_policy(policy).encode()).hexdigest()[:32]
         self._merged = merge(policy)
-        self._denies = tuple(_closure(rule.group) for rule in self._merged.of(Action.DENY))
+        self._denies = tuple((_closure(rule.group), _alone(rule)) for rule in self._merged.of(Action.DENY))
         self._allows = tuple(
-            (_closure(rule.group), *_ready(rule), _sign_in(rule)) for rule in self._merged.of(Action.ALLOW)
+            (_closure(rule.group), *_ready(rule), _sign_in(rule), _alone(rule))
+            for rule in self._merged.of(Action.ALLOW)
         )
+        self._probes: _Probes | None = _probes(self._merged)
 
     def decide(self, facts: Facts) -> Decision:
         """The decision for ``facts``. Never raises: whatever goes wrong denies."""
         try:
-            for deny in self._denies:
+            for deny, alone in self._denies:
                 truth = deny(facts)
                 if truth is _TRUE or truth is _UNKNOWN:
-                    return interpret_policy(self._merged, facts)
+                    return interpret_policy(alone, facts)
             pending: Decision | None = None
-            for allow, decision, alternatives, sign_in in self._allows:
+            for allow, decision, alternatives, sign_in, alone in self._allows:
                 truth = allow(facts)
                 if truth is _TRUE:
                     if decision is not None:
@@ -60,13 +63,26 @@ class CompiledPolicy:
                     for test, alternative in alternatives:
                         if test(facts) is _TRUE:
                             return alternative
-                    return interpret_policy(self._merged, facts)
+                    return interpret_policy(alone, facts)
                 if truth is _ANONYMOUS and pending is None:
                     pending = sign_in
-            return pending or interpret_policy(self._merged, facts)
+            return pending or self._refuse(facts)
         except Exception:
             # A criterion that fails is unknown, and only the interpreter looks at terms one by one.
             return _interpreted(self.policy, facts)
+
+    def _refuse(self, facts: Facts) -> Decision:
+        """The denial when no rule decided."""
+        if self._probes is None:
+            return interpret_policy(self._merged, facts)
+        reasons: set[str] = set()
+        for tests, words in self._probes:
+            for test in tests:
+                truth = test(facts)
+                if truth is not _TRUE:
+                    reasons.add(words[truth])
+                    break
+        return Decision(effect=Effect.DENY, reasons=tuple(sorted(reasons)) or (NO_RULE,))
 
 
 def compile_policy(policy: Policy) -> CompiledPolicy:
@@ -88,6 +104,31 @@ def _reads(policy: Policy) -> frozenset[str]:
         for term in terms(rule.group):
             found |= BY_NAME[term.criterion].reads_of(term)
     return frozenset(found)
+
+
+def _alone(rule: Rule) -> Policy:
+    """A policy of just ``rule``, for the reasons of a decision that is known to be its."""
+    return Policy((rule,), rule.position)
+
+
+def _probes(policy: Policy) -> _Probes | None:
+    """For each criterion the tests of the allow rules, with the reason for each outcome but ``TRUE``.
+
+    One test that does not hold gives the criterion's reason: whether a criterion is unknown does not depend on its
+    matchers. ``None`` when a rule is more than terms under ``and`` or ``or``, whose reasons cannot be told this way.
+    """
+    found: dict[str, tuple[dict[tuple[Matcher, ...], Test], dict[Truth, str]]] = {}
+    for rule in policy.of(Action.ALLOW):
+        if rule.group.operator not in {Operator.AND, Operator.OR}:
+            return None
+        for member in rule.group.members:
+            if not isinstance(member, Term):
+                return None
+            criterion = BY_NAME[member.criterion]
+            words = {_FALSE: criterion.failure, _UNKNOWN: criterion.unknown, _ANONYMOUS: UNAUTHENTICATED}
+            tests, _ = found.setdefault(member.label, ({}, words))
+            tests[member.matchers] = criterion.prepare(member)
+    return tuple((tuple(tests.values()), words) for tests, words in found.values())
 
 
 def _sign_in(rule: Rule) -> Decision:
