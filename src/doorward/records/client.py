@@ -1,0 +1,164 @@
+"""The databroker's calls, typed; gRPC's errors arrive as ours."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import grpc.aio
+from google.protobuf.duration_pb2 import Duration
+
+from doorward.api.databroker.v1 import databroker_pb2 as pb
+from doorward.api.databroker.v1.databroker_pb2_grpc import DatabrokerServiceStub
+from doorward.errors import OutcomeUnknownError, UnavailableError
+from doorward.records.record import (
+    Record,
+    RecordVersion,
+    Write,
+    record_message,
+    record_of,
+    version_message,
+    version_of,
+)
+from doorward.rpc.client import call
+
+DEADLINE_SECONDS = 3.0
+_WRITE_TRIES = 3
+_PAUSE_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """How far a revoke has come."""
+
+    applied: bool
+    """Whether no authorizer can let the ended sessions in any more."""
+    revoked: int
+    pending: tuple[str, ...]
+    version: RecordVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How the databroker is."""
+
+    version: RecordVersion
+    store_healthy: bool
+    watchers: tuple[str, ...]
+
+
+class RecordClient:
+    """One plane's view of the databroker.
+
+    Reads raise at once. Writes carry a request id, so an answer that was lost is asked for again without writing twice.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.stub = DatabrokerServiceStub(channel)
+
+    async def get(self, record_type: str, record_id: str) -> Record:
+        """The live record.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        request = pb.GetRequest(type=record_type, id=record_id)
+        return record_of((await call(self.stub.Get(request, timeout=DEADLINE_SECONDS))).record)
+
+    async def list(self, record_type: str) -> AsyncIterator[Record]:
+        """Every live record of a type, in id order."""
+        token = ""
+        while True:
+            request = pb.ListRequest(type=record_type, page_token=token)
+            page = await call(self.stub.List(request, timeout=DEADLINE_SECONDS))
+            for message in page.records:
+                yield record_of(message)
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def query(self, record_type: str, index: str, value: str) -> AsyncIterator[Record]:
+        """Every live record of a type whose index has exactly ``value``."""
+        token = ""
+        while True:
+            request = pb.QueryRequest(type=record_type, index=index, value=value, page_token=token)
+            page = await call(self.stub.Query(request, timeout=DEADLINE_SECONDS))
+            for message in page.records:
+                yield record_of(message)
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def put(self, writes: Sequence[Write]) -> tuple[RecordVersion, ...]:
+        """Write all or nothing and return the versions.
+
+        Raises:
+            ConflictError: a precondition failed.
+            OutcomeUnknownError: no answer after several tries.
+        """
+        request = pb.PutRequest(writes=[_write_message(write) for write in writes], request_id=secrets.token_hex(16))
+        for attempt in range(_WRITE_TRIES):
+            try:
+                answer = await call(self.stub.Put(request, timeout=DEADLINE_SECONDS))
+                return tuple(version_of(version) for version in answer.versions)
+            except (OutcomeUnknownError, UnavailableError):
+                if attempt == _WRITE_TRIES - 1:
+                    raise
+                await asyncio.sleep(_PAUSE_SECONDS)
+        raise OutcomeUnknownError("no answer to a put")
+
+    async def delete(self, record_type: str, record_id: str) -> RecordVersion:
+        """Write a tombstone and return its version; deleting what is not there succeeds."""
+        request = pb.DeleteRequest(type=record_type, id=record_id, request_id=secrets.token_hex(16))
+        for attempt in range(_WRITE_TRIES):
+            try:
+                return version_of((await call(self.stub.Delete(request, timeout=DEADLINE_SECONDS))).version)
+            except (OutcomeUnknownError, UnavailableError):
+                if attempt == _WRITE_TRIES - 1:
+                    raise
+                await asyncio.sleep(_PAUSE_SECONDS)
+        raise OutcomeUnknownError("no answer to a delete")
+
+    async def acquire_lease(self, name: str, holder: str, seconds: float) -> int | None:
+        """The fencing number when the lease was taken, ``None`` when somebody else holds it."""
+        request = pb.AcquireLeaseRequest(name=name, holder=holder, duration=_duration(seconds))
+        answer = await call(self.stub.AcquireLease(request, timeout=DEADLINE_SECONDS))
+        return answer.fencing_number if answer.acquired else None
+
+    async def renew_lease(self, name: str, holder: str, seconds: float) -> bool:
+        """Whether the lease was still held, and is now extended."""
+        request = pb.RenewLeaseRequest(name=name, holder=holder, duration=_duration(seconds))
+        return bool((await call(self.stub.RenewLease(request, timeout=DEADLINE_SECONDS))).renewed)
+
+    async def release_lease(self, name: str, holder: str) -> None:
+        """Give the lease back; harmless when it is not held."""
+        await call(self.stub.ReleaseLease(pb.ReleaseLeaseRequest(name=name, holder=holder), timeout=DEADLINE_SECONDS))
+
+    async def revoke(
+        self, *, session_id: str | None = None, user_id: str | None = None, all_sessions: bool = False
+    ) -> Revoked:
+        """End sessions; returns when every authorizer has applied it, or after two seconds with those that have not."""
+        request = pb.RevokeRequest(session_id=session_id, user_id=user_id, all_sessions=all_sessions or None)
+        answer = await call(self.stub.Revoke(request, timeout=30.0))
+        applied = answer.state == pb.RevokeResponse.STATE_APPLIED
+        return Revoked(applied, answer.revoked, tuple(answer.pending), version_of(answer.version))
+
+    async def status(self) -> Status:
+        """How the databroker is."""
+        answer = await call(self.stub.GetStatus(pb.GetStatusRequest(), timeout=DEADLINE_SECONDS))
+        return Status(version_of(answer.version), answer.store_healthy, tuple(answer.watchers))
+
+
+def _write_message(write: Write) -> pb.Write:
+    message = pb.Write(record=record_message(write.record))
+    if write.expected is not None:
+        message.precondition.version.CopyFrom(version_message(write.expected))
+    elif write.absent:
+        message.precondition.absent = True
+    return message
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(int(seconds * 1e9))
+    return duration

@@ -1,0 +1,231 @@
+"""A consistent copy of some record types in memory, fed by Watch, that knows how fresh it is.
+
+    connect ─► snapshot ─► consistent ─► changes … ─► (lost) ─► connect, resume by version
+                                                       └── history gone ─► snapshot into a new copy, then swap
+
+Freshness is a read lease: the databroker echoes a stamp that we sent, once a write that began after it has reached the store
+and everything before it has been sent to us. The lease counts from our own stamp, so a message that was read late extends
+nothing. What is in memory stays there when the lease runs out; it is for the reader to refuse to decide by it.
+
+Concurrency: belongs to one event loop. ``get`` is a plain look-up and may be called from any callback on that loop.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+
+import grpc.aio
+import structlog
+
+from doorward.api.databroker.v1 import databroker_pb2 as pb
+from doorward.api.databroker.v1.databroker_pb2_grpc import DatabrokerServiceStub
+from doorward.clock import Clock
+from doorward.errors import DoorwardError, WatchExpiredError
+from doorward.records.record import NO_VERSION, RecordVersion, version_message, version_of
+from doorward.rpc.status import error_of
+
+PING_SECONDS = 0.1
+_SILENCE_SECONDS = 3.0
+"""A stream that says nothing for this long is given up: leases come four times a second."""
+_FIRST_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 0.5
+_SLICE = 200
+"""Records applied before other callbacks get their turn; well under a millisecond."""
+
+Listener = Callable[[str, str], None]
+_Entry = tuple[RecordVersion, bytes | None, float | None]
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Replica:
+    """The copy. ``run`` feeds it; everything else reads."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        types: Sequence[str],
+        watcher_id: str,
+        clock: Clock,
+        staleness_limit_seconds: float,
+    ) -> None:
+        self._stub = DatabrokerServiceStub(channel)
+        self._types = tuple(types)
+        self._watcher_id = watcher_id
+        self._clock = clock
+        self._limit = staleness_limit_seconds
+        self._entries: dict[str, dict[str, _Entry]] = {kind: {} for kind in types}
+        self._stamp: float | None = None
+        self._listeners: list[Listener] = []
+        self._changed = asyncio.Event()
+        self.version: RecordVersion = NO_VERSION
+        """Everything up to here is applied."""
+        self.ready = asyncio.Event()
+        """Set once the first snapshot is complete."""
+
+    def get(self, record_type: str, record_id: str) -> bytes | None:
+        """The payload of a live record, or ``None``."""
+        entry = self._entries[record_type].get(record_id)
+        if entry is None or entry[1] is None:
+            return None
+        if entry[2] is not None and self._clock.now() >= entry[2]:
+            return None
+        return entry[1]
+
+    def count(self, record_type: str) -> int:
+        """How many records of a type are held, expired ones included."""
+        return sum(1 for entry in self._entries[record_type].values() if entry[1] is not None)
+
+    def is_fresh(self, limit_seconds: float | None = None) -> bool:
+        """Whether the data were proven fresh within the limit (the replica's own unless another is given)."""
+        age = self.data_age_seconds
+        limit = self._limit if limit_seconds is None else limit_seconds
+        return age is not None and age < limit and self.ready.is_set()
+
+    @property
+    def data_age_seconds(self) -> float | None:
+        """Seconds since the stamp of the last lease; ``None`` when there never was one."""
+        return None if self._stamp is None else self._clock.monotonic() - self._stamp
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call ``listener(type, id)`` after each applied change; returns the way to end it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    async def wait_for_version(self, version: RecordVersion, timeout_seconds: float) -> bool:
+        """Whether everything up to ``version`` is applied within the timeout.
+
+        A version of another epoch is not waited for: the history that it names is gone.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while self.version < version:
+            if self.ready.is_set() and version.epoch != self.version.epoch:
+                return False
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return False
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), remaining)
+            except TimeoutError:
+                return self.version >= version
+        return True
+
+    async def run(self) -> None:
+        """Follow the databroker until cancelled, through every loss of it."""
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            began = self._clock.monotonic()
+            try:
+                await self._follow()
+            except WatchExpiredError as error:
+                _log.warning("the watched history is gone; taking a snapshot", reason=str(error))
+                self.version = NO_VERSION
+            except (DoorwardError, TimeoutError) as error:
+                _log.warning("lost the databroker", reason=str(error) or type(error).__name__)
+            if self._clock.monotonic() - began > 1.0:
+                pause = _FIRST_PAUSE_SECONDS
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    async def _follow(self) -> None:
+        outgoing: asyncio.Queue[pb.WatchRequest] = asyncio.Queue()
+        start = pb.WatchRequest.Start(types=self._types, watcher_id=self._watcher_id)
+        resuming = self.version != NO_VERSION
+        if resuming:
+            start.after.CopyFrom(version_message(self.version))
+        outgoing.put_nowait(pb.WatchRequest(start=start))
+
+        async def requests() -> AsyncIterator[pb.WatchRequest]:
+            while True:
+                yield await outgoing.get()
+
+        async def ping() -> None:
+            while True:
+                stamp = int(self._clock.monotonic() * 1e9)
+                outgoing.put_nowait(pb.WatchRequest(ping=pb.WatchRequest.Ping(stamp=stamp)))
+                await asyncio.sleep(PING_SECONDS)
+
+        stream = self._stub.Watch(requests())
+        pinging = asyncio.create_task(ping())
+        # A snapshot is built beside the old copy, so that nobody reads half of it.
+        building = None if resuming else {kind: {} for kind in self._types}
+        target: dict[str, dict[str, _Entry]] = self._entries if building is None else building
+        try:
+            while True:
+                try:
+                    message = await asyncio.wait_for(stream.read(), _SILENCE_SECONDS)
+                except grpc.aio.AioRpcError as error:
+                    raise error_of(error) from error
+                if message is grpc.aio.EOF:
+                    code = await stream.code()
+                    raise error_of_code(code, await stream.details())
+                assert isinstance(message, pb.WatchResponse)
+                match message.WhichOneof("message"):
+                    case "batch":
+                        await self._apply(message.batch.records, target, notify=building is None)
+                        if building is None:
+                            self._advance(version_of(message.batch.version), outgoing)
+                    case "consistent":
+                        if building is not None:
+                            self._swap(building)
+                            building = None
+                            target = self._entries
+                        self.ready.set()
+                        self._advance(version_of(message.consistent.version), outgoing)
+                    case "lease":
+                        if building is None:
+                            self._stamp = message.lease.stamp / 1e9
+                    case _:
+                        pass  # a newer databroker may say more
+        finally:
+            pinging.cancel()
+            stream.cancel()
+
+    def _advance(self, version: RecordVersion, outgoing: "asyncio.Queue[pb.WatchRequest]") -> None:
+        if version > self.version:
+            self.version = version
+        self._changed.set()
+        acknowledge = pb.WatchRequest.Acknowledge(version=version_message(self.version))
+        outgoing.put_nowait(pb.WatchRequest(acknowledge=acknowledge))
+
+    def _swap(self, building: dict[str, dict[str, _Entry]]) -> None:
+        """Make the finished snapshot the copy, and tell listeners about everything that may differ."""
+        old, self._entries = self._entries, building
+        self.version = NO_VERSION
+        for kind in self._types:
+            for record_id in old[kind].keys() | building[kind].keys():
+                if old[kind].get(record_id, (None, None, None))[1] != building[kind].get(record_id, (None, None, None))[1]:
+                    self._notify(kind, record_id)
+
+    async def _apply(
+        self, records: Iterable[pb.Record], target: dict[str, dict[str, _Entry]], *, notify: bool
+    ) -> None:
+        for position, record in enumerate(records):
+            if position and position % _SLICE == 0:
+                await asyncio.sleep(0)
+            entries = target.get(record.type)
+            if entries is None:
+                continue
+            version = version_of(record.version)
+            known = entries.get(record.id)
+            if known is not None and known[0] >= version:
+                continue  # a snapshot may be newer than the change that follows it
+            expires_at = record.expires_at.seconds + record.expires_at.nanos * 1e-9 if record.HasField("expires_at") else None
+            entries[record.id] = (version, None if record.deleted else record.data, expires_at)
+            if notify:
+                self._notify(record.type, record.id)
+
+    def _notify(self, record_type: str, record_id: str) -> None:
+        for listener in tuple(self._listeners):
+            try:
+                listener(record_type, record_id)
+            except Exception as error:
+                # One listener's mistake must not keep the others, or the replica, from hearing of a change.
+                _log.error("a listener failed", error=str(error), exc_info=True)
+
+
+def error_of_code(code: grpc.StatusCode, details: str | None) -> DoorwardError:
+    """Our error for a stream that ended with ``code``."""
+    metadata = grpc.aio.Metadata()
+    return error_of(grpc.aio.AioRpcError(code, metadata, metadata, details))
