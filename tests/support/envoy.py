@@ -12,17 +12,18 @@ import json
 import socket
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
 import h2corn
 from google.rpc.status_pb2 import Status
 
-from doorward.api.authorize.v1 import authorize_pb2, authorize_pb2_grpc
+from doorward.api.authorize.v1 import authorize_pb2
 from doorward.config.endpoints import LocalEndpoints
 from doorward.config.settings import Address, RoutePolicy, Settings, StalenessLimits, TlsSettings
 from doorward.envoy_api.envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
@@ -32,7 +33,8 @@ from doorward.keys.store import create_missing_keys
 from doorward.policy import Policy, parse_policy
 from doorward.route.route import Match, MatchKind, Route, Upstream, unnamed_route_id
 from doorward.runtime.service import ServeOptions
-from doorward.source import Position, Problems, Sequence as SequenceNode
+from doorward.source import Position, Problems
+from doorward.source import Sequence as SequenceNode
 from doorward_proxy.envoy.binary import find_envoy
 from doorward_proxy.main import ProxyPlane
 
@@ -102,7 +104,6 @@ def settings_of(*routes: RoutePolicy, generation: str = "g1", port: int = 10443,
 class FakeAuthorizer(
     external_auth_pb2_grpc.AuthorizationServicer,
     external_processor_pb2_grpc.ExternalProcessorServicer,
-    authorize_pb2_grpc.AuthorizeServiceServicer,
 ):
     """Decides as told, and remembers what it was asked. Speaks all of authorize's protocols on its sockets."""
 
@@ -115,7 +116,9 @@ class FakeAuthorizer(
     guard_ends: asyncio.Event = field(default_factory=asyncio.Event)
     """Set: every guarded stream is cut."""
 
-    async def Check(self, request: external_auth_pb2.CheckRequest, context: object) -> external_auth_pb2.CheckResponse:
+    async def Check(  # noqa: N802  # the contract's name
+        self, request: external_auth_pb2.CheckRequest, context: object
+    ) -> external_auth_pb2.CheckResponse:
         self.checks.append(request)
         if not self.allow(request):
             denied = external_auth_pb2.CheckResponse(status=Status(code=grpc.StatusCode.PERMISSION_DENIED.value[0]))
@@ -135,10 +138,12 @@ class FakeAuthorizer(
         allowed.dynamic_metadata.update({"route": context_extensions["route"]})
         return allowed
 
-    async def Process(
+    async def Process(  # noqa: N802
         self,
         request_iterator: AsyncIterator[external_processor_pb2.ProcessingRequest],
-        context: grpc.aio.ServicerContext,
+        context: grpc.aio.ServicerContext[
+            external_processor_pb2.ProcessingRequest, external_processor_pb2.ProcessingResponse
+        ],
     ) -> AsyncIterator[external_processor_pb2.ProcessingResponse]:
         async for message in request_iterator:
             if message.HasField("request_headers"):
@@ -150,10 +155,23 @@ class FakeAuthorizer(
                 await self.guard_ends.wait()
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, "revoked")
 
-    async def GetStatus(
+    async def GetStatus(  # noqa: N802
         self, request: authorize_pb2.GetStatusRequest, context: object
     ) -> authorize_pb2.GetStatusResponse:
+        """The one method of authorize's own service that the proxy plane calls."""
         return authorize_pb2.GetStatusResponse(generation=self.generation, ready=True)
+
+    def _status_service(
+        self,
+    ) -> "grpc.GenericRpcHandler[authorize_pb2.GetStatusRequest, authorize_pb2.GetStatusResponse]":
+        handler = grpc.unary_unary_rpc_method_handler(
+            self.GetStatus,
+            request_deserializer=authorize_pb2.GetStatusRequest.FromString,
+            response_serializer=authorize_pb2.GetStatusResponse.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler(
+            "doorward.api.authorize.v1.AuthorizeService", {"GetStatus": handler}
+        )
 
     def contexts(self) -> list[dict[str, str]]:
         """The context of every check so far."""
@@ -167,7 +185,7 @@ class FakeAuthorizer(
             server = grpc.aio.server()
             external_auth_pb2_grpc.add_AuthorizationServicer_to_server(self, server)
             external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(self, server)
-            authorize_pb2_grpc.add_AuthorizeServiceServicer_to_server(self, server)
+            server.add_generic_rpc_handlers((self._status_service(),))
             server.add_insecure_port(f"unix:{path}")
             await server.start()
             servers.append(server)
@@ -180,12 +198,17 @@ class EchoUpstream:
 
     port: int
     name: str = "echo"
-    requests: list[dict[str, object]] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
     response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     delay_seconds: float = 0.0
 
-    async def __call__(self, scope: dict[str, object], receive: Callable, send: Callable) -> None:
-        body, trailers = b"", []
+    async def __call__(
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+        send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+    ) -> None:
+        body = b""
         while True:
             message = await receive()
             if message["type"] == "http.request":
@@ -201,7 +224,6 @@ class EchoUpstream:
             "path": scope["raw_path"].decode("latin-1"),
             "query": scope["query_string"].decode("latin-1"),
             "headers": headers,
-            "trailers": trailers,
             "body": body.decode("latin-1"),
         }
         self.requests.append(seen)

@@ -4,6 +4,7 @@ The list is the same in every configuration; what differs is the set of headers 
 the check that answers by itself, or one after it that changes where a request goes, would undo the check.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 
 from google.protobuf.message import Message
@@ -84,6 +85,8 @@ WELL_KNOWN_HEADERS = (
 """Headers that applications take for somebody's identity or for where the request really goes."""
 DELETED_PREFIXES = ("x-doorward-", "x-auth-request-", "impersonate-", "x-envoy-", "x-remote-")
 
+_HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^`|~-]+\Z", re.ASCII)
+
 KEPT_FOR_THE_CHECK = frozenset(
     {
         *("accept", "access-control-request-headers", "access-control-request-method", "authorization", "connection"),
@@ -141,14 +144,15 @@ def http_filters(settings: Settings) -> list[HttpFilter]:
 def deleted_headers(settings: Settings) -> list[str]:
     """Every header that no client may send: what any route can set, and the well-known ones; lower case, sorted.
 
-    The union over all routes, because a header that means something on one route must not be forgeable on another that
-    shares its upstream.
+    The union over all routes, broken ones included, because a header that means something on one route must not be
+    forgeable on another that shares its upstream. A name that is none cannot arrive, and Envoy would refuse the whole
+    listener for it.
     """
     names = set(WELL_KNOWN_HEADERS)
     for item in settings.routes:
         names.update(name.lower() for name, _ in item.route.set_request_headers)
         names.update(name.lower() for name, _ in item.route.claim_headers)
-    return sorted(names - KEPT_FOR_THE_CHECK)
+    return sorted(name for name in names - KEPT_FOR_THE_CHECK if _HEADER_NAME.match(name))
 
 
 def hygiene(names: Sequence[str]) -> HeaderMutation:

@@ -28,6 +28,8 @@ from doorward_proxy.xds.stream import ClientStream, Refusal
 
 ANSWER_SECONDS = 3.0
 """How long a stage waits for its answer before the next one is sent all the same."""
+REMOVAL_SECONDS = 5.0
+"""How long a cluster stays that no route names any more: a request may have chosen it and still be checked."""
 _MESSAGE_BYTES = 64 * 1024 * 1024
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -96,11 +98,16 @@ class DiscoveryService(AggregatedDiscoveryServiceServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "only the delta variant is spoken here")
 
     async def _woken(self, stream: ClientStream, wake: asyncio.Event) -> None:
+        waiting = stream.waiting
+        limit = ANSWER_SECONDS if waiting else REMOVAL_SECONDS if stream.holds_removed else None
         try:
-            await asyncio.wait_for(wake.wait(), ANSWER_SECONDS if stream.waiting else None)
+            await asyncio.wait_for(wake.wait(), limit)
         except TimeoutError:
-            _log.warning("envoy takes long to answer; going on without", seconds=ANSWER_SECONDS)
-            stream.skip_wait()
+            if waiting:
+                _log.warning("envoy takes long to answer; going on without", seconds=ANSWER_SECONDS)
+                stream.skip_wait()
+            else:
+                stream.remove_clusters()
         wake.clear()
 
     async def _read(

@@ -1,7 +1,7 @@
 """One client on the aggregated stream: in which order its types are brought up to date. No I/O.
 
 Make before break: clusters and secrets, then listeners, then routes, each answered before the next is sent; what
-nothing refers to any more goes last. Envoy holds back its answer for clusters until new ones are warm.
+nothing refers to any more goes last, and late: a request chooses its cluster before it is checked. Envoy holds back its answer for clusters until new ones are warm.
 """
 
 from dataclasses import dataclass
@@ -40,6 +40,7 @@ class ClientStream:
         self._snapshot: Snapshot | None = None
         self._system_version = ""
         self._impatient = False
+        self._removing = False
 
     def move_to(self, snapshot: Snapshot) -> None:
         """Bring the client to ``snapshot`` from now on."""
@@ -47,6 +48,7 @@ class ClientStream:
             self._snapshot = snapshot
             self._system_version = snapshot.version
             self._impatient = False
+            self._removing = False
             for subscription in self._subscriptions.values():
                 subscription.retry()
 
@@ -66,6 +68,20 @@ class ClientStream:
         """Stop holding later stages back: an answer takes too long (a name that does not resolve, for one)."""
         self._impatient = True
 
+    def remove_clusters(self) -> None:
+        """Take back the clusters that nothing refers to any more: requests that had chosen one have had their time."""
+        self._removing = True
+
+    @property
+    def holds_removed(self) -> bool:
+        """Whether the client is current but for clusters that are to be taken back."""
+        snapshot = self._snapshot
+        return (
+            snapshot is not None
+            and self.current
+            and not self._subscriptions[CLUSTER_TYPE].is_current(snapshot.resources[CLUSTER_TYPE])
+        )
+
     @property
     def waiting(self) -> bool:
         """Whether an answer is missing that holds something back."""
@@ -73,10 +89,11 @@ class ClientStream:
 
     @property
     def current(self) -> bool:
-        """Whether the client has taken over the whole snapshot, listener and routes among it."""
+        """Whether the client has taken over the whole snapshot; it may still hold clusters that are gone."""
         snapshot = self._snapshot
         return snapshot is not None and all(
-            subscription.opened and subscription.is_current(snapshot.resources[type_url])
+            subscription.opened
+            and subscription.is_current(snapshot.resources[type_url], removals=type_url != CLUSTER_TYPE)
             for type_url, subscription in self._subscriptions.items()
         )
 
@@ -99,10 +116,7 @@ class ClientStream:
                 held_up = held_up or subscription.waiting
             if held_up and not self._impatient:
                 return found
-        if not self.waiting and all(
-            self._subscriptions[type_url].is_current(snapshot.resources[type_url])
-            for type_url in (LISTENER_TYPE, ROUTE_TYPE)
-        ):
+        if self._removing and self.holds_removed:
             response = self._subscriptions[CLUSTER_TYPE].next_response(
                 snapshot.resources[CLUSTER_TYPE], self._system_version, removals=True
             )
