@@ -6,6 +6,7 @@ used as merge keys and unknown tags, and bounds depth and size. It knows nothing
 """
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -148,6 +149,8 @@ class _CoreLoader(yaml.CSafeLoader):
     """PyYAML's C parser with the scalars of YAML 1.2's core schema and nothing else."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  # PyYAML's class attribute
+    DEFAULT_SCALAR_TAG = "?"
+    """Keeps ``12`` (resolved here) apart from ``!!str 12`` (a string, because the operator says so)."""
 
 
 _INT = re.compile(r"[-+]?[0-9]+\Z|0x[0-9a-fA-F]+\Z|0o[0-7]+\Z")
@@ -157,6 +160,7 @@ _CONSTANTS: dict[str, Value] = {
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
 }  # fmt: skip
 _TAG = "tag:yaml.org,2002:"
+_HARMLESS = 1000
 
 
 def read_yaml(text: str, file: str) -> Node | None:
@@ -167,7 +171,11 @@ def read_yaml(text: str, file: str) -> Node | None:
             is not of the core schema, more than one document, or exceeds the bounds.
     """
     problems = Problems()
-    loader = _CoreLoader(text)
+    try:
+        _refuse_deep_nesting(text, file)
+        loader = _CoreLoader(text)
+    except UnicodeEncodeError as error:
+        raise ConfigurationError([Problem(Position(file, 1, 1), "not Unicode text").render()]) from error
     try:
         root = loader.get_single_node()
         if root is None:
@@ -193,6 +201,29 @@ def read_yaml(text: str, file: str) -> Node | None:
         loader.dispose()
     problems.raise_errors()
     return node
+
+
+def _refuse_deep_nesting(text: str, file: str) -> None:
+    """Raise for nesting that would overflow the stack of PyYAML's C composer, which recurses without a bound.
+
+    A text with few brackets and short lines cannot nest that deep, so the usual file is not read twice.
+    """
+    brackets = text.count("[") + text.count("{")
+    if brackets < _HARMLESS and max(map(len, text.splitlines()), default=0) < _HARMLESS:
+        return
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=_CoreLoader):
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            if depth > MAX_DEPTH + 1:
+                mark = event.start_mark
+                position = Position(file, mark.line + 1, mark.column + 1)
+                raise ConfigurationError([Problem(position, f"more than {MAX_DEPTH} levels deep").render()])
+    except yaml.YAMLError:
+        return  # the reader meets it again, and reports it with its position
 
 
 class _Converter:
@@ -239,7 +270,7 @@ class _Converter:
 
     def _scalar(self, node: yaml.ScalarNode, position: Position) -> Value:
         text = str(node.value)
-        if node.tag not in {f"{_TAG}str", "!", None, ""} and node.tag != "?":
+        if node.tag not in {"!", "?", None, ""}:
             self._require_tag(node, position, "str")
             return text
         if node.style:  # quoted or block scalars are strings; the C parser gives plain ones an empty style
@@ -254,7 +285,11 @@ class _Converter:
                 return None
             return int(text, base)
         if _FLOAT.match(text):
-            return float(text)
+            number = float(text)
+            if math.isinf(number):
+                self._problems.error(position, f"`{text[:40]}` is too large a number")
+                return None
+            return number
         return text
 
     def _require_tag(self, node: yaml.Node, position: Position, kind: str) -> None:

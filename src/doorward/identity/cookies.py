@@ -48,12 +48,13 @@ def single_cookie(cookies: Iterable[tuple[bytes, bytes]], name: str) -> str | No
 def without_ours(cookies: Iterable[tuple[bytes, bytes]]) -> bytes:
     """A ``Cookie`` value with every cookie but ours; empty when nothing is left.
 
-    Case is folded in the comparison: an upstream that folds names must not see ours under another spelling.
+    Case is folded in the comparison, and what stands before the first letter of a piece without a name is skipped: an
+    upstream that folds names or drops stray ``=`` must not see ours under another spelling.
     """
     prefix = OUR_PREFIX.lower().encode()
     kept = [
         name + b"=" + value if name else value
         for name, value in cookies
-        if not (name or value).lower().startswith(prefix)
+        if not (name or value.lstrip(b"= \t")).lower().startswith(prefix)
     ]
     return b"; ".join(kept)

@@ -9,6 +9,8 @@ import struct
 from dataclasses import dataclass
 
 from doorward.errors import InvalidTokenError
+from doorward.keys.flow import FINGERPRINT_BYTES
+from doorward.keys.handle import session_id_bytes
 from doorward.keys.sealed import Sealer, from_text, to_text
 
 LIFETIME_SECONDS = 30
@@ -46,10 +48,16 @@ class CodeSealer:
         self._sealer = sealer
 
     def mint(self, code: OneTimeCode) -> str:
-        """The text of ``code``."""
+        """The text of ``code``.
+
+        Raises:
+            ValueError: the session id is not 32 hexadecimal digits, or the fingerprint not 32 bytes.
+        """
+        if len(code.fingerprint) != FINGERPRINT_BYTES:
+            raise ValueError(f"a fingerprint has {FINGERPRINT_BYTES} bytes")
         body = _LAYOUT.pack(
             code.expires_at,
-            bytes.fromhex(code.session_id),
+            session_id_bytes(code.session_id),
             code.session_expires_at,
             code.epoch,
             code.number,

@@ -21,6 +21,7 @@ COOKIE_LIMIT = 12
 """Flow cookies a host; the oldest are deleted when there are more."""
 LIFETIME_SECONDS = 600
 SECRET_BYTES = 16
+FINGERPRINT_BYTES = 32
 RETURN_PATH_LIMIT = 2048
 """A longer address is not remembered; the browser returns to ``/``."""
 
@@ -91,7 +92,13 @@ class FlowSealer:
         self._sealer = sealer
 
     def seal(self, flow: Flow, host: str) -> str:
-        """The cookie value for ``flow`` on ``host``."""
+        """The cookie value for ``flow`` on ``host``.
+
+        Raises:
+            ValueError: the secret has another length than 16 bytes.
+        """
+        if len(flow.secret) != SECRET_BYTES:
+            raise ValueError(f"a flow secret has {SECRET_BYTES} bytes")  # struct would cut it without a word
         body = _HEADER.pack(flow.expires_at, flow.secret) + flow.return_path.encode("ascii")
         return to_text(self._sealer.seal(body, _cookie_context(flow.name, host)))
 
@@ -168,8 +175,8 @@ class SignInSigner:
             InvalidTokenError: a parameter is missing, repeated or malformed, the signature does not verify, or it
                 has expired.
         """
-        if len(query) > _TEXT_LIMIT:
-            raise InvalidTokenError("the sign-in request is too long")
+        if len(query) > _TEXT_LIMIT or not query.isascii():
+            raise InvalidTokenError("the sign-in request is too long or holds foreign characters")
         try:
             pairs = urllib.parse.parse_qsl(query, strict_parsing=True, keep_blank_values=True, max_num_fields=12)
         except ValueError:
@@ -191,6 +198,8 @@ class SignInSigner:
         key = self._keyring.find(signature[:KEY_ID_BYTES])
         if not hmac.compare_digest(signature[KEY_ID_BYTES:], _tag(key.secret.reveal(), request)):
             raise InvalidTokenError("the signature of the sign-in request does not verify")
+        if len(request.fingerprint) != FINGERPRINT_BYTES:
+            raise InvalidTokenError("the sign-in request names no flow secret")
         if now >= request.expires_at:
             raise InvalidTokenError("the sign-in request has expired")
         if request.purpose != "sign-in":

@@ -40,8 +40,12 @@ class HandleSealer:
         self._sealer = sealer
 
     def mint(self, handle: SessionHandle) -> str:
-        """The cookie value for ``handle``."""
-        body = _LAYOUT.pack(bytes.fromhex(handle.session_id), handle.expires_at, handle.epoch, handle.number)
+        """The cookie value for ``handle``.
+
+        Raises:
+            ValueError: the session id is not 32 hexadecimal digits.
+        """
+        body = _LAYOUT.pack(session_id_bytes(handle.session_id), handle.expires_at, handle.epoch, handle.number)
         return to_text(self._sealer.seal(body, _context(handle.audience)))
 
     def open(self, text: str, audience: str, now: float) -> SessionHandle:
@@ -59,6 +63,18 @@ class HandleSealer:
         return SessionHandle(
             session_id=session_id.hex(), audience=audience, expires_at=expires_at, epoch=epoch, number=number
         )
+
+
+def session_id_bytes(session_id: str) -> bytes:
+    """The 16 bytes of a session id; ``struct`` would pad or cut another length without a word.
+
+    Raises:
+        ValueError: it is not 32 hexadecimal digits.
+    """
+    packed = bytes.fromhex(session_id)
+    if len(packed) != 16 or packed.hex() != session_id:
+        raise ValueError("a session id is 32 lower-case hexadecimal digits")
+    return packed
 
 
 def _context(audience: str) -> bytes:

@@ -56,6 +56,11 @@ class Keyring:
         """The key that signs and seals."""
         return self._keys[0]
 
+    @property
+    def oldest(self) -> Key:
+        """The key that has been here longest."""
+        return self._keys[-1]
+
     def find(self, key_id: bytes) -> Key:
         """The key with this id.
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from doorward.errors import ConfigurationError, DataCorruptedError
 from doorward.keys.keyring import KEY_BYTES, Key, Keyring
@@ -95,6 +95,13 @@ def create_missing_keys(folder: Path) -> list[str]:
         (folder / ASSERTION_JWKS_FILE).write_text(public_jwks(key) + "\n")
         _write_private(folder / ASSERTION_KEY_FILE, pem)
         created += [ASSERTION_KEY_FILE, ASSERTION_JWKS_FILE]
+    elif not (folder / ASSERTION_JWKS_FILE).exists():
+        # Whoever lost the public half gets it again; without it no upstream could verify anything.
+        kept = load_pem_private_key((folder / ASSERTION_KEY_FILE).read_bytes(), None)
+        if not isinstance(kept, ec.EllipticCurvePrivateKey):
+            raise DataCorruptedError(f"`{ASSERTION_KEY_FILE}` holds no elliptic-curve key")
+        (folder / ASSERTION_JWKS_FILE).write_text(public_jwks(kept) + "\n")
+        created.append(ASSERTION_JWKS_FILE)
     return created
 
 

@@ -10,6 +10,9 @@ import urllib.parse
 
 _CONTROL = re.compile(r"%(?:[01][0-9a-fA-F]|7[fF])")
 _DOTS = frozenset({".", ".."})
+_MALFORMED = re.compile(r"%(?![0-9a-fA-F]{2})")
+_OVERLONG = re.compile(r"%(?:c[01]|e0%[89]|f0%8)")
+"""Encodings longer than a character needs (RFC 3629, section 3): ``%c0%af`` is a slash to a careless decoder."""
 
 
 def ambiguity(path: str, *, allow_parameters: bool = False) -> str | None:
@@ -28,8 +31,12 @@ def ambiguity(path: str, *, allow_parameters: bool = False) -> str | None:
         return "path-encoded-separator"
     if "//" in path:
         return "path-empty-segment"
+    if _MALFORMED.search(path):
+        return "path-encoding"
     decoded = path
     for _ in range(3):
+        if _OVERLONG.search(decoded.lower()):
+            return "path-encoding"
         # `/public/..;/admin` and `%2e%2e` in any number of layers: cut at the parameter, decode, look again.
         if any(segment.split(";", 1)[0] in _DOTS for segment in re.split(r"[/\\]", decoded)):
             return "path-dot-segment"

@@ -20,6 +20,7 @@ import structlog
 from doorward.telemetry.logging import configure_logging
 
 GRACE_SECONDS = 8.0
+_CANCEL_SECONDS = 1.0
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -100,11 +101,16 @@ async def _supervise(options: ServeOptions, main: Callable[[ServeOptions, Stop],
     waiter = asyncio.create_task(stop.wait())
     await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
     waiter.cancel()
-    try:
-        await asyncio.wait_for(task, None if task.done() else GRACE_SECONDS)
-    except TimeoutError:
+    await asyncio.wait({task}, timeout=GRACE_SECONDS)
+    if not task.done():
         _log.error("did not end within the grace period", seconds=GRACE_SECONDS)
+        task.cancel()
+        await asyncio.wait({task}, timeout=_CANCEL_SECONDS)
+        if not task.done():
+            os._exit(1)  # it ignores its cancellation, for which the event loop would wait for ever
         return 1
+    try:
+        await task
     except Exception as error:
         _log.critical("the plane ended with an error", error=str(error), exc_info=True)
         return 1
