@@ -62,8 +62,9 @@ def route_violations(configurations: Sequence[RouteConfiguration]) -> Iterator[s
 def _host(host: VirtualHost) -> Iterator[str]:
     where = f"host `{host.name}`"
     yield from unlisted(host, where, {"name", "domains", "routes"})
-    kinds = [item.match.WhichOneof("path_specifier") for item in host.routes]
-    if "connect_matcher" not in kinds or all(item.match.prefix != "/" for item in host.routes):
+    last = host.routes[-2:]
+    ends = ["connect" if item.match.HasField("connect_matcher") else item.match.prefix for item in last]
+    if ends != ["/", "connect"] or not all(item.HasField("direct_response") for item in last):
         yield f"{where}: requests that match nothing would go unchecked"
     domain = "" if list(host.domains) == ["*"] else host.name
     if domain and list(host.domains) != [host.name]:

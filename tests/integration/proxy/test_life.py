@@ -83,7 +83,7 @@ async def test_a_host_that_envoy_refuses_is_isolated() -> None:
         return [route(host, to=to) for host in hosts]
 
     async with upstream.running(), running_proxy(settings_of(*routes("a.localhost"))) as proxy:
-        bad = route("bad.localhost", to=to, set_request_headers=(("not a header name", "x"),))
+        bad = route("bad.localhost", to=to, set_request_headers=((":path", "x"),))
         settings = settings_of(*routes("a.localhost", "b.localhost", "c.localhost"), bad, generation="g2")
         proxy.authorizer.generation = "g2"
         proxy.plane.publisher.submit(dataclasses.replace(settings, listen=proxy.settings.listen))
