@@ -148,11 +148,11 @@ def test_a_fact_that_is_not_declared_never_changes_the_decision(policy: Policy, 
     """Caches and open streams are decided again only when a declared fact changes."""
     compiled = compile_policy(policy)
     reads = compiled.reads
-    request = replace(
-        facts.request,
-        **({} if "http_method" in reads else {"method": other.request.method}),
-        **({} if "http_path" in reads else {"path": other.request.path}),
-    )
+    request = facts.request
+    if "http_method" not in reads:
+        request = replace(request, method=other.request.method)
+    if "http_path" not in reads:
+        request = replace(request, path=other.request.path)
     principal = facts.principal
     if "principal" not in reads:
         principal = other.principal
