@@ -194,9 +194,7 @@ def read_yaml(text: str, file: str) -> Node | None:
     except (yaml.YAMLError, ValueError) as error:
         # PyYAML reports characters that YAML forbids without a mark.
         reason = str(error).splitlines()[0]
-        raise ConfigurationError(
-            [Problem(Position(file, 1, 1), f"not valid YAML: {reason}").render()]
-        ) from error
+        raise ConfigurationError([Problem(Position(file, 1, 1), f"not valid YAML: {reason}").render()]) from error
     finally:
         loader.dispose()
     problems.raise_errors()

@@ -8,6 +8,7 @@ from google.protobuf.message import DecodeError
 
 from doorward.api.user.v1 import user_pb2
 from doorward.errors import DataCorruptedError
+from doorward.identity.address import canonical_email
 
 RECORD_TYPE = "User"
 
@@ -21,22 +22,6 @@ def user_id(issuer: str, subject: str) -> str:
     for part in (issuer.encode(), subject.encode()):
         digest.update(len(part).to_bytes(4, "big") + part)
     return digest.hexdigest()[:32]
-
-
-def canonical_email(text: str) -> str | None:
-    """The one form in which addresses are compared, or ``None`` when ``text`` is no plain address.
-
-    ASCII lower case; exactly one ``@``; no quoted local part, no space or control character, no empty label and no
-    trailing dot in the domain.
-    """
-    if not text.isascii() or text.count("@") != 1 or len(text) > 254:
-        return None
-    local, domain = text.lower().split("@")
-    if not local or any(not "!" <= character <= "~" or character in '"(),:;<>[\\]' for character in text):
-        return None
-    if not all(domain.split(".")):
-        return None
-    return f"{local}@{domain}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,12 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.key_material import keyring
 
 from doorward.errors import InvalidTokenError
 from doorward.keys.keyring import KEY_ID_BYTES, Key, Keyring
 from doorward.keys.sealed import OVERHEAD_BYTES, Sealer, _derive, from_text, to_text
 from doorward.keys.store import Purpose
-from tests.support.key_material import keyring
 
 SEALER = Sealer(keyring(Purpose.RECORDS))
 

@@ -15,7 +15,14 @@ def test_a_secret_never_shows_itself(value):
         secret: Secret
 
     secret = Secret(value)
-    shown = [repr(secret), str(secret), f"{secret}", f"{[secret]}", repr(Holder(secret)), json.dumps({"s": str(secret)})]
+    shown = [
+        repr(secret),
+        str(secret),
+        f"{secret}",
+        f"{[secret]}",
+        repr(Holder(secret)),
+        json.dumps({"s": str(secret)}),
+    ]
 
     assert not any("hunter2" in text for text in shown)
     assert secret.reveal() == value
