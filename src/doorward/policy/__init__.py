@@ -1,9 +1,10 @@
 """The policy language: text in, decisions out. Pure: no input or output, nothing of Envoy or protobuf.
 
     nodes ── parser ──► tree ── checker ──► the same tree, found good
-                          ├── compiler     closures for the decision path
+                          ├── compiler     closures for the decision path, after merging neighbours
                           ├── interpreter  the slow, obvious meaning; the oracle of the property tests
-                          └── explain      each criterion with its result and the value that it saw
+                          ├── explain      each criterion with its result and the value that it saw
+                          └── printer      the canonical text, and so the digest
 
 ``criteria`` holds one file for each criterion; ``facts`` is all that a policy may look at; ``truth`` is the
 three-valued logic that every consumer shares. What does not belong here: where facts come from, and what is answered.

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 
-from doorward.identity.user import canonical_email
+from doorward.identity.address import canonical_email
 from doorward.policy.criteria.matching import match_string, string_test
 from doorward.policy.criteria.port import Criterion, Fact, Finding, Operand, Test
 from doorward.policy.facts import Facts
