@@ -27,18 +27,21 @@ _WRITE_TRIES = 3
 _PAUSE_SECONDS = 0.1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Revoked:
     """How far a revoke has come."""
 
     applied: bool
     """Whether no authorizer can let the ended sessions in any more."""
     revoked: int
+    """How many sessions were ended."""
     pending: tuple[str, ...]
+    """Authorizers that have not confirmed."""
     version: RecordVersion
+    """Version of the last tombstone."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """How the databroker is."""
 
@@ -107,9 +110,16 @@ class RecordClient:
                 await asyncio.sleep(_PAUSE_SECONDS)
         raise OutcomeUnknownError("no answer to a put")
 
-    async def delete(self, record_type: str, record_id: str) -> RecordVersion:
-        """Write a tombstone and return its version; deleting what is not there succeeds."""
+    async def delete(self, record_type: str, record_id: str, expected: RecordVersion | None = None) -> RecordVersion:
+        """Write a tombstone and return its version; deleting what is not there succeeds.
+
+        Raises:
+            ConflictError: the stored version is not ``expected``.
+            OutcomeUnknownError: no answer after several tries.
+        """
         request = pb.DeleteRequest(type=record_type, id=record_id, request_id=secrets.token_hex(16))
+        if expected is not None:
+            request.precondition.version.CopyFrom(version_message(expected))
         for attempt in range(_WRITE_TRIES):
             try:
                 return version_of((await call(self.stub.Delete(request, timeout=DEADLINE_SECONDS))).version)
@@ -137,16 +147,36 @@ class RecordClient:
     async def revoke(
         self, *, session_id: str | None = None, user_id: str | None = None, all_sessions: bool = False
     ) -> Revoked:
-        """End sessions; returns when every authorizer has applied it, or after two seconds with those that have not."""
-        request = pb.RevokeRequest(session_id=session_id, user_id=user_id, all_sessions=all_sessions or None)
+        """End sessions; returns when every authorizer has applied it, or after two seconds with those that have not.
+
+        Name exactly one of a session, a user and all sessions.
+
+        Raises:
+            InvalidArgumentError: none was named.
+        """
+        if session_id is not None:
+            request = pb.RevokeRequest(session_id=session_id)
+        elif user_id is not None:
+            request = pb.RevokeRequest(user_id=user_id)
+        else:
+            request = pb.RevokeRequest(all_sessions=all_sessions)
         answer = await call(self.stub.Revoke(request, timeout=30.0))
         applied = answer.state == pb.RevokeResponse.STATE_APPLIED
-        return Revoked(applied, answer.revoked, tuple(answer.pending), version_of(answer.version))
+        return Revoked(
+            applied=applied,
+            revoked=answer.revoked,
+            pending=tuple(answer.pending),
+            version=version_of(answer.version),
+        )
 
     async def status(self) -> Status:
         """How the databroker is."""
         answer = await call(self.stub.GetStatus(pb.GetStatusRequest(), timeout=DEADLINE_SECONDS))
-        return Status(version_of(answer.version), answer.store_healthy, tuple(answer.watchers))
+        return Status(
+            version=version_of(answer.version),
+            store_healthy=answer.store_healthy,
+            watchers=tuple(answer.watchers),
+        )
 
 
 def _write_message(write: Write) -> pb.Write:

@@ -10,10 +10,14 @@ nothing. What is in memory stays there when the lease runs out; it is for the re
 Concurrency: belongs to one event loop. ``get`` is a plain look-up and may be called from any callback on that loop.
 """
 
+from __future__ import annotations
+
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import TypeAlias
 
+import grpc
 import grpc.aio
 import structlog
 
@@ -22,7 +26,7 @@ from doorward.api.databroker.v1.databroker_pb2_grpc import DatabrokerServiceStub
 from doorward.clock import Clock
 from doorward.errors import DoorwardError, WatchExpiredError
 from doorward.records.record import NO_VERSION, RecordVersion, version_message, version_of
-from doorward.rpc.status import error_of
+from doorward.rpc.status import error_for, error_of
 
 PING_SECONDS = 0.1
 _SILENCE_SECONDS = 3.0
@@ -33,7 +37,8 @@ _SLICE = 200
 """Records applied before other callbacks get their turn; well under a millisecond."""
 
 Listener = Callable[[str, str], None]
-_Entry = tuple[RecordVersion, bytes | None, float | None]
+_Entry: TypeAlias = tuple[RecordVersion, bytes | None, float | None]
+_Copy: TypeAlias = dict[str, dict[str, _Entry]]
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -149,18 +154,11 @@ class Replica:
         stream = self._stub.Watch(requests())
         pinging = asyncio.create_task(ping())
         # A snapshot is built beside the old copy, so that nobody reads half of it.
-        building = None if resuming else {kind: {} for kind in self._types}
-        target: dict[str, dict[str, _Entry]] = self._entries if building is None else building
+        building: _Copy | None = None if resuming else {kind: {} for kind in self._types}
+        target: _Copy = self._entries if building is None else building
         try:
             while True:
-                try:
-                    message = await asyncio.wait_for(stream.read(), _SILENCE_SECONDS)
-                except grpc.aio.AioRpcError as error:
-                    raise error_of(error) from error
-                if message is grpc.aio.EOF:
-                    code = await stream.code()
-                    raise error_of_code(code, await stream.details())
-                assert isinstance(message, pb.WatchResponse)
+                message = await self._next(stream)
                 match message.WhichOneof("message"):
                     case "batch":
                         await self._apply(message.batch.records, target, notify=building is None)
@@ -182,9 +180,24 @@ class Replica:
             pinging.cancel()
             stream.cancel()
 
-    def _advance(self, version: RecordVersion, outgoing: "asyncio.Queue[pb.WatchRequest]") -> None:
-        if version > self.version:
-            self.version = version
+    async def _next(self, stream: grpc.aio.StreamStreamCall[pb.WatchRequest, pb.WatchResponse]) -> pb.WatchResponse:
+        """The next message.
+
+        Raises:
+            DoorwardError: the stream has ended, for whatever reason.
+            TimeoutError: it has gone silent.
+        """
+        try:
+            message = await asyncio.wait_for(stream.read(), _SILENCE_SECONDS)
+            if isinstance(message, pb.WatchResponse):
+                return message
+            code, details = await stream.code(), await stream.details()
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error) from error
+        raise error_for(code, details)
+
+    def _advance(self, version: RecordVersion, outgoing: asyncio.Queue[pb.WatchRequest]) -> None:
+        self.version = max(self.version, version)
         self._changed.set()
         acknowledge = pb.WatchRequest.Acknowledge(version=version_message(self.version))
         outgoing.put_nowait(pb.WatchRequest(acknowledge=acknowledge))
@@ -195,12 +208,13 @@ class Replica:
         self.version = NO_VERSION
         for kind in self._types:
             for record_id in old[kind].keys() | building[kind].keys():
-                if old[kind].get(record_id, (None, None, None))[1] != building[kind].get(record_id, (None, None, None))[1]:
+                if (
+                    old[kind].get(record_id, (None, None, None))[1]
+                    != building[kind].get(record_id, (None, None, None))[1]
+                ):
                     self._notify(kind, record_id)
 
-    async def _apply(
-        self, records: Iterable[pb.Record], target: dict[str, dict[str, _Entry]], *, notify: bool
-    ) -> None:
+    async def _apply(self, records: Iterable[pb.Record], target: dict[str, dict[str, _Entry]], *, notify: bool) -> None:
         for position, record in enumerate(records):
             if position and position % _SLICE == 0:
                 await asyncio.sleep(0)
@@ -211,7 +225,9 @@ class Replica:
             known = entries.get(record.id)
             if known is not None and known[0] >= version:
                 continue  # a snapshot may be newer than the change that follows it
-            expires_at = record.expires_at.seconds + record.expires_at.nanos * 1e-9 if record.HasField("expires_at") else None
+            expires_at = (
+                record.expires_at.seconds + record.expires_at.nanos * 1e-9 if record.HasField("expires_at") else None
+            )
             entries[record.id] = (version, None if record.deleted else record.data, expires_at)
             if notify:
                 self._notify(record.type, record.id)
@@ -223,9 +239,3 @@ class Replica:
             except Exception as error:
                 # One listener's mistake must not keep the others, or the replica, from hearing of a change.
                 _log.error("a listener failed", error=str(error), exc_info=True)
-
-
-def error_of_code(code: grpc.StatusCode, details: str | None) -> DoorwardError:
-    """Our error for a stream that ended with ``code``."""
-    metadata = grpc.aio.Metadata()
-    return error_of(grpc.aio.AioRpcError(code, metadata, metadata, details))

@@ -52,6 +52,10 @@ def code_of(error: BaseException) -> grpc.StatusCode:
 
 def error_of(error: grpc.aio.AioRpcError) -> DoorwardError:
     """Our error for a failed call; whatever is not in the table leaves the outcome unknown."""
-    code = error.code()
+    return error_for(error.code(), error.details())
+
+
+def error_for(code: grpc.StatusCode, details: str | None) -> DoorwardError:
+    """Our error for a call that ended with ``code``."""
     kind = _ERRORS.get(code, OutcomeUnknownError)
-    return kind(f"{code.name}: {error.details() or 'no details'}")
+    return kind(f"{code.name}: {details or 'no details'}")

@@ -1,0 +1,79 @@
+"""The databroker as a process; the only place that builds its concrete parts."""
+
+import asyncio
+import secrets
+
+import structlog
+
+from doorward.api.databroker.v1.databroker_pb2_grpc import add_DatabrokerServiceServicer_to_server
+from doorward.clock import SystemClock
+from doorward.config.endpoints import LocalEndpoints
+from doorward.config.load import load_settings
+from doorward.keys.store import KeyStore, Purpose
+from doorward.rpc.planes import Plane
+from doorward.rpc.server import SocketServer, start_all, stop_all
+from doorward.runtime.service import ServeOptions, Stop, run_service
+from doorward_databroker.heartbeat import Heartbeat
+from doorward_databroker.revoke import Revoker
+from doorward_databroker.server import SERVICE_NAME, DatabrokerServicer
+from doorward_databroker.store.codec import SealedCodec
+from doorward_databroker.store.redis import RedisStore
+from doorward_databroker.store.types import RECORD_TYPES
+from doorward_databroker.sweeper import Sweeper
+from doorward_databroker.watch import WatchHub
+
+_CALLERS = (Plane.AUTHENTICATE, Plane.AUTHORIZE, Plane.PROXY, Plane.OPERATOR)
+_STOP_SECONDS = 1.0
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+def run(options: ServeOptions) -> int:
+    """Run the plane until a signal ends it, and return the exit status."""
+    return run_service(options, serve)
+
+
+async def serve(options: ServeOptions, stop: Stop) -> None:
+    """Serve until ``stop``. A store that is away makes calls fail, and never ends the process."""
+    settings = load_settings(options.config_path)
+    endpoints = LocalEndpoints(options.run_dir)
+    clock = SystemClock()
+    codec = SealedCodec(KeyStore(options.keys_dir).keyring(Purpose.RECORDS))
+    store = RedisStore(settings.redis_url or f"unix://{endpoints.redis}", codec, clock)
+    databroker_id = secrets.token_hex(8)
+    hub = WatchHub(store, clock)
+    heartbeat = Heartbeat(store, hub, clock, databroker_id)
+    revoker = Revoker(store, hub, clock, settings.staleness.longest)
+    servicer = DatabrokerServicer(store, hub, heartbeat, revoker)
+    swept = [kind.name for kind in RECORD_TYPES.values() if kind.in_feed]
+    sweeper = Sweeper(store, swept, clock, databroker_id)
+    servers = [
+        SocketServer(
+            endpoints.databroker(plane),
+            plane,
+            lambda server: add_DatabrokerServiceServicer_to_server(servicer, server),
+            [SERVICE_NAME],
+        )
+        for plane in _CALLERS
+    ]
+    tasks = [
+        asyncio.create_task(hub.run(), name="feed"),
+        asyncio.create_task(heartbeat.run(), name="heartbeat"),
+        asyncio.create_task(sweeper.run(), name="sweeper"),
+    ]
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await start_all(servers)
+        stop.ready()
+        done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {stopping}:
+            # None of them ever returns; one that raised is a bug, and the supervisor starts us again.
+            _log.critical("a part has ended", part=task.get_name(), error=str(task.exception()))
+            task.result()
+    finally:
+        stopping.cancel()
+        await stop_all(servers, _STOP_SECONDS)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await store.close()

@@ -1,0 +1,86 @@
+"""Which plane may do what with which record type; everything else is refused and logged."""
+
+from enum import Flag, auto
+
+import structlog
+
+from doorward.errors import PermissionDeniedError
+from doorward.rpc.planes import Plane
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Verb(Flag):
+    """What can be done with records."""
+
+    GET = auto()
+    LIST = auto()
+    QUERY = auto()
+    CREATE = auto()
+    """A put that demands that there is no such record."""
+    PUT = auto()
+    DELETE = auto()
+    WATCH = auto()
+
+
+_READ = Verb.GET | Verb.WATCH
+_OWN = Verb.GET | Verb.LIST | Verb.QUERY | Verb.CREATE | Verb.PUT | Verb.DELETE
+
+_RIGHTS: dict[Plane, dict[str, Verb]] = {
+    Plane.AUTHENTICATE: {
+        "Session": _OWN,
+        "SessionTokens": _OWN,
+        "User": _OWN,
+        "SpentCode": Verb.CREATE,
+    },
+    Plane.AUTHORIZE: {
+        "Session": _READ,
+        "User": _READ,
+        "DirectoryUser": _READ,
+        "DirectoryGroup": _READ,
+        "SessionActivity": Verb.GET | Verb.PUT,
+    },
+    Plane.PROXY: {"SpentCode": Verb.CREATE},
+    Plane.OPERATOR: {
+        "Session": Verb.GET | Verb.LIST | Verb.QUERY,
+        "User": Verb.GET | Verb.LIST | Verb.QUERY,
+    },
+    Plane.DATABROKER: {},
+}
+_MAY_REVOKE = frozenset({Plane.OPERATOR, Plane.AUTHENTICATE})
+_MAY_LEASE = frozenset({Plane.AUTHENTICATE, Plane.DATABROKER})
+
+
+def require(plane: Plane, verb: Verb, record_type: str) -> None:
+    """Return when ``plane`` may do ``verb`` with ``record_type``.
+
+    Raises:
+        PermissionDeniedError: it may not.
+    """
+    if verb not in _RIGHTS.get(plane, {}).get(record_type, Verb(0)):
+        _refuse(plane, f"{(verb.name or 'nothing').lower()} `{record_type[:64]}`")
+
+
+def require_revoke(plane: Plane) -> None:
+    """Return when ``plane`` may end sessions.
+
+    Raises:
+        PermissionDeniedError: it may not.
+    """
+    if plane not in _MAY_REVOKE:
+        _refuse(plane, "revoke")
+
+
+def require_lease(plane: Plane) -> None:
+    """Return when ``plane`` may take leases.
+
+    Raises:
+        PermissionDeniedError: it may not.
+    """
+    if plane not in _MAY_LEASE:
+        _refuse(plane, "take leases")
+
+
+def _refuse(plane: Plane, what: str) -> None:
+    _log.warning("refused", caller=str(plane), what=what)
+    raise PermissionDeniedError(f"{plane} may not {what}")

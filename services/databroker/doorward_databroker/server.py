@@ -1,0 +1,230 @@
+"""The databroker's service: checks rights, translates, and leaves the rest to its parts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import grpc.aio
+
+from doorward.api.databroker.v1 import databroker_pb2 as pb
+from doorward.api.databroker.v1 import databroker_pb2_grpc
+from doorward.errors import InvalidArgumentError
+from doorward.records.record import (
+    Record,
+    Write,
+    record_message,
+    record_of,
+    version_message,
+    version_of,
+)
+from doorward.rpc.planes import Plane
+from doorward.rpc.server import caller
+from doorward_databroker.heartbeat import Heartbeat
+from doorward_databroker.revoke import Revoker
+from doorward_databroker.rights import Verb, require, require_lease, require_revoke
+from doorward_databroker.store.port import RecordStore
+from doorward_databroker.store.types import check_id, type_of
+from doorward_databroker.watch import Watcher, WatchHub
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["DatabrokerService"].full_name
+BATCH_LIMIT = 500
+_PAGE = 500
+_PAGE_LIMIT = 1000
+_LEASE_LIMIT_SECONDS = 3600.0
+
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
+    """See ``protos/doorward/api/databroker/v1/databroker.proto``."""
+
+    def __init__(self, store: RecordStore, hub: WatchHub, heartbeat: Heartbeat, revoker: Revoker) -> None:
+        self._store = store
+        self._hub = hub
+        self._heartbeat = heartbeat
+        self._revoker = revoker
+
+    async def Get(self, request: pb.GetRequest, context: _Context) -> pb.GetResponse:
+        """One live record."""
+        del context
+        require(caller.get(), Verb.GET, request.type)
+        check_id(request.id)
+        return pb.GetResponse(record=record_message(await self._store.get(request.type, request.id)))
+
+    async def List(self, request: pb.ListRequest, context: _Context) -> pb.ListResponse:
+        """A page of a type."""
+        del context
+        require(caller.get(), Verb.LIST, request.type)
+        records, token = await self._store.page(request.type, _token(request.page_token), _size(request.page_size))
+        return pb.ListResponse(records=[record_message(record) for record in records], next_page_token=token)
+
+    async def Query(self, request: pb.QueryRequest, context: _Context) -> pb.QueryResponse:
+        """A page of an index."""
+        del context
+        require(caller.get(), Verb.QUERY, request.type)
+        if request.index not in type_of(request.type).indexes:
+            raise InvalidArgumentError(f"`{request.type}` has no index `{request.index[:64]}`")
+        records, token = await self._store.query(
+            request.type, request.index, request.value, _token(request.page_token), _size(request.page_size)
+        )
+        return pb.QueryResponse(records=[record_message(record) for record in records], next_page_token=token)
+
+    async def Put(self, request: pb.PutRequest, context: _Context) -> pb.PutResponse:
+        """A batch, all or none."""
+        del context
+        plane = caller.get()
+        if not 0 < len(request.writes) <= BATCH_LIMIT:
+            raise InvalidArgumentError(f"a batch holds 1 to {BATCH_LIMIT} writes")
+        writes = [_write(message) for message in request.writes]
+        if len({(write.record.type, write.record.id) for write in writes}) != len(writes):
+            raise InvalidArgumentError("a batch names a record twice")
+        for write in writes:
+            verb = Verb.DELETE if write.record.deleted else Verb.CREATE if write.absent else Verb.PUT
+            require(plane, verb, write.record.type)
+        versions = await self._store.put(writes, _request_id(plane, request.request_id))
+        return pb.PutResponse(versions=[version_message(version) for version in versions])
+
+    async def Delete(self, request: pb.DeleteRequest, context: _Context) -> pb.DeleteResponse:
+        """A tombstone."""
+        del context
+        plane = caller.get()
+        require(plane, Verb.DELETE, request.type)
+        expected = request.precondition.version if request.precondition.HasField("version") else None
+        write = Write(
+            record=Record(type=request.type, id=request.id, deleted=True),
+            expected=None if expected is None else version_of(expected),
+        )
+        versions = await self._store.put([write], _request_id(plane, request.request_id))
+        return pb.DeleteResponse(version=version_message(versions[0]))
+
+    async def Watch(
+        self, requests: AsyncIterator[pb.WatchRequest], context: _Context
+    ) -> AsyncIterator[pb.WatchResponse]:
+        """A snapshot unless resumed, then every change."""
+        del context
+        plane = caller.get()
+        first = await anext(requests, None)
+        if first is None or first.WhichOneof("message") != "start":
+            raise InvalidArgumentError("a watch begins with `start`")
+        start = first.start
+        if not start.types:
+            raise InvalidArgumentError("a watch names at least one record type")
+        check_id(start.watcher_id)
+        for name in start.types:
+            require(plane, Verb.WATCH, name)
+            if not type_of(name).in_feed:
+                raise InvalidArgumentError(f"`{name}` is not in the feed")
+        watcher = Watcher(id=f"{plane}/{start.watcher_id}", types=frozenset(start.types))
+        listening = asyncio.create_task(self._listen(requests, watcher))
+        after = version_of(start.after) if start.HasField("after") else None
+        try:
+            async for response in self._hub.watch(watcher, after):
+                yield response
+        finally:
+            listening.cancel()
+            self._revoker.watcher_gone(watcher.id, watcher.lease_sent_at)
+
+    async def _listen(self, requests: AsyncIterator[pb.WatchRequest], watcher: Watcher) -> None:
+        async for request in requests:
+            match request.WhichOneof("message"):
+                case "ping":
+                    watcher.stamp = request.ping.stamp
+                case "acknowledge":
+                    watcher.acknowledged = version_of(request.acknowledge.version)
+                    async with self._hub.acknowledged:
+                        self._hub.acknowledged.notify_all()
+                case _:
+                    return
+
+    async def AcquireLease(self, request: pb.AcquireLeaseRequest, context: _Context) -> pb.AcquireLeaseResponse:
+        """Take a lease."""
+        del context
+        require_lease(caller.get())
+        number = await self._store.acquire_lease(*_lease(request))
+        return pb.AcquireLeaseResponse(acquired=number is not None, fencing_number=number or 0)
+
+    async def RenewLease(self, request: pb.RenewLeaseRequest, context: _Context) -> pb.RenewLeaseResponse:
+        """Extend a lease."""
+        del context
+        require_lease(caller.get())
+        return pb.RenewLeaseResponse(renewed=await self._store.renew_lease(*_lease(request)))
+
+    async def ReleaseLease(self, request: pb.ReleaseLeaseRequest, context: _Context) -> pb.ReleaseLeaseResponse:
+        """Give a lease back."""
+        del context
+        require_lease(caller.get())
+        check_id(request.name)
+        check_id(request.holder)
+        await self._store.release_lease(request.name, request.holder)
+        return pb.ReleaseLeaseResponse()
+
+    async def Revoke(self, request: pb.RevokeRequest, context: _Context) -> pb.RevokeResponse:
+        """End sessions."""
+        del context
+        require_revoke(caller.get())
+        match request.WhichOneof("target"):
+            case "session_id":
+                check_id(request.session_id)
+                session_ids = [request.session_id]
+            case "user_id":
+                check_id(request.user_id)
+                session_ids = await self._revoker.sessions_of(request.user_id)
+            case "all_sessions" if request.all_sessions:
+                session_ids = await self._revoker.sessions_of(None)
+            case _:
+                raise InvalidArgumentError("name what is to be ended")
+        outcome = await self._revoker.revoke(session_ids)
+        state = pb.RevokeResponse.STATE_PENDING if outcome.pending else pb.RevokeResponse.STATE_APPLIED
+        return pb.RevokeResponse(
+            state=state, revoked=outcome.revoked, pending=outcome.pending, version=version_message(outcome.version)
+        )
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: _Context) -> pb.GetStatusResponse:
+        """Health, head and watchers."""
+        del request, context
+        position = self._hub.position
+        return pb.GetStatusResponse(
+            version=version_message(position) if position is not None else None,
+            store_healthy=self._heartbeat.healthy,
+            watchers=sorted(watcher.id for watcher in self._hub.watchers),
+        )
+
+
+def _write(message: pb.Write) -> Write:
+    record = record_of(message.record)
+    match message.precondition.WhichOneof("expected"):
+        case "version":
+            return Write(record=record, expected=version_of(message.precondition.version))
+        case "absent" if message.precondition.absent:
+            return Write(record=record, absent=True)
+        case _:
+            return Write(record=record)
+
+
+def _request_id(plane: Plane, request_id: str) -> str:
+    """A request's id within the store; planes cannot ask for each other's outcomes."""
+    check_id(request_id)
+    return f"{plane}:{request_id}"
+
+
+def _token(token: str) -> str:
+    if token:
+        check_id(token)
+    return token
+
+
+def _size(size: int) -> int:
+    if size < 0 or size > _PAGE_LIMIT:
+        raise InvalidArgumentError(f"a page holds 1 to {_PAGE_LIMIT} records")
+    return size or _PAGE
+
+
+def _lease(request: pb.AcquireLeaseRequest | pb.RenewLeaseRequest) -> tuple[str, str, float]:
+    check_id(request.name)
+    check_id(request.holder)
+    seconds = request.duration.seconds + request.duration.nanos * 1e-9
+    if not 0 < seconds <= _LEASE_LIMIT_SECONDS:
+        raise InvalidArgumentError(f"a lease lasts up to {_LEASE_LIMIT_SECONDS:.0f} seconds")
+    return request.name, request.holder, seconds

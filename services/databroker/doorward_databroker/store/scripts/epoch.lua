@@ -1,0 +1,7 @@
+-- Begins a new epoch after lost history, once for all who notice. KEYS 1 meta.
+-- ARGV 1 the epoch that was lost, 2 chain tag of the new one. Returns {epoch, head, tag}.
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+if not epoch or tonumber(epoch) <= tonumber(ARGV[1]) then
+  redis.call('HSET', KEYS[1], 'epoch', tonumber(ARGV[1]) + 1, 'number', '0', 'tag', ARGV[2])
+end
+return redis.call('HMGET', KEYS[1], 'epoch', 'number', 'tag')

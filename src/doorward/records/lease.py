@@ -1,0 +1,59 @@
+"""A lease held while a piece of work runs."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from doorward.errors import ConflictError, DoorwardError
+from doorward.records.client import RecordClient
+
+
+class HeldLease:
+    """A lease that is renewed in the background."""
+
+    def __init__(self, fencing_number: int) -> None:
+        self.fencing_number = fencing_number
+        """Grows with every taking of the lease; a write fenced with an older one is refused."""
+        self.lost = asyncio.Event()
+        """Set once the lease could not be renewed: somebody else may hold it now, so stop."""
+
+
+@asynccontextmanager
+async def hold_lease(client: RecordClient, name: str, holder: str, seconds: float) -> AsyncIterator[HeldLease]:
+    """Hold the lease ``name`` for as long as the block runs, renewing it at a third of its life.
+
+    Raises:
+        ConflictError: somebody else holds it.
+    """
+    fencing_number = await client.acquire_lease(name, holder, seconds)
+    if fencing_number is None:
+        raise ConflictError(f"the lease `{name}` is held by somebody else")
+    held = HeldLease(fencing_number)
+    renewing = asyncio.create_task(_renew(client, name, holder, seconds, held))
+    try:
+        yield held
+    finally:
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+        if not held.lost.is_set():
+            # It runs out on its own; giving it back only spares the next holder the wait.
+            with contextlib.suppress(DoorwardError):
+                await client.release_lease(name, holder)
+
+
+async def _renew(client: RecordClient, name: str, holder: str, seconds: float, held: HeldLease) -> None:
+    loop = asyncio.get_running_loop()
+    good_until = loop.time() + seconds
+    while True:
+        await asyncio.sleep(seconds / 3)
+        asked = loop.time()
+        try:
+            renewed = await client.renew_lease(name, holder, seconds)
+        except DoorwardError:
+            renewed = asked < good_until - seconds / 3  # not reached: still ours until shortly before it runs out
+        else:
+            good_until = asked + seconds
+        if not renewed:
+            held.lost.set()
+            return
