@@ -65,7 +65,7 @@ def pages_app(*, sessions: Sessions, flows: FlowSealer, jwks: str, clock: Clock,
 
     return Starlette(
         routes=[
-            Route(CALLBACK_PATH, Callback(sessions, flows, pages, clock, metrics), methods=["GET"]),
+            Route(CALLBACK_PATH, Callback(sessions, flows, pages, clock, metrics).answer, methods=["GET"]),
             Route(WHOAMI_PATH, whoami, methods=["GET"]),
             Route(SIGN_OUT_PATH, sign_out.ask, methods=["GET"]),
             Route(SIGN_OUT_PATH, sign_out.end, methods=["POST"]),

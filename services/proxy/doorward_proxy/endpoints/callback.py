@@ -42,7 +42,7 @@ class Callback:
         self._clock = clock
         self._metrics = metrics
 
-    async def __call__(self, request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
         """Answer ``GET /.doorward/callback``."""
         code, name = _single(request, "code"), _single(request, "cookie")
         host = request_host(request)
