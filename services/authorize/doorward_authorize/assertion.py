@@ -1,0 +1,92 @@
+"""The signed statement about who asks, for the upstream: a JWT (RFC 7519) under ES256.
+
+Signed once for each session, host and state of the user, and again before it runs out.
+"""
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+
+from joserfc import jwt
+from joserfc.jwk import ECKey
+
+from doorward.clock import Clock
+from doorward_authorize.principals import Principal
+
+LIFETIME_SECONDS = 300
+RENEW_SECONDS = 60
+"""A cached assertion is not used for its last minute."""
+CACHE_LIMIT_BYTES = 32 * 1024 * 1024
+_SKEW_SECONDS = 10
+_Key = tuple[str, str, bytes]
+
+
+class AssertionSigner:
+    """Signs assertions with one key and keeps them while they last.
+
+    Concurrency: belongs to one event loop.
+    """
+
+    def __init__(
+        self,
+        key_pem: str,
+        clock: Clock,
+        random: Callable[[int], str] = secrets.token_hex,
+        limit_bytes: int = CACHE_LIMIT_BYTES,
+    ) -> None:
+        self._key = ECKey.import_key(key_pem)
+        self._header = {"alg": "ES256", "typ": "JWT", "kid": self._key.thumbprint()}
+        self._clock = clock
+        self._random = random
+        self._limit = limit_bytes
+        self._cache: OrderedDict[_Key, tuple[float, str]] = OrderedDict()
+        self._bytes = 0
+
+    def sign(self, principal: Principal, issuer: str, audience: str) -> str:
+        """The assertion for ``principal`` towards the host ``audience``."""
+        now = self._clock.now()
+        key = (principal.session.id, audience, principal.user_data)
+        cached = self._cache.get(key)
+        if cached is not None and cached[0] > now:
+            self._cache.move_to_end(key)
+            return cached[1]
+        issued_at = int(now)
+        expires_at = min(issued_at + LIFETIME_SECONDS, int(principal.session.expires_at))
+        text = jwt.encode(self._header, self._claims(principal, issuer, audience, issued_at, expires_at), self._key)
+        self._remember(key, expires_at - RENEW_SECONDS, text)
+        return text
+
+    def _claims(
+        self, principal: Principal, issuer: str, audience: str, issued_at: int, expires_at: int
+    ) -> dict[str, object]:
+        claims: dict[str, object] = {
+            "iss": issuer,
+            "aud": audience,
+            "sub": principal.user.id,
+            "sid": principal.session.id,
+            "iat": issued_at,
+            "nbf": issued_at - _SKEW_SECONDS,
+            "exp": expires_at,
+            "jti": self._random(16),
+        }
+        if principal.facts.email is not None:
+            claims["email"] = principal.facts.email
+        if principal.user.name:
+            claims["name"] = principal.user.name
+        if principal.facts.groups is not None:
+            claims["groups"] = sorted(principal.facts.groups)
+        return claims
+
+    def _remember(self, key: _Key, until: float, text: str) -> None:
+        old = self._cache.pop(key, None)
+        if old is not None:
+            self._bytes -= _size(key, old[1])
+        self._cache[key] = (until, text)
+        self._bytes += _size(key, text)
+        while self._bytes > self._limit and self._cache:
+            dropped, (_, dropped_text) = self._cache.popitem(last=False)
+            self._bytes -= _size(dropped, dropped_text)
+
+
+def _size(key: _Key, text: str) -> int:
+    return len(text) + len(key[2]) + 300

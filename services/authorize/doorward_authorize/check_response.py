@@ -1,0 +1,208 @@
+"""Outcome → CheckResponse: the answer in the form that the caller understands."""
+
+import json
+
+from google.protobuf.struct_pb2 import Struct
+
+from doorward.config.settings import Settings
+from doorward.envoy_api.envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
+from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import (
+    CheckResponse,
+    DeniedHttpResponse,
+    OkHttpResponse,
+)
+from doorward.envoy_api.envoy.type.v3.http_status_pb2 import HttpStatus
+from doorward.identity.cookies import without_ours
+from doorward.route.internal import (
+    ASSERTION_HEADER,
+    CLIENT_ADDRESS_HEADER,
+    DECISION_ID_HEADER,
+    TOKEN_HEADER,
+)
+from doorward_authorize.assertion import AssertionSigner
+from doorward_authorize.check_request import CheckedRequest
+from doorward_authorize.cross_origin import PREFLIGHT_SECONDS
+from doorward_authorize.identity_headers import identity_headers
+from doorward_authorize.outcome import Outcome, Verdict
+from doorward_authorize.pages import CONTENT_SECURITY_POLICY, page
+from doorward_authorize.sign_in_redirect import SignInRedirect
+
+_OVERWRITE = HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
+_APPEND = HeaderValueOption.HeaderAppendAction.APPEND_IF_EXISTS_OR_ADD
+_OK = 0
+_PERMISSION_DENIED = 7
+_SECURITY_HEADERS = (
+    ("cache-control", "no-store"),
+    ("referrer-policy", "no-referrer"),
+    ("x-content-type-options", "nosniff"),
+)
+# HTTP status, gRPC status (https://grpc.io/docs/guides/status-codes), title, text: safe constants for people.
+_WORDS: dict[Verdict, tuple[int, int, str, str]] = {
+    Verdict.SIGN_IN: (401, 16, "Sign in first", "This page is for people who are signed in."),
+    Verdict.STEP_UP: (401, 16, "Sign in again", "This page needs a fresher or stronger sign-in."),
+    Verdict.DENY: (403, 7, "You may not open this page", "The rules for this page do not let you in."),
+    Verdict.FOREIGN_ORIGIN: (403, 7, "Request refused", "The request came from a page of another site."),
+    Verdict.BAD_REQUEST: (400, 3, "Address refused", "The address can be read in more than one way."),
+    Verdict.UNAVAILABLE: (503, 14, "Not available now", "Access cannot be decided at this moment. Try again soon."),
+}
+
+
+class Responder:
+    """Words answers. Concurrency: belongs to one event loop."""
+
+    def __init__(self, signer: AssertionSigner, redirect: SignInRedirect) -> None:
+        self._signer = signer
+        self._redirect = redirect
+
+    def response(
+        self, request: CheckedRequest, outcome: Outcome, settings: Settings, decision_id: str
+    ) -> tuple[CheckResponse, int]:
+        """The answer and the HTTP status that the client gets from it; 200 stands for "passed on"."""
+        match outcome.verdict:
+            case Verdict.ALLOW:
+                return self._allowed(request, outcome, settings, decision_id), 200
+            case Verdict.PREFLIGHT:
+                return self._preflight(request), 204
+            case Verdict.SIGN_IN if request.is_navigation and outcome.route is not None:
+                headers = self._redirect.headers(request, outcome.route.route, settings)
+                return _denied(302, [*headers, *_SECURITY_HEADERS], ""), 302
+            case _:
+                return self._refused(request, outcome, settings, decision_id)
+
+    def _allowed(
+        self, request: CheckedRequest, outcome: Outcome, settings: Settings, decision_id: str
+    ) -> CheckResponse:
+        to_set: dict[str, str] = {}
+        to_remove = {CLIENT_ADDRESS_HEADER, TOKEN_HEADER}
+        principal = outcome.principal
+        if outcome.route is None:
+            # Our own pages: they need the cookies, and are told who is signed in.
+            to_set[DECISION_ID_HEADER] = decision_id
+            if principal is not None:
+                to_set[ASSERTION_HEADER] = self._signer.sign(principal, settings.authenticate_origin, request.host)
+            else:
+                to_remove.add(ASSERTION_HEADER)
+        else:
+            to_remove.add(ASSERTION_HEADER)
+            for name, value in identity_headers(
+                outcome.route.route, principal, self._signer, settings.authenticate_origin
+            ):
+                if value is None:
+                    to_remove.add(name)
+                else:
+                    to_set[name] = value
+            cookies = without_ours(request.cookies)
+            if cookies:
+                to_set["cookie"] = cookies.decode("latin-1")
+            elif request.cookies or "cookie" in request.headers:
+                to_remove.add("cookie")
+        # INVARIANT: no header is both set and removed; Envoy would deliver none.
+        to_remove -= to_set.keys()
+        response = CheckResponse(
+            ok_response=OkHttpResponse(
+                headers=[_header(name, value, _OVERWRITE) for name, value in to_set.items()],
+                headers_to_remove=sorted(to_remove),
+            )
+        )
+        response.status.code = _OK
+        if outcome.route is not None and outcome.route.route.continuous:
+            response.dynamic_metadata.CopyFrom(_for_the_guard(request, outcome, decision_id))
+        return response
+
+    def _preflight(self, request: CheckedRequest) -> CheckResponse:
+        """An answer to a listed origin (Fetch, section 3.2.6); the upstream never sees the preflight."""
+        headers = [
+            ("access-control-allow-origin", request.header("origin") or "null"),
+            ("access-control-allow-credentials", "true"),
+            ("access-control-allow-methods", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+            ("access-control-max-age", str(PREFLIGHT_SECONDS)),
+            ("vary", "origin"),
+        ]
+        wanted = request.header("access-control-request-headers")
+        if wanted and all(" " <= character <= "~" for character in wanted):
+            headers.append(("access-control-allow-headers", wanted))
+        return _denied(204, headers, "")
+
+    def _refused(
+        self, request: CheckedRequest, outcome: Outcome, settings: Settings, decision_id: str
+    ) -> tuple[CheckResponse, int]:
+        status, grpc_status, title, text = _WORDS[outcome.verdict]
+        headers = [*_SECURITY_HEADERS, (DECISION_ID_HEADER, decision_id)]
+        if status == 401:
+            headers.append(("www-authenticate", f'Doorward sign-in="{settings.authenticate_origin}"'))
+        if request.is_grpc:
+            content_type = request.headers["content-type"][0].split(";", 1)[0]
+            headers += [
+                ("content-type", content_type if content_type.isascii() else "application/grpc"),
+                ("grpc-status", str(grpc_status)),
+                ("grpc-message", f"{title} (decision {decision_id})"),
+            ]
+            # gRPC: the outcome travels in grpc-status; HTTP 200 keeps clients from overriding it.
+            return _denied(200, headers, ""), status
+        explanation = outcome.route.route.explanation if outcome.route is not None else None
+        if request.prefers_html and not request.is_upgrade:
+            shown = (text, explanation) if explanation and outcome.verdict is Verdict.DENY else (text,)
+            who = None
+            if outcome.principal is not None:
+                who = outcome.principal.facts.email or outcome.principal.user.name or outcome.principal.user.id
+            headers += [
+                ("content-type", "text/html; charset=utf-8"),
+                ("content-security-policy", CONTENT_SECURITY_POLICY),
+            ]
+            return _denied(status, headers, page(title, shown, decision_id, who)), status
+        body: dict[str, object] = {
+            "error": outcome.verdict.value,
+            "message": text,
+            "reasons": list(outcome.reasons),
+            "decision_id": decision_id,
+        }
+        if status == 401:
+            body["sign_in"] = settings.authenticate_origin
+        headers.append(("content-type", "application/json"))
+        return _denied(status, headers, json.dumps(body) + "\n"), status
+
+
+def unavailable(decision_id: str) -> CheckResponse:
+    """The answer when deciding itself failed: refused, with nothing said but the id."""
+    headers = [*_SECURITY_HEADERS, (DECISION_ID_HEADER, decision_id), ("content-type", "application/json")]
+    body = json.dumps({"error": "unavailable", "decision_id": decision_id}) + "\n"
+    return _denied(503, headers, body)
+
+
+def _denied(status: int, headers: list[tuple[str, str]], body: str) -> CheckResponse:
+    response = CheckResponse(
+        denied_response=DeniedHttpResponse(
+            status=HttpStatus(code=status),  # type: ignore[arg-type]  # every HTTP status is a member of the enum
+            headers=[_header(name, value, _APPEND) for name, value in headers],
+            body=body,
+        )
+    )
+    response.status.code = _PERMISSION_DENIED
+    return response
+
+
+def _header(name: str, value: str, action: "HeaderValueOption.HeaderAppendAction.ValueType") -> HeaderValueOption:
+    if value.isascii():
+        return HeaderValueOption(header=HeaderValue(key=name, value=value), append_action=action)
+    # As bytes: a client's cookie may hold what is no UTF-8, and must arrive as it came.
+    return HeaderValueOption(header=HeaderValue(key=name, raw_value=value.encode("latin-1")), append_action=action)
+
+
+def _for_the_guard(request: CheckedRequest, outcome: Outcome, decision_id: str) -> Struct:
+    """What the guard needs to decide this stream again; set by us, out of any client's reach."""
+    metadata = Struct()
+    metadata.update(
+        {
+            "decision_id": decision_id,
+            "session_id": outcome.session_id or "",
+            "user_id": outcome.user_id or "",
+            "route": request.route_id,
+            "digest": request.digest,
+            "host": request.host,
+            "method": request.method,
+            "path": request.path,
+            "query": request.query,
+            "client_address": request.client_address or "",
+        }
+    )
+    return metadata

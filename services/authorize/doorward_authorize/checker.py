@@ -1,0 +1,118 @@
+"""`Check`: bytes in, bytes out. Nothing gets out of here as an error that could be read as a yes."""
+
+import itertools
+from collections.abc import Callable
+
+import structlog
+
+from doorward.clock import Clock
+from doorward.policy import Facts
+from doorward_authorize.check_request import CheckedRequest, parse_check
+from doorward_authorize.check_response import Responder, unavailable
+from doorward_authorize.decision_log import DecisionLog, DecisionRecord
+from doorward_authorize.evaluator import Evaluator
+from doorward_authorize.held_decisions import HeldDecision, HeldDecisions
+from doorward_authorize.metrics import AuthorizeMetrics
+from doorward_authorize.outcome import Outcome
+
+WAITING_LIMIT = 1_000
+"""Checks that may wait for something at once; beyond it they are refused early instead of timing out late."""
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Checker:
+    """Answers checks. Concurrency: belongs to one event loop."""
+
+    def __init__(
+        self,
+        *,
+        authorizer_id: str,
+        evaluator: Evaluator,
+        responder: Responder,
+        log: DecisionLog,
+        held: HeldDecisions,
+        data_version: Callable[[], str],
+        clock: Clock,
+        metrics: AuthorizeMetrics,
+    ) -> None:
+        self._id = authorizer_id
+        self._evaluator = evaluator
+        self._responder = responder
+        self._decision_log = log
+        self._held = held
+        self._data_version = data_version
+        self._clock = clock
+        self._metrics = metrics
+        self._sequence = itertools.count(1)
+        self._waiting = 0
+        self._counters = {}  # type: ignore[var-annotated]  # bound on first use, by outcome
+
+    async def check(self, data: bytes) -> bytes:
+        """The serialized CheckResponse for a serialized CheckRequest. Never raises."""
+        decision_id = self._next_id()
+        if self._waiting >= WAITING_LIMIT:
+            self._metrics.shed.inc()
+            return unavailable(decision_id).SerializeToString()
+        self._waiting += 1
+        try:
+            request = parse_check(data)
+            snapshot = self._evaluator.snapshot
+            outcome = await self._evaluator.decide(request)
+            response, status = self._responder.response(request, outcome, snapshot.settings, decision_id)
+            answer = response.SerializeToString()
+            self._record(request, outcome, status, decision_id, snapshot.generation)
+            return answer
+        except Exception as error:
+            # A bug, or bytes that are no CheckRequest: refuse, count, log, and let nobody through.
+            self._metrics.failures.inc()
+            _log.error("a check failed and was refused", decision_id=decision_id, error=str(error), exc_info=True)
+            return unavailable(decision_id).SerializeToString()
+        finally:
+            self._waiting -= 1
+
+    def _record(
+        self, request: CheckedRequest, outcome: Outcome, status: int, decision_id: str, generation: str
+    ) -> None:
+        counter = self._counters.get(outcome.verdict)
+        if counter is None:
+            counter = self._counters[outcome.verdict] = self._metrics.decisions.labels(outcome.verdict.value)
+        counter.inc()
+        self._decision_log.add(
+            DecisionRecord(
+                id=decision_id,
+                time=self._clock.now(),
+                route=request.route_id,
+                host=request.host,
+                method=request.method,
+                path=request.target,
+                outcome=outcome.verdict.value,
+                status=status,
+                reasons=outcome.reasons,
+                rule=outcome.rule,
+                user_id=outcome.user_id,
+                session_id=outcome.session_id,
+                generation=generation,
+                data_version=self._data_version(),
+                request_id=request.request_id,
+                client_address=request.client_address,
+            )
+        )
+        facts = request.facts()
+        if outcome.decision is None or outcome.route is None or facts is None:
+            return
+        principal = outcome.principal.facts if outcome.principal is not None else None
+        self._held.add(
+            HeldDecision(
+                id=decision_id,
+                route=outcome.route.route.name,
+                generation=generation,
+                decision=outcome.decision,
+                policy=outcome.route.policy,
+                facts=Facts(principal=principal, request=facts, now=self._clock.now()),
+            )
+        )
+
+    def _next_id(self) -> str:
+        """Names the authorizer, the second and a running number."""
+        return f"{self._id}-{int(self._clock.now()):x}-{next(self._sequence):x}"

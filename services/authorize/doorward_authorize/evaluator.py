@@ -1,0 +1,166 @@
+"""The decision. Every way through ends in an outcome; only two of them let a request pass, and both say so.
+
+what Envoy matched ─► our own pages, or nothing at all      allowed: they decide for themselves, or answer 404 or 503
+                   ─► a route by its current digest         its policy
+                   ─► a route by its previous digest        both policies
+                   ─► anything else                         503
+"""
+
+from typing import Protocol
+
+from doorward.clock import Clock
+from doorward.policy import CompiledPolicy, Decision, Effect, Facts, RequestFacts
+from doorward.route.internal import INTERNAL_DIGEST, InternalRoute
+from doorward.route.paths import ambiguity
+from doorward_authorize.check_request import CheckedRequest
+from doorward_authorize.cross_origin import is_forbidden, preflight_origin
+from doorward_authorize.metrics import AuthorizeMetrics
+from doorward_authorize.outcome import Outcome, Verdict
+from doorward_authorize.principals import Principal, Principals, Rejected
+from doorward_authorize.snapshot import REMOVED_SECONDS, CompiledRoute, Snapshot
+
+_OWN_PAGES = frozenset({InternalRoute.PAGES.value, InternalRoute.SIGN_IN.value})
+_ANSWERED_BY_ENVOY = frozenset({InternalRoute.UNMATCHED.value, InternalRoute.BROKEN.value})
+
+
+class Freshness(Protocol):
+    """How old the data are that principals are judged by."""
+
+    def is_fresh(self, limit_seconds: float | None = None) -> bool:
+        """Whether they were proven fresh within the limit."""
+        ...
+
+
+class Evaluator:
+    """Decides by the present snapshot. Concurrency: belongs to one event loop; ``snapshot`` is replaced whole."""
+
+    def __init__(
+        self, snapshot: Snapshot, principals: Principals, freshness: Freshness, clock: Clock, metrics: AuthorizeMetrics
+    ) -> None:
+        self.snapshot = snapshot
+        self._principals = principals
+        self._freshness = freshness
+        self._clock = clock
+        self._metrics = metrics
+
+    async def decide(self, request: CheckedRequest) -> Outcome:
+        """What becomes of ``request``. May raise; whoever calls it refuses then."""
+        snapshot = self.snapshot
+        if request.route_id in _ANSWERED_BY_ENVOY and request.digest == INTERNAL_DIGEST:
+            # Envoy itself answers 404 or 503 behind this; there is no upstream to reach.
+            return Outcome(verdict=Verdict.ALLOW, reasons=(request.route_id.removeprefix("@"),))
+        if request.route_id in _OWN_PAGES and request.digest == INTERNAL_DIGEST:
+            return await self._own_page(request, snapshot)
+        route = snapshot.routes.get(request.route_id)
+        policies = () if route is None or self._is_gone(route) else route.policies_for(request.digest)
+        if route is None or not policies:
+            self._metrics.unknown_digest.inc()
+            return Outcome(verdict=Verdict.UNAVAILABLE, reasons=("configuration-unknown",))
+        return await self._route(request, route, policies, snapshot)
+
+    async def _own_page(self, request: CheckedRequest, snapshot: Snapshot) -> Outcome:
+        """Our own pages are for everybody; what they do with a cookie is still nobody else's to start."""
+        found = await self._principals.of(request, snapshot.settings)
+        principal = found if isinstance(found, Principal) else None
+        if found is not None and is_forbidden(request, self._own_origins(request), ()):
+            return _about(found, verdict=Verdict.FOREIGN_ORIGIN, reasons=("foreign-origin",))
+        if principal is not None and not self._freshness.is_fresh():
+            principal = None  # who somebody was a while ago is not who they are
+        return _about(principal, verdict=Verdict.ALLOW, reasons=("own-page",))
+
+    async def _route(
+        self, request: CheckedRequest, route: CompiledRoute, policies: tuple[CompiledPolicy, ...], snapshot: Snapshot
+    ) -> Outcome:
+        refused = self._refused_as_written(request, route)
+        if refused is not None:
+            return Outcome(verdict=Verdict.BAD_REQUEST, reasons=(refused,), route=route)
+        staleness = snapshot.settings.staleness
+        limit = staleness.sensitive if route.route.sensitive else staleness.default
+        if not self._freshness.is_fresh(limit):
+            return Outcome(verdict=Verdict.UNAVAILABLE, reasons=("data-stale",), route=route)
+        facts = request.facts()
+        if facts is None:
+            return Outcome(verdict=Verdict.BAD_REQUEST, reasons=("path-not-utf-8",), route=route)
+        if preflight_origin(request, route.route) is not None:
+            return Outcome(verdict=Verdict.PREFLIGHT, reasons=("preflight",), route=route)
+        found = await self._principals.of(request, snapshot.settings)
+        if found is not None and is_forbidden(request, frozenset({route.route.origin}), route.route.allowed_origins):
+            return _about(found, verdict=Verdict.FOREIGN_ORIGIN, reasons=("foreign-origin",), route=route)
+        return self.judge(found, facts, route, policies)
+
+    def judge(
+        self,
+        found: Principal | Rejected | None,
+        facts: RequestFacts,
+        route: CompiledRoute,
+        policies: tuple[CompiledPolicy, ...],
+    ) -> Outcome:
+        """What the policies say about somebody; all of them must allow."""
+        principal = found if isinstance(found, Principal) else None
+        inputs = Facts(
+            principal=principal.facts if principal is not None else None, request=facts, now=self._clock.now()
+        )
+        decision = combined([policy.decide(inputs) for policy in policies])
+        if isinstance(found, Rejected) and decision.effect is not Effect.ALLOW:
+            decision = Decision(effect=Effect.DENY, reasons=(found.reason,))
+        verdict = {
+            Effect.ALLOW: Verdict.ALLOW,
+            Effect.SIGN_IN: Verdict.SIGN_IN,
+            Effect.STEP_UP: Verdict.STEP_UP,
+            Effect.DENY: Verdict.DENY,
+        }[decision.effect]
+        return _about(
+            found, verdict=verdict, reasons=decision.reasons, rule=decision.rule, route=route, decision=decision
+        )
+
+    def _is_gone(self, route: CompiledRoute) -> bool:
+        return route.removed_at is not None and self._clock.monotonic() - route.removed_at >= REMOVED_SECONDS
+
+    def _own_origins(self, request: CheckedRequest) -> frozenset[str]:
+        """The origins of the host whose own page was asked for, with every port that it is served on."""
+        settings = self.snapshot.settings
+        if request.host == settings.authenticate_host:
+            return frozenset({settings.authenticate_origin})
+        return frozenset(item.route.origin for item in settings.routes if item.route.host == request.host)
+
+    @staticmethod
+    def _refused_as_written(request: CheckedRequest, route: CompiledRoute) -> str | None:
+        if request.method == "CONNECT" and not request.path:
+            return None
+        return ambiguity(request.path, allow_parameters=route.route.path_parameters)
+
+
+def combined(decisions: list[Decision]) -> Decision:
+    """The strictest of several decisions about one request; no decision at all denies."""
+    if not decisions:
+        return Decision(effect=Effect.DENY, reasons=("no-policy",))
+    for effect in (Effect.DENY, Effect.SIGN_IN, Effect.STEP_UP):
+        for decision in decisions:
+            if decision.effect is effect:
+                return decision
+    return decisions[0]
+
+
+def _about(
+    found: Principal | Rejected | None,
+    *,
+    verdict: Verdict,
+    reasons: tuple[str, ...],
+    rule: str | None = None,
+    route: CompiledRoute | None = None,
+    decision: Decision | None = None,
+) -> Outcome:
+    principal = found if isinstance(found, Principal) else None
+    rejected = found if isinstance(found, Rejected) else None
+    user_id = principal.user.id if principal else rejected.user_id if rejected else None
+    session_id = principal.session.id if principal else rejected.session_id if rejected else None
+    return Outcome(
+        verdict=verdict,
+        reasons=reasons,
+        rule=rule,
+        route=route,
+        principal=principal,
+        user_id=user_id,
+        session_id=session_id,
+        decision=decision,
+    )

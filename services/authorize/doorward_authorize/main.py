@@ -1,0 +1,154 @@
+"""The authorize plane as a process; the only place that builds its concrete parts."""
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import secrets
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from doorward.api.authorize.v1.authorize_pb2_grpc import add_AuthorizeServiceServicer_to_server
+from doorward.clock import SystemClock
+from doorward.config.endpoints import LocalEndpoints
+from doorward.config.load import load_settings
+from doorward.config.reload import watch_settings
+from doorward.config.settings import Settings
+from doorward.identity import session as sessions
+from doorward.identity import user as users
+from doorward.keys.flow import FlowSealer, SignInSigner
+from doorward.keys.handle import HandleSealer
+from doorward.keys.sealed import Sealer
+from doorward.keys.store import KeyStore, Purpose
+from doorward.records.client import RecordClient
+from doorward.records.replica import Replica
+from doorward.rpc.client import open_channel
+from doorward.rpc.planes import Plane
+from doorward.rpc.server import SocketServer
+from doorward.runtime.service import ServeOptions, Stop, run_service
+from doorward_authorize.assertion import AssertionSigner
+from doorward_authorize.check_response import Responder
+from doorward_authorize.checker import Checker
+from doorward_authorize.decision_log import DecisionLog
+from doorward_authorize.evaluator import Evaluator
+from doorward_authorize.guard import Guard
+from doorward_authorize.held_decisions import HeldDecisions
+from doorward_authorize.metrics import AuthorizeMetrics
+from doorward_authorize.principals import Principals
+from doorward_authorize.server import SERVICE_NAME, AuthorizeServicer
+from doorward_authorize.sign_in_redirect import SignInRedirect
+from doorward_authorize.snapshot import compile_snapshot
+from doorward_authorize.transport import GrpcApplication, check_server
+
+_STOP_SECONDS = 1.0
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+def run(options: ServeOptions) -> int:
+    """Run the plane until a signal ends it, and return the exit status."""
+    return run_service(options, serve)
+
+
+class DatabrokerSource:
+    """The databroker, asked for one session."""
+
+    def __init__(self, client: RecordClient) -> None:
+        self._client = client
+
+    async def session(self, session_id: str) -> bytes:
+        """See ``RecordSource.session``."""
+        return (await self._client.get(sessions.RECORD_TYPE, session_id)).data
+
+
+async def serve(options: ServeOptions, stop: Stop) -> None:
+    """Serve until ``stop``. Without the databroker, checks are answered 503 and it is looked for until it is back."""
+    settings = load_settings(options.config_path)
+    endpoints = LocalEndpoints(options.run_dir)
+    keys = KeyStore(options.keys_dir)
+    clock = SystemClock()
+    metrics = AuthorizeMetrics(CollectorRegistry())
+    authorizer_id = secrets.token_hex(4)
+    channel = open_channel(endpoints.databroker(Plane.AUTHORIZE))
+    replica = Replica(
+        channel,
+        [sessions.RECORD_TYPE, users.RECORD_TYPE],
+        f"{options.worker}-{authorizer_id}",
+        clock,
+        settings.staleness.longest,
+    )
+    handles = HandleSealer(Sealer(keys.keyring(Purpose.SESSION_HANDLE)))
+    principals = Principals(handles, replica, DatabrokerSource(RecordClient(channel)), clock)
+    evaluator = Evaluator(compile_snapshot(settings, None, clock.monotonic()), principals, replica, clock, metrics)
+    flow_keys = keys.keyring(Purpose.FLOW)
+    responder = Responder(
+        AssertionSigner(keys.assertion_key_pem(), clock),
+        SignInRedirect(FlowSealer(Sealer(flow_keys)), SignInSigner(flow_keys), clock),
+    )
+    log = DecisionLog(settings.decision_log_file, keys.keyring(Purpose.DECISION_FACTS), metrics)
+    held = HeldDecisions()
+    checker = Checker(
+        authorizer_id=authorizer_id,
+        evaluator=evaluator,
+        responder=responder,
+        log=log,
+        held=held,
+        data_version=lambda: str(replica.version),
+        clock=clock,
+        metrics=metrics,
+    )
+    guard = Guard(evaluator, principals, replica.is_fresh, clock, metrics)
+    replica.subscribe(guard.on_record)
+    asked = itertools.count(1)
+    servicer = AuthorizeServicer(
+        evaluator, principals, replica, held, lambda: f"{authorizer_id}-q-{next(asked):x}", clock.now
+    )
+    own_services = SocketServer(
+        endpoints.authorize,
+        Plane.OPERATOR,
+        lambda server: add_AuthorizeServiceServicer_to_server(servicer, server),
+        [SERVICE_NAME],
+    )
+    checks = check_server(GrpcApplication(checker, guard), endpoints.check(options.worker))
+
+    async def on_change(changed: Settings) -> None:
+        evaluator.snapshot = compile_snapshot(changed, evaluator.snapshot, clock.monotonic())
+        guard.on_snapshot()
+
+    tasks = {
+        asyncio.create_task(replica.run(), name="replica"),
+        asyncio.create_task(log.run(), name="decision log"),
+        asyncio.create_task(guard.tick(), name="guard"),
+        asyncio.create_task(watch_settings(options.config_path, settings, on_change), name="reload"),
+        asyncio.create_task(checks.serve(), name="checks"),
+    }
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    announcing = asyncio.create_task(_announce(replica, stop), name="announce")
+    try:
+        await own_services.start()
+        done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {stopping}:
+            # None of them ever returns; one that raised is a bug, and the supervisor starts us again.
+            _log.critical("a part has ended", part=task.get_name(), error=str(task.exception()))
+            task.result()
+    finally:
+        guard.drain()
+        checks.shutdown()
+        await own_services.stop(_STOP_SECONDS)
+        for task in (*tasks, stopping, announcing):
+            if task.get_name() != "checks":
+                task.cancel()
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), _STOP_SECONDS * 4)
+        await channel.close(None)
+
+
+async def _announce(replica: Replica, stop: Stop) -> None:
+    """Ready once the first snapshot is complete; then its objects need not be looked at by every collection."""
+    await replica.ready.wait()
+    while not replica.is_fresh():  # noqa: ASYNC110  # freshness comes with time, and has no event
+        await asyncio.sleep(0.01)
+    gc.collect()
+    gc.freeze()
+    stop.ready()

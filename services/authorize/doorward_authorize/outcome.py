@@ -1,0 +1,39 @@
+"""What becomes of a checked request: a closed set, decided here and worded elsewhere."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from doorward.policy import Decision
+from doorward_authorize.principals import Principal
+from doorward_authorize.snapshot import CompiledRoute
+
+
+class Verdict(StrEnum):
+    """The kinds of answer."""
+
+    ALLOW = "allow"
+    SIGN_IN = "sign-in"
+    STEP_UP = "step-up"
+    DENY = "deny"
+    FOREIGN_ORIGIN = "foreign-origin"
+    BAD_REQUEST = "bad-request"
+    UNAVAILABLE = "unavailable"
+    """Nobody can be let in now, whoever asks."""
+    PREFLIGHT = "preflight"
+    """A preflight that a route's list answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A verdict with what the answer and the record need."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...] = ()
+    rule: str | None = None
+    route: CompiledRoute | None = None
+    """``None`` for our own pages and for what is not an operator's route."""
+    principal: Principal | None = None
+    user_id: str | None = None
+    session_id: str | None = None
+    decision: Decision | None = None
+    """What the policy said, where one was asked."""

@@ -1,0 +1,202 @@
+"""Credential → principal. Everything about a session is judged now, against this machine's clock.
+
+NOBODY     no cookie, or one that is malformed, expired, foreign, or present twice: not signed in
+REJECTED   somebody whose account or identity provider no longer counts here: denied wherever policy is asked
+KNOWN      somebody, with the facts that policy may see
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from doorward.clock import Clock
+from doorward.config.settings import Settings
+from doorward.errors import DataCorruptedError, DoorwardError, InvalidTokenError, NotFoundError
+from doorward.identity import session as sessions
+from doorward.identity import user as users
+from doorward.identity.cookies import SESSION_COOKIE, SIGN_IN_COOKIE, single_cookie
+from doorward.identity.session import Session
+from doorward.identity.user import User
+from doorward.keys.handle import HandleSealer, SessionHandle
+from doorward.policy import PrincipalFacts
+from doorward.records.record import RecordVersion
+from doorward.route.internal import InternalRoute
+from doorward_authorize.check_request import CheckedRequest
+
+WAIT_SECONDS = 0.25
+"""How long a request waits for a sign-in that this replica has not heard of yet; well under Envoy's timeout."""
+
+
+class Records(Protocol):
+    """What is known of sessions and users here: a replica."""
+
+    @property
+    def version(self) -> RecordVersion:
+        """Everything up to here is applied."""
+        ...
+
+    def get(self, record_type: str, record_id: str) -> bytes | None:
+        """The payload of a live record."""
+        ...
+
+    async def wait_for_version(self, version: RecordVersion, timeout_seconds: float) -> bool:
+        """Whether everything up to ``version`` is applied in time."""
+        ...
+
+
+class RecordSource(Protocol):
+    """The databroker itself, asked once when the replica is behind."""
+
+    async def session(self, session_id: str) -> bytes:
+        """The payload of a live session record.
+
+        Raises:
+            DoorwardError: there is none, or it cannot be had.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Somebody who is signed in."""
+
+    session: Session
+    user: User
+    facts: PrincipalFacts
+    user_data: bytes
+    """The user record that the facts come from; part of what a cached assertion depends on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Somebody who is signed in and no longer counts."""
+
+    reason: str
+    session_id: str
+    user_id: str
+
+
+class Principals:
+    """Finds out who asks."""
+
+    def __init__(self, handles: HandleSealer, records: Records, source: RecordSource, clock: Clock) -> None:
+        self._handles = handles
+        self._records = records
+        self._source = source
+        self._clock = clock
+
+    async def of(self, request: CheckedRequest, settings: Settings) -> Principal | Rejected | None:
+        """Who sent ``request``; ``None`` for nobody. Waits only for a sign-in newer than the replica."""
+        name = SIGN_IN_COOKIE if request.route_id == InternalRoute.SIGN_IN else SESSION_COOKIE
+        text = single_cookie(request.cookies, name)
+        if not text:
+            return None
+        try:
+            handle = self._handles.open(text, request.host, self._clock.now())
+        except InvalidTokenError:
+            return None
+        data = self._records.get(sessions.RECORD_TYPE, handle.session_id)
+        if data is None and RecordVersion(handle.epoch, handle.number) > self._records.version:
+            data = await self._newer(handle)
+        if data is None:
+            return None
+        return self.judge(data, settings)
+
+    def of_session(self, session_id: str, settings: Settings) -> Principal | Rejected | None:
+        """Whose session it is, from the replica alone; for streams that are decided again."""
+        data = self._records.get(sessions.RECORD_TYPE, session_id)
+        return None if data is None else self.judge(data, settings)
+
+    def of_user(self, user_id: str, settings: Settings) -> Principal | Rejected | None:
+        """``user_id`` as if signed in this moment; for questions about what somebody could reach."""
+        user_data = self._records.get(users.RECORD_TYPE, user_id)
+        if user_data is None:
+            return None
+        user = User.from_bytes(user_data)
+        provider = next((p for p in settings.identity_providers if p.issuer == user.issuer), None)
+        now = self._clock.now()
+        session = Session(
+            id="",
+            user_id=user_id,
+            identity_provider_id=provider.id if provider else "",
+            issued_at=now,
+            expires_at=now + 1,
+            authenticated_at=now,
+        )
+        return self._principal(session, user, user_data, settings)
+
+    async def _newer(self, handle: SessionHandle) -> bytes | None:
+        """A session written after what the replica has seen: wait a moment, then ask once."""
+        version = RecordVersion(handle.epoch, handle.number)
+        if await self._records.wait_for_version(version, WAIT_SECONDS):
+            return self._records.get(sessions.RECORD_TYPE, handle.session_id)
+        if version.epoch != self._records.version.epoch:
+            return None  # history that is gone; the sign-in has to be made again
+        try:
+            return await self._source.session(handle.session_id)
+        except NotFoundError:
+            return None
+        except DoorwardError:
+            return None
+
+    def judge(self, data: bytes, settings: Settings) -> Principal | Rejected | None:
+        """The principal of a session record, as things are now."""
+        try:
+            session = Session.from_bytes(data)
+            if session.is_expired(self._clock.now()):
+                return None
+            user_data = self._records.get(users.RECORD_TYPE, session.user_id)
+            if user_data is None:
+                return Rejected("user-unknown", session.id, session.user_id)
+            user = User.from_bytes(user_data)
+        except DataCorruptedError:
+            # What cannot be read cannot speak for anybody.
+            return None
+        return self._principal(session, user, user_data, settings)
+
+    def _principal(self, session: Session, user: User, user_data: bytes, settings: Settings) -> Principal | Rejected:
+        provider = settings.identity_provider(session.identity_provider_id)
+        if provider is None or provider.issuer != user.issuer:
+            return Rejected("identity-provider-not-accepted", session.id, user.id)
+        if not user.active:
+            return Rejected("user-inactive", session.id, user.id)
+        facts = PrincipalFacts(
+            user_id=user.id,
+            subject=user.subject,
+            email=user.trusted_email(provider.email_domains),
+            groups=user.groups,
+            claims=_Claims(session.claims_json),
+            session_id=session.id,
+            identity_provider_id=provider.id,
+            authenticated_at=session.authenticated_at,
+            methods=session.methods,
+        )
+        return Principal(session, user, facts, user_data)
+
+
+class _Claims(Mapping[str, object]):
+    """Claims that are parsed when a policy looks at them, and not before."""
+
+    __slots__ = ("_parsed", "_text")
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+        self._parsed: dict[str, object] | None = None
+
+    def _all(self) -> dict[str, object]:
+        if self._parsed is None:
+            value = json.loads(self._text or b"{}")
+            if not isinstance(value, dict):
+                raise DataCorruptedError("the claims of a session are no object")
+            self._parsed = value
+        return self._parsed
+
+    def __getitem__(self, key: str) -> object:
+        return self._all()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())

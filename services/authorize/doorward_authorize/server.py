@@ -1,0 +1,175 @@
+"""Decisions and explanations for callers other than Envoy."""
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import grpc.aio
+
+from doorward.api.authorize.v1 import authorize_pb2 as pb
+from doorward.api.authorize.v1 import authorize_pb2_grpc
+from doorward.errors import InvalidArgumentError, NotFoundError, UnavailableError
+from doorward.policy import Decision, Effect, Facts, RequestFacts, explain_policy
+from doorward.records.replica import Replica
+from doorward.route.paths import ambiguity, decoded_path
+from doorward_authorize.evaluator import Evaluator
+from doorward_authorize.held_decisions import HeldDecisions
+from doorward_authorize.principals import Principal, Principals, Rejected
+from doorward_authorize.snapshot import CompiledRoute
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["AuthorizeService"].full_name
+BATCH_LIMIT = 500
+_EFFECTS = {
+    Effect.ALLOW: pb.EFFECT_ALLOW,
+    Effect.DENY: pb.EFFECT_DENY,
+    Effect.SIGN_IN: pb.EFFECT_SIGN_IN,
+    Effect.STEP_UP: pb.EFFECT_STEP_UP,
+}
+
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
+    """See ``protos/doorward/api/authorize/v1/authorize.proto``."""
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        principals: Principals,
+        replica: Replica,
+        held: HeldDecisions,
+        new_id: Callable[[], str],
+        now: Callable[[], float],
+    ) -> None:
+        self._evaluator = evaluator
+        self._principals = principals
+        self._replica = replica
+        self._held = held
+        self._new_id = new_id
+        self._now = now
+
+    async def Decide(self, request: pb.DecideRequest, context: _Context) -> pb.DecideResponse:
+        """One decision."""
+        del context
+        return pb.DecideResponse(decision=self._decided(request))
+
+    async def BatchDecide(self, request: pb.BatchDecideRequest, context: _Context) -> pb.BatchDecideResponse:
+        """Many decisions."""
+        del context
+        if len(request.requests) > BATCH_LIMIT:
+            raise InvalidArgumentError(f"at most {BATCH_LIMIT} requests")
+        responses = [pb.DecideResponse(decision=self._decided(item)) for item in request.requests]
+        return pb.BatchDecideResponse(responses=responses)
+
+    async def Explain(self, request: pb.ExplainRequest, context: _Context) -> pb.ExplainResponse:
+        """A held decision, or one as it would be made now."""
+        del context
+        match request.WhichOneof("target"):
+            case "decision_id":
+                held = self._held.get(request.decision_id)
+                if held is None:
+                    raise NotFoundError("no such decision is held here")
+                explanation = explain_policy(held.policy.policy, held.facts)
+                decision = _message(held.decision, held.id, held.generation)
+                route = held.route
+            case "request":
+                compiled, facts, _ = self._inputs(request.request)
+                explanation = explain_policy(compiled.policy.policy, facts)
+                decision = _message(explanation.decision, self._new_id(), self._evaluator.snapshot.generation)
+                route = compiled.route.name
+            case _:
+                raise InvalidArgumentError("name a decision or a request")
+        return pb.ExplainResponse(
+            decision=decision, route=route, text=explanation.render(), json=_as_json(explanation.to_dict())
+        )
+
+    async def ListAccessible(self, request: pb.ListAccessibleRequest, context: _Context) -> pb.ListAccessibleResponse:
+        """The routes that a GET at their own prefix would reach."""
+        del context
+        reachable = []
+        for compiled in self._evaluator.snapshot.routes.values():
+            facts = pb.RequestFacts(route_id=compiled.route.id, method="GET", path=compiled.route.match.value)
+            decision = self._decided(pb.DecideRequest(subject=request.subject, request=facts))
+            if decision.effect == pb.EFFECT_ALLOW:
+                reachable.append(compiled.route.id)
+        return pb.ListAccessibleResponse(route_ids=reachable)
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: _Context) -> pb.GetStatusResponse:
+        """Generation and freshness."""
+        del request, context
+        age = self._replica.data_age_seconds
+        return pb.GetStatusResponse(
+            generation=self._evaluator.snapshot.generation,
+            data_age_ms=-1 if age is None else int(age * 1000),
+            ready=self._replica.is_fresh(),
+            sessions=self._replica.count("Session"),
+        )
+
+    def _decided(self, request: pb.DecideRequest) -> pb.Decision:
+        compiled, facts, found = self._inputs(request)
+        outcome = self._evaluator.judge(found, facts.request, compiled, (compiled.policy,))
+        decision = outcome.decision or Decision(effect=Effect.DENY)
+        return _message(decision, self._new_id(), self._evaluator.snapshot.generation)
+
+    def _inputs(self, request: pb.DecideRequest) -> tuple[CompiledRoute, Facts, Principal | Rejected | None]:
+        """Route, facts and principal of a question.
+
+        Raises:
+            NotFoundError: there is no such route, session or user.
+            InvalidArgumentError: the path can be read in more than one way.
+            UnavailableError: the data are too old to decide by.
+        """
+        snapshot = self._evaluator.snapshot
+        wanted = request.request
+        compiled = snapshot.routes.get(wanted.route_id)
+        if compiled is None or compiled.removed_at is not None or compiled.route.broken is not None:
+            raise NotFoundError("no such route")
+        reason = ambiguity(wanted.path, allow_parameters=compiled.route.path_parameters)
+        path = decoded_path(wanted.path)
+        if reason is not None or path is None:
+            raise InvalidArgumentError(f"the path is refused: {reason or 'not UTF-8'}")
+        staleness = snapshot.settings.staleness
+        if not self._replica.is_fresh(staleness.sensitive if compiled.route.sensitive else staleness.default):
+            raise UnavailableError("the data are too old to decide by")
+        found = self._subject(request.subject)
+        facts = Facts(
+            principal=found.facts if isinstance(found, Principal) else None,
+            request=RequestFacts(
+                method=wanted.method,
+                host=compiled.route.host,
+                path=path,
+                raw_path=wanted.path,
+                query=wanted.query,
+                headers={name.lower(): tuple(values.values) for name, values in wanted.headers.items()},
+                client_address=wanted.client_address or None,
+            ),
+            now=self._now(),
+        )
+        return compiled, facts, found
+
+    def _subject(self, subject: pb.Subject) -> Principal | Rejected | None:
+        settings = self._evaluator.snapshot.settings
+        match subject.WhichOneof("subject"):
+            case "session_id":
+                found = self._principals.of_session(subject.session_id, settings)
+            case "user_id":
+                found = self._principals.of_user(subject.user_id, settings)
+            case _:
+                return None
+        if found is None:
+            raise NotFoundError("no such session or user")
+        return found
+
+
+def _message(decision: Decision, decision_id: str, generation: str) -> pb.Decision:
+    return pb.Decision(
+        id=decision_id,
+        effect=_EFFECTS[decision.effect],
+        reasons=decision.reasons,
+        rule=decision.rule or "",
+        generation=generation,
+    )
+
+
+def _as_json(value: object) -> str:
+    return json.dumps(value, default=str)
