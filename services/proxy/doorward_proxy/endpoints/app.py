@@ -14,8 +14,8 @@ from starlette.routing import Route
 from doorward.clock import Clock
 from doorward.keys.flow import FlowSealer
 from doorward.route.internal import CALLBACK_PATH, JWKS_PATH, SIGN_OUT_PATH, WHOAMI_PATH
+from doorward.web.pages import Pages, json_answer
 from doorward_proxy.endpoints.callback import Callback
-from doorward_proxy.endpoints.pages import Pages, json_answer
 from doorward_proxy.endpoints.requests import signed_in, wants_json
 from doorward_proxy.endpoints.sessions import Sessions
 from doorward_proxy.endpoints.sign_out import SignOut
@@ -30,7 +30,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 def pages_app(*, sessions: Sessions, flows: FlowSealer, jwks: str, clock: Clock, metrics: ProxyMetrics) -> Starlette:
     """The application; ``jwks`` is the JSON text of the public keys."""
-    pages = Pages()
+    pages = Pages("doorward_proxy.endpoints")
     sign_out = SignOut(sessions, pages)
 
     async def whoami(request: Request) -> Response:

@@ -17,7 +17,7 @@ from doorward.clock import Clock
 from doorward.errors import InvalidTokenError, UnavailableError
 from doorward.identity.cookies import SESSION_COOKIE
 from doorward.keys.flow import Flow, FlowSealer, is_flow_cookie
-from doorward_proxy.endpoints.pages import Pages, delete_cookie, redirect, set_cookie
+from doorward.web.pages import Pages, delete_cookie, redirect, set_cookie
 from doorward_proxy.endpoints.requests import cookie, request_host
 from doorward_proxy.endpoints.sessions import Redeemed, Sessions
 from doorward_proxy.metrics import ProxyMetrics

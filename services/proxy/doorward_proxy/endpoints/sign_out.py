@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from doorward.errors import InvalidTokenError, UnavailableError
 from doorward.route.internal import SIGN_OUT_PATH
-from doorward_proxy.endpoints.pages import Pages, delete_session_cookie
+from doorward.web.pages import Pages, delete_session_cookie
 from doorward_proxy.endpoints.requests import is_same_origin, request_host, session_handle, signed_in
 from doorward_proxy.endpoints.sessions import Sessions
 

@@ -63,7 +63,7 @@ class DiscoveryService(AggregatedDiscoveryServiceServicer):
             self._progress.clear()
             await self._progress.wait()
 
-    async def DeltaAggregatedResources(  # noqa: N802  # the contract's name
+    async def DeltaAggregatedResources(  # the contract's name
         self,
         request_iterator: AsyncIterator[DeltaDiscoveryRequest],
         context: grpc.aio.ServicerContext[DeltaDiscoveryRequest, DeltaDiscoveryResponse],  # noqa: ARG002  # the contract
@@ -86,7 +86,7 @@ class DiscoveryService(AggregatedDiscoveryServiceServicer):
             del self._streams[stream]
             self._progress.set()
 
-    async def StreamAggregatedResources(  # noqa: N802  # the contract's name
+    async def StreamAggregatedResources(  # the contract's name
         self,
         request_iterator: AsyncIterator[DiscoveryRequest],  # noqa: ARG002  # the contract
         context: grpc.aio.ServicerContext[DiscoveryRequest, DiscoveryResponse],

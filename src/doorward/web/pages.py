@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from http import HTTPStatus
 from importlib import resources
 
@@ -19,17 +20,19 @@ _COOKIE_ATTRIBUTES = "Path=/; Secure; HttpOnly; SameSite=Lax"
 class Pages:
     """Renders the pages. All values are escaped by the template engine."""
 
-    def __init__(self) -> None:
-        folder = resources.files("doorward_proxy.endpoints") / "templates"
-        self._style = (folder / "pages.css").read_text()
+    def __init__(self, package: str, form_targets: Sequence[str] = ()) -> None:
+        """Pages from the templates of ``package``; ``form_targets`` are origins that a form may lead to."""
+        own, shared = resources.files(package) / "templates", resources.files("doorward.web")
+        self._style = (shared / "pages.css").read_text()
         self._environment = jinja2.Environment(
-            loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text()),
+            loader=jinja2.FunctionLoader(lambda name: ((shared if name == "frame.html" else own) / name).read_text()),
             autoescape=True,
             undefined=jinja2.StrictUndefined,
         )
         digest = base64.b64encode(hashlib.sha256(self._style.encode()).digest()).decode()
+        targets = " ".join(("'self'", *form_targets))
         self._policy = (
-            f"default-src 'none'; style-src 'sha256-{digest}'; form-action 'self'; "
+            f"default-src 'none'; style-src 'sha256-{digest}'; form-action {targets}; "
             "frame-ancestors 'none'; base-uri 'none'"
         )
 

@@ -1,0 +1,63 @@
+"""The sign-in host's HTTP routes, and nothing else."""
+
+from http import HTTPStatus
+from pathlib import Path
+
+import h2corn
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from doorward.route.internal import CALLBACK_PATH, SIGN_IN_PATH, SIGN_OUT_PATH
+from doorward.web.pages import Pages
+from doorward_authenticate.sign_in import SignInPages
+
+_SHUTDOWN_SECONDS = 2.0
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+def sign_in_app(handlers: SignInPages, pages: Pages) -> Starlette:
+    """The application."""
+
+    async def not_here(request: Request, error: Exception) -> Response:
+        status = HTTPStatus(error.status_code) if isinstance(error, HTTPException) else HTTPStatus.NOT_FOUND
+        response = pages.page(request, "refused.html", status)
+        if isinstance(error, HTTPException):
+            response.headers.update(error.headers or {})
+        return response
+
+    async def failed(request: Request, error: Exception) -> Response:
+        # Nobody outside learns what; the log does.
+        _log.error("a page failed", path=request.url.path, error=str(error), exc_info=error)
+        return pages.page(request, "failed.html", HTTPStatus.INTERNAL_SERVER_ERROR)
+
+    return Starlette(
+        routes=[
+            Route("/", handlers.home, methods=["GET"]),
+            Route(SIGN_IN_PATH, handlers.begin, methods=["GET"]),
+            Route(f"{SIGN_IN_PATH}/{{provider}}", handlers.begin, methods=["GET"]),
+            Route(f"{CALLBACK_PATH}/{{provider}}", handlers.finish, methods=["GET"]),
+            Route(SIGN_OUT_PATH, handlers.ask_sign_out, methods=["GET"]),
+            Route(SIGN_OUT_PATH, handlers.sign_out, methods=["POST"]),
+        ],
+        exception_handlers={HTTPException: not_here, Exception: failed},
+    )
+
+
+def sign_in_server(app: Starlette, socket: Path) -> h2corn.Server:
+    """The server of ``app`` on a Unix socket; the folder's mode keeps others away."""
+    socket.unlink(missing_ok=True)
+    return h2corn.Server(
+        app,
+        h2corn.Config(
+            bind=(f"unix:{socket}",),
+            access_log=False,
+            lifespan="off",
+            max_request_body_size=64 * 1024,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+        ),
+    )

@@ -1,0 +1,129 @@
+"""The authenticate plane as a process; the only place that builds its concrete parts."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+
+import httpx
+import structlog
+
+from doorward.api.authenticate.v1.authenticate_pb2_grpc import add_AuthenticateServiceServicer_to_server
+from doorward.clock import Clock, SystemClock
+from doorward.config.endpoints import LocalEndpoints
+from doorward.config.load import load_settings
+from doorward.config.reload import watch_settings
+from doorward.config.settings import Settings
+from doorward.keys.code import CodeSealer
+from doorward.keys.flow import SignInSigner
+from doorward.keys.handle import HandleSealer
+from doorward.keys.sealed import Sealer
+from doorward.keys.store import KeyStore, Purpose
+from doorward.records.client import RecordClient
+from doorward.route.internal import CALLBACK_PATH
+from doorward.rpc.client import open_channel
+from doorward.rpc.planes import Plane
+from doorward.rpc.server import SocketServer
+from doorward.runtime.service import ServeOptions, Stop, run_service
+from doorward.web.pages import Pages
+from doorward_authenticate.app import sign_in_app, sign_in_server
+from doorward_authenticate.codes import Codes
+from doorward_authenticate.identity_providers.fetch import http_client
+from doorward_authenticate.identity_providers.relying_party import OidcRelyingParty, RelyingParty
+from doorward_authenticate.pending import PendingSealer
+from doorward_authenticate.server import SERVICE_NAME, AuthenticateServicer
+from doorward_authenticate.sessions import SessionWriter
+from doorward_authenticate.sign_in import SignInPages
+
+_STOP_SECONDS = 1.0
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+def run(options: ServeOptions) -> int:
+    """Run the plane until a signal ends it, and return the exit status."""
+    return run_service(options, serve)
+
+
+async def serve(options: ServeOptions, stop: Stop) -> None:
+    """Serve until ``stop``. Identity providers and databroker are looked for when they are needed."""
+    settings = load_settings(options.config_path)
+    endpoints = LocalEndpoints(options.run_dir)
+    keys = KeyStore(options.keys_dir)
+    clock = SystemClock()
+    client = http_client()
+    channel = open_channel(endpoints.databroker(Plane.AUTHENTICATE))
+    handles = HandleSealer(Sealer(keys.keyring(Purpose.SESSION_HANDLE)))
+    pending = Sealer(keys.keyring(Purpose.PENDING_SIGN_IN))
+    sessions = SessionWriter(
+        RecordClient(channel),
+        Sealer(keys.keyring(Purpose.PROVIDER_TOKENS)),
+        settings.session_lifetime_seconds,
+        clock,
+    )
+    codes = Codes(CodeSealer(Sealer(keys.keyring(Purpose.ONE_TIME_CODE))), handles, sessions, clock)
+    pages = Pages("doorward_authenticate")
+    handlers = SignInPages(
+        settings=settings,
+        parties=relying_parties(settings, client, clock, {}),
+        pages=pages,
+        signer=SignInSigner(keys.keyring(Purpose.FLOW)),
+        pending=PendingSealer(pending),
+        handles=handles,
+        forms=pending,
+        sessions=sessions,
+        codes=codes,
+        clock=clock,
+    )
+    servicer = AuthenticateServicer(codes, handles, sessions, clock)
+    services = SocketServer(
+        endpoints.authenticate,
+        Plane.PROXY,
+        lambda server: add_AuthenticateServiceServicer_to_server(servicer, server),
+        [SERVICE_NAME],
+    )
+    web = sign_in_server(sign_in_app(handlers, pages), endpoints.authenticate_pages)
+
+    async def on_change(changed: Settings) -> None:
+        handlers.parties = relying_parties(changed, client, clock, handlers.parties)
+        handlers.settings = changed
+        sessions.lifetime_seconds = changed.session_lifetime_seconds
+
+    tasks = {
+        asyncio.create_task(web.serve(), name="pages"),
+        asyncio.create_task(watch_settings(options.config_path, settings, on_change), name="reload"),
+    }
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await services.start()
+        await web.wait_started()
+        stop.ready()
+        done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {stopping}:
+            # None of them ever returns; one that raised is a bug, and the supervisor starts us again.
+            _log.critical("a part has ended", part=task.get_name(), error=str(task.exception()))
+            task.result()
+    finally:
+        web.shutdown()
+        await services.stop(_STOP_SECONDS)
+        for task in (*tasks, stopping):
+            if task.get_name() != "pages":
+                task.cancel()
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), _STOP_SECONDS * 4)
+        await client.aclose()
+        await channel.close(None)
+
+
+def relying_parties(
+    settings: Settings, client: httpx.AsyncClient, clock: Clock, before: Mapping[str, RelyingParty]
+) -> dict[str, RelyingParty]:
+    """One for each identity provider; those whose settings stay keep what they have fetched."""
+    parties: dict[str, RelyingParty] = {}
+    for provider in settings.identity_providers:
+        old = before.get(provider.id)
+        if old is not None and old.settings == provider:
+            parties[provider.id] = old
+            continue
+        redirect_uri = f"{settings.authenticate_origin}{CALLBACK_PATH}/{provider.id}"
+        parties[provider.id] = OidcRelyingParty(provider, redirect_uri, client, clock)
+    return parties
