@@ -26,7 +26,7 @@ PLANES = ("databroker", "authenticate", "authorize", "proxy")
 class Running:
     """A deployment that was started and has said that it is ready."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     ready: dict[str, Any]
     data: Path
     log: Path
@@ -81,6 +81,8 @@ class Running:
         if self.process.poll() is None and not self.stopped:
             self.process.send_signal(number)
         self.stopped = True
+        if self.process.stdout is not None:
+            self.process.stdout.close()
         try:
             return self.process.wait(30)
         except subprocess.TimeoutExpired:
@@ -89,6 +91,8 @@ class Running:
 
     def kill(self) -> None:
         children = self.members() if self.process.poll() is None else []
+        if self.process.stdout is not None:
+            self.process.stdout.close()
         self.process.kill()
         self.process.wait()
         for child in children:
@@ -110,7 +114,6 @@ def start(arguments: Sequence[str], data: Path, *, wait: float = START_SECONDS) 
             [sys.executable, "-m", "doorward.cli.app", *arguments, "--data", str(data)],
             stdout=subprocess.PIPE,
             stderr=console,
-            text=True,
             env=environment,
             start_new_session=True,
         )
@@ -124,21 +127,23 @@ def start(arguments: Sequence[str], data: Path, *, wait: float = START_SECONDS) 
     return running
 
 
-def _ready_line(process: subprocess.Popen[str], deadline: float) -> dict[str, Any]:
+def _ready_line(process: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:
     assert process.stdout is not None
-    seen = ""
+    seen = b""
     while time.monotonic() < deadline:
         readable, _, _ = select.select([process.stdout], [], [], 0.2)
         if readable:
-            line = process.stdout.readline()
-            if not line:
+            chunk = os.read(process.stdout.fileno(), 65536)
+            if not chunk:
                 break
-            seen += line
-            if line.startswith('{"ready": true'):
-                return dict(json.loads(line))
+            seen += chunk
+            *lines, _ = seen.split(b"\n")
+            for line in lines:
+                if line.startswith(b'{"ready": true'):
+                    return dict(json.loads(line))
         elif process.poll() is not None:
             break
-    raise RuntimeError(f"not ready (exit status {process.poll()}): {seen}")
+    raise RuntimeError(f"not ready (exit status {process.poll()}): {seen.decode()}")
 
 
 def free_port() -> int:
