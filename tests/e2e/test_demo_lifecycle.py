@@ -68,7 +68,7 @@ def test_killing_the_parent_leaves_no_orphan_and_the_next_start_mends_it(data: P
     running = start_demo(data)
     children = running.members()
     os.kill(running.process.pid, signal.SIGKILL)
-    running.process.wait()
+    running.kill()
     _, alive = psutil.wait_procs(children, timeout=20)
     assert [child.name() for child in alive] == []
     again = start_demo(data)

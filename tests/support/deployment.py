@@ -53,7 +53,7 @@ class Running:
                 return child
             if name == "envoy" and command and Path(command[0]).name == "envoy":
                 return child
-            if name == "valkey" and command and Path(command[0]).name == "valkey-server":
+            if name == "valkey" and command and command[0].split(" ")[0].endswith("valkey-server"):
                 return child
         raise LookupError(f"no process of `{name}` runs")
 

@@ -50,13 +50,13 @@ class BrowserlessClient:
         parts = urllib.parse.urlsplit(url)
         host = parts.hostname or ""
         jar = "; ".join(f"{name}={value}" for name, value in self.cookies.get(host, {}).items())
-        sent = {**(headers or {}), "host": parts.netloc}
+        sent: dict[str, str | bytes] = {**(headers or {}), "host": parts.netloc}
         cookies = jar if cookie_header is None else cookie_header
         if cookies:
-            sent["cookie"] = cookies
+            sent["cookie"] = cookies.encode("latin-1")
         target = parts._replace(netloc=f"127.0.0.1:{parts.port or 443}").geturl()
         response = self._client.request(
-            method, target, headers=sent, data=data, content=content, extensions={"sni_hostname": host}
+            method, target, headers=list(sent.items()), data=data, content=content, extensions={"sni_hostname": host}
         )
         self._client.cookies.clear()
         for line in response.headers.get_list("set-cookie"):

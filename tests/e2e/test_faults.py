@@ -1,0 +1,170 @@
+"""Parts that are killed or stopped: closed while they are away, and back by themselves."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import PASSWORDS
+from tests.support.deployment import short_folder, wait_for
+from tests.support.echo import EchoServer, echo_server
+from tests.support.http_client import NAVIGATION
+from tests.support.site import Site, everyone, signed_in, site
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+
+@pytest.fixture
+def upstreams() -> Iterator[tuple[EchoServer, EchoServer]]:
+    with echo_server("old") as old, echo_server("new") as new:
+        yield old, new
+
+
+@pytest.fixture
+def made(upstreams: tuple[EchoServer, EchoServer]) -> Iterator[Site]:
+    to = f"http://127.0.0.1:{upstreams[0].port}"
+    routes = [
+        {"name": "open", "from": "open", "to": to, "policy": everyone()},
+        {"name": "closed", "from": "closed", "to": to, "policy": signed_in()},
+    ]
+    with short_folder() as folder, site(folder, routes) as running:
+        yield running
+
+
+def status(made: Site, name: str, cookie: str = "") -> int:
+    with made.client() as client:
+        try:
+            return client.request("GET", made.url(name) + "/", cookie_header=cookie).status_code
+        except httpx.TransportError:
+            return 0
+
+
+@pytest.mark.parametrize("member", ["authorize", "databroker", "valkey", "authenticate", "proxy", "envoy"])
+def test_s29_what_is_killed_lets_nobody_in_and_comes_back(made: Site, member: str):
+    with made.client() as client:
+        client.sign_in(made.url("closed") + "/", *PASSWORDS["alice"])
+        cookie = f"__Host-doorward={client.cookie('closed.localhost', '__Host-doorward')}"
+    stop = threading.Event()
+    wrong: list[int] = []
+
+    def watch() -> None:
+        while not stop.is_set():
+            if status(made, "closed") == 200:
+                wrong.append(200)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        made.run.member(member).kill()
+        wait_for(lambda: status(made, "closed", cookie) == 200, 60, what="the signed-in request to pass again")
+        wait_for(lambda: status(made, "open") == 200, 30, what="the public route")
+    finally:
+        stop.set()
+        watcher.join()
+    assert wrong == [], "an anonymous request was let in"
+
+
+def test_a_stopped_authorizer_closes_everything(made: Site):
+    victim = made.run.member("authorize")
+    victim.send_signal(signal.SIGSTOP)
+    try:
+        assert status(made, "open") == 503
+        assert status(made, "closed") == 503
+    finally:
+        victim.send_signal(signal.SIGCONT)
+    wait_for(lambda: status(made, "open") == 200, 20, what="the public route")
+
+
+def test_a_stopped_store_closes_within_the_staleness_limit(made: Site):
+    victim = made.run.member("valkey")
+    victim.send_signal(signal.SIGSTOP)
+    try:
+        wait_for(lambda: status(made, "open") == 503, 12, what="staleness to close")
+    finally:
+        victim.send_signal(signal.SIGCONT)
+    wait_for(lambda: status(made, "open") == 200, 20, what="the public route")
+
+
+def test_an_edit_that_opens_and_moves_never_opens_the_old_place(
+    made: Site, upstreams: tuple[EchoServer, EchoServer]
+):
+    """With the proxy plane stopped, Envoy still sends to the old upstream: the new, open policy must not count there."""
+    old, new = upstreams
+    proxy = made.run.member("proxy")
+    proxy.send_signal(signal.SIGSTOP)
+    try:
+        made.routes[1] = {**made.routes[1], "to": f"http://127.0.0.1:{new.port}", "policy": everyone()}
+        made.write()
+        old.seen.clear()
+        generation = made.run.command("status", "--json").stdout
+        wait_for(lambda: made.run.command("status", "--json").stdout != generation, 15, what="authorize to reload")
+        for _ in range(50):
+            assert status(made, "closed") in {401, 503}
+        assert old.seen == []
+    finally:
+        proxy.send_signal(signal.SIGCONT)
+    wait_for(lambda: status(made, "closed") == 200, 20, what="the moved route")
+    with made.client() as client:
+        assert client.get(made.url("closed") + "/").json()["upstream"] == "new"
+    assert old.seen == []
+
+
+def test_reload_drops_no_request(made: Site, upstreams: tuple[EchoServer, EchoServer]):
+    stop = threading.Event()
+    answers: list[int] = []
+
+    def load() -> None:
+        with made.client() as client:
+            while not stop.is_set():
+                answers.append(client.get(made.url("open") + "/").status_code)
+
+    threads = [threading.Thread(target=load) for _ in range(2)]
+    with ExitStack() as stack:
+        for thread in threads:
+            thread.start()
+            stack.callback(thread.join)
+        stack.callback(stop.set)
+        for number in range(12):
+            made.routes[0] = {**made.routes[0], "to": f"http://127.0.0.1:{upstreams[number % 2 ^ 1].port}"}
+            made.write()
+            wanted = upstreams[number % 2 ^ 1].name
+
+            def served(wanted: str = wanted) -> bool:
+                with made.client() as client:
+                    return bool(client.get(made.url("open") + "/").json().get("upstream") == wanted)
+
+            wait_for(served, 15, what=f"the upstream `{wanted}`")
+    assert len(answers) > 24
+    assert set(answers) == {200}
+
+
+def test_a_broken_route_answers_503_in_its_place_and_the_others_go_on(made: Site):
+    made.routes.insert(
+        0, {"name": "broken", "from": "open", "to": "nowhere", "path": "/broken", "policy": everyone()}
+    )
+    made.write()
+
+    def broken() -> bool:
+        with made.client() as client:
+            return client.get(made.url("open") + "/broken").status_code == 503
+
+    wait_for(broken, 15, what="the broken route")
+    assert status(made, "open") == 200
+    made.routes.append({"name": "worse", "from": "open", "to": "http://127.0.0.1:1", "path": "relative", "policy": []})
+    made.write()
+    wait_for(lambda: status(made, "open") == 503, 15, what="the whole host")
+    assert status(made, "closed") == 401
+    made.routes = [route for route in made.routes if route["name"] in {"open", "closed"}]
+    made.write()
+    wait_for(lambda: status(made, "open") == 200, 15, what="the mended host")
+
+
+def test_an_unusable_file_changes_nothing(made: Site):
+    made.config.write_text("version: 9\n")
+    with made.client() as client:
+        for _ in range(20):
+            assert client.get(made.url("open") + "/").status_code == 200
+            assert client.get(made.url("closed") + "/", headers=NAVIGATION).status_code == 302

@@ -1,0 +1,118 @@
+"""A deployment with a configuration of the test's own, its identity provider open to faults."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from tests.support.deployment import Running, free_port, start, wait_for
+from tests.support.http_client import BrowserlessClient
+
+SECRET = "site-secret"
+
+
+@dataclass
+class Site:
+    """What the test writes and talks to."""
+
+    folder: Path
+    port: int
+    provider_port: int
+    routes: list[dict[str, Any]]
+    settings: dict[str, Any] = field(default_factory=dict)
+    issuer: str = ""
+    running: Running | None = None
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "doorward.yaml"
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def url(self, name: str) -> str:
+        return f"https://{name}.localhost:{self.port}"
+
+    @property
+    def run(self) -> Running:
+        assert self.running is not None
+        return self.running
+
+    def write(self) -> None:
+        """Write the configuration, whole or not at all."""
+        document = {
+            "version": 1,
+            "listen": f"127.0.0.1:{self.port}",
+            "authenticate_url": self.url("authenticate"),
+            "identity_providers": [
+                {
+                    "id": "demo",
+                    "issuer": self.issuer or f"http://localhost:{self.provider_port}",
+                    "client_id": "site",
+                    "client_secret": "file:secret",
+                    "scopes": ["openid", "email", "profile", "groups"],
+                    "email_domains": ["example.com", "partner.example"],
+                    "claims": {"groups": "groups"},
+                }
+            ],
+            "decision_log": {"file": "data/logs/decisions.jsonl"},
+            "routes": [{**route, "from": self.url(route["from"])} for route in self.routes],
+            **self.settings,
+        }
+        scratch = self.config.with_suffix(".new")
+        scratch.write_text(yaml.safe_dump(document))
+        scratch.replace(self.config)
+
+    def client(self, *, http2: bool = False) -> BrowserlessClient:
+        return BrowserlessClient(self.data / "certificates" / "authority.crt", http2=http2)
+
+    def set_faults(self, **faults: object) -> None:
+        httpx.post(f"http://127.0.0.1:{self.provider_port}/_faults", json=faults, trust_env=False).raise_for_status()
+
+
+def everyone() -> list[dict[str, Any]]:
+    return [{"allow": {"or": [{"accept": True}]}}]
+
+
+def signed_in() -> list[dict[str, Any]]:
+    return [{"allow": {"and": [{"authenticated_user": True}]}}]
+
+
+@contextmanager
+def site(folder: Path, routes: list[dict[str, Any]], **settings: Any) -> Iterator[Site]:
+    """Start everything; ``from`` of a route is a bare name that becomes ``https://<name>.localhost:<port>``."""
+    made = Site(folder, free_port(), free_port(), routes, settings)
+    (folder / "secret").write_text(SECRET)
+    (made.data / "logs").mkdir(parents=True)
+    made.write()
+    command = [
+        sys.executable, "-m", "doorward.demo.identity_provider", "--port", str(made.provider_port),
+        "--data", str(folder / "provider"), "--client-id", "site", "--client-secret-file", str(folder / "secret"),
+        "--redirect-uri", f"{made.url('authenticate')}/.doorward/callback/demo", "--faults",
+    ]  # fmt: skip
+    with (folder / "provider.log").open("w") as log:
+        provider = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        wait_for(lambda: _answers(made.provider_port), what="the identity provider")
+        made.running = start(["run", "--config", str(made.config)], made.data)
+        try:
+            yield made
+        finally:
+            made.running.stop()
+    finally:
+        provider.terminate()
+        provider.wait()
+
+
+def _answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/jwks", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
