@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-
 from tests.support.deployment import Running, short_folder, start
 from tests.support.http_client import BrowserlessClient
 

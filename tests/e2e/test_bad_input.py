@@ -7,7 +7,6 @@ import ssl
 from collections.abc import Callable, Iterator
 
 import pytest
-
 from tests.e2e.conftest import PASSWORDS
 from tests.support.deployment import Running, short_folder
 from tests.support.echo import EchoServer, echo_server
@@ -56,7 +55,14 @@ def test_s44_a_spoiled_cookie_is_not_signed_in(browser: Browser, url: Url, kind:
 
 @pytest.mark.parametrize(
     "shape",
-    ["{n}={v}; {n}={v}", "{n}=x; {n}={v}", "{n}={v}; {n}=x", "\u2000{n}={v}", 'a="; {n}=x; b="; {n}={v}', "$Version=1; {n}=x; {n}={v}"],
+    [
+        "{n}={v}; {n}={v}",
+        "{n}=x; {n}={v}",
+        "{n}={v}; {n}=x",
+        "\u2000{n}={v}",
+        'a="; {n}=x; b="; {n}={v}',
+        "$Version=1; {n}=x; {n}={v}",
+    ],
     ids=["twice", "first-bad", "last-bad", "unicode-space", "sandwich", "version"],
 )
 def test_s45_two_candidates_or_a_lookalike_count_as_none(browser: Browser, url: Url, shape: str):

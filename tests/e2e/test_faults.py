@@ -7,7 +7,6 @@ from contextlib import ExitStack
 
 import httpx
 import pytest
-
 from tests.e2e.conftest import PASSWORDS
 from tests.support.deployment import short_folder, wait_for
 from tests.support.echo import EchoServer, echo_server
@@ -88,9 +87,7 @@ def test_a_stopped_store_closes_within_the_staleness_limit(made: Site):
     wait_for(lambda: status(made, "open") == 200, 20, what="the public route")
 
 
-def test_an_edit_that_opens_and_moves_never_opens_the_old_place(
-    made: Site, upstreams: tuple[EchoServer, EchoServer]
-):
+def test_an_edit_that_opens_and_moves_never_opens_the_old_place(made: Site, upstreams: tuple[EchoServer, EchoServer]):
     """With the proxy plane stopped, Envoy still sends to the old upstream: the new, open policy must not count there."""
     old, new = upstreams
     proxy = made.run.member("proxy")
@@ -142,9 +139,7 @@ def test_reload_drops_no_request(made: Site, upstreams: tuple[EchoServer, EchoSe
 
 
 def test_a_broken_route_answers_503_in_its_place_and_the_others_go_on(made: Site):
-    made.routes.insert(
-        0, {"name": "broken", "from": "open", "to": "nowhere", "path": "/broken", "policy": everyone()}
-    )
+    made.routes.insert(0, {"name": "broken", "from": "open", "to": "nowhere", "path": "/broken", "policy": everyone()})
     made.write()
 
     def broken() -> bool:

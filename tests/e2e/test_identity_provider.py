@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-
 from tests.e2e.conftest import PASSWORDS
 from tests.support.deployment import short_folder
 from tests.support.echo import echo_server

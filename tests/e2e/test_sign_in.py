@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable
 
 import pytest
-
 from tests.e2e.conftest import PASSWORDS
 from tests.support.deployment import Running, wait_for
 from tests.support.http_client import NAVIGATION, BrowserlessClient

