@@ -5,7 +5,6 @@ set -euo pipefail
 declare -A packages=(
   [redis-server]=redis-server
   [chromium]=chromium
-  [certutil]=libnss3-tools
   [nghttpd]=nghttp2-server
   [h2load]=nghttp2-client
   [wrk]=wrk

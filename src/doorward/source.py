@@ -149,7 +149,7 @@ class _CoreLoader(yaml.CSafeLoader):
     """PyYAML's C parser with the scalars of YAML 1.2's core schema and nothing else."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  # PyYAML's class attribute
-    DEFAULT_SCALAR_TAG = "?"
+    DEFAULT_SCALAR_TAG = "?"  # type: ignore[misc]  # final in the stubs alone
     """Keeps ``12`` (resolved here) apart from ``!!str 12`` (a string, because the operator says so)."""
 
 
@@ -218,7 +218,7 @@ def _refuse_deep_nesting(text: str, file: str) -> None:
                 depth -= 1
             if depth > MAX_DEPTH + 1:
                 mark = event.start_mark
-                position = Position(file, mark.line + 1, mark.column + 1)
+                position = Position(file, mark.line + 1 if mark else 1, mark.column + 1 if mark else 1)
                 raise ConfigurationError([Problem(position, f"more than {MAX_DEPTH} levels deep").render()])
     except yaml.YAMLError:
         return  # the reader meets it again, and reports it with its position

@@ -131,7 +131,7 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
     ) -> Any:
         handler: Any = await continuation(handler_call_details)
         if handler is None:
-            return None  # type: ignore[return-value]  # unimplemented: gRPC answers
+            return None  # unimplemented: gRPC answers
         method = handler_call_details.method
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(

@@ -1,0 +1,247 @@
+"""The whole plane but its transport: CheckRequest in, CheckResponse out."""
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.unit.authorize.builders import CONFIG, World, passed, set_headers, status, world
+
+from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+
+__all__ = ["world"]
+
+
+async def test_somebody_signed_in_passes_with_their_identity(world: World):
+    response = await world.check(cookie=world.sign_in() + "; theirs=1")
+    assert passed(response)
+    headers = set_headers(response)
+    assert headers["x-who"] == "alice@example.com"
+    assert headers["x-groups"] == "admins"
+    assert headers["cookie"] == "theirs=1"
+    assert headers["x-doorward-jwt-assertion"].count(".") == 2
+
+
+async def test_no_header_is_both_set_and_removed(world: World):
+    """Envoy would deliver none of them."""
+    for cookie in ("", world.sign_in(), world.sign_in() + "; a=b"):
+        response = await world.check("public", **({"cookie": cookie} if cookie else {}))
+        assert not set(set_headers(response)) & set(response.ok_response.headers_to_remove)
+
+
+async def test_nobody_is_sent_to_sign_in_or_told(world: World):
+    page = await world.check(accept="text/html")
+    assert status(page) == 302
+    assert status(await world.check()) == 401
+    grpc = await world.check(method="POST", content_type="application/grpc")
+    headers = {option.header.key: option.header.value for option in grpc.denied_response.headers}
+    assert (status(grpc), headers["grpc-status"]) == (200, "16")
+    assert grpc.status.code != 0
+
+
+async def test_a_denial_explains_itself_and_escapes_the_operators_words(world: World):
+    cookie = world.sign_in(groups=frozenset(), host="admin.example.com")
+    response = await world.check("admin", cookie=cookie, accept="text/html")
+    assert status(response) == 403
+    assert "Ask for &lt;admins&gt;." in response.denied_response.body
+    assert "alice@example.com" in response.denied_response.body
+
+
+async def test_unknown_groups_do_not_satisfy_a_group_rule(world: World):
+    cookie = world.sign_in(groups=None, host="admin.example.com")
+    assert status(await world.check("admin", cookie=cookie)) == 403
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"active": False}, {"provider": "gone"}],
+    ids=["inactive", "identity-provider-removed"],
+)
+async def test_who_no_longer_counts_is_denied_but_on_public_routes(world: World, change: dict[str, object]):
+    app = world.sign_in(**change)  # type: ignore[arg-type]
+    assert status(await world.check(cookie=app)) == 403
+    public = world.sign_in(host="public.example.com", **change)  # type: ignore[arg-type]
+    assert passed(await world.check("public", cookie=public))
+
+
+async def test_s66_a_session_ends_by_the_clock_of_the_decision(world: World):
+    cookie = world.sign_in()
+    assert passed(await world.check(cookie=cookie))
+    world.clock.advance(3600)
+    assert status(await world.check(cookie=cookie)) == 401
+
+
+async def test_a_session_that_is_gone_is_nobody(world: World):
+    cookie = world.sign_in()
+    world.records.data.clear()
+    assert status(await world.check(cookie=cookie)) == 401
+
+
+async def test_a_user_record_that_is_missing_or_spoiled_lets_nobody_in(world: World):
+    cookie = world.sign_in()
+    user_key = next(key for key in world.records.data if key[0] == "User")
+    del world.records.data[user_key]
+    assert status(await world.check(cookie=cookie)) == 403
+    world.records.data[user_key] = b"\xff\xff"
+    assert status(await world.check(cookie=cookie)) == 401
+
+
+async def test_read_your_writes_asks_the_databroker_once(world: World):
+    cookie = world.sign_in(number=500)
+    key = next(key for key in world.records.data if key[0] == "Session")
+    world.records.arrives = world.records.data.pop(key)
+    assert passed(await world.check(cookie=cookie))
+    assert world.records.asked == 1
+    world.records.arrives = None
+    assert status(await world.check(cookie=cookie)) == 401
+
+
+async def test_an_old_handle_whose_session_is_gone_waits_for_nothing(world: World):
+    cookie = world.sign_in(number=5)
+    world.records.data.clear()
+    await world.check(cookie=cookie)
+    assert world.records.asked == 0
+
+
+async def test_stale_data_close_sensitive_routes_first_then_all(world: World):
+    cookie = world.sign_in(host="admin.example.com")
+    world.records.age = 3.0
+    assert status(await world.check("admin", cookie=cookie)) == 503
+    assert passed(await world.check("public"))
+    world.records.age = 6.0
+    assert status(await world.check("public")) == 503
+
+
+@pytest.mark.parametrize(("route", "digest"), [("app", "other"), ("app", ""), ("nothing", "x"), ("", "")])
+async def test_s11_an_unknown_route_or_digest_is_refused(world: World, route: str, digest: str):
+    assert status(await world.check(route, digest=digest, cookie=world.sign_in())) == 503
+
+
+async def test_an_operators_route_cannot_pass_for_one_of_ours(world: World):
+    for route in ("@pages", "@sign-in", "@unmatched", "@broken"):
+        assert status(await world.check(route, digest="forged")) == 503
+
+
+async def test_both_policies_count_while_envoy_asks_by_the_old_digest(world: World):
+    old = world.evaluator.snapshot.routes["app"].route.digest
+    opened = CONFIG.replace(
+        "policy: [{allow: {and: [{authenticated_user: true}]}}]", "policy: [{allow: {or: [{accept: true}]}}]"
+    ).replace("127.0.0.1:9000", "127.0.0.1:9999")
+    world.reload(opened)
+    assert status(await world.check(digest=old)) == 401
+    assert passed(await world.check(digest=old, cookie=world.sign_in()))
+    assert passed(await world.check())
+
+
+async def test_a_change_of_policy_alone_counts_at_once(world: World):
+    world.reload(CONFIG.replace("groups: {has: admins}", "groups: {has: nobody}"))
+    cookie = world.sign_in(host="admin.example.com")
+    assert status(await world.check("admin", cookie=cookie)) == 403
+
+
+async def test_a_removed_route_lives_on_for_a_moment_and_then_not(world: World):
+    digest = world.evaluator.snapshot.routes["public"].route.digest
+    world.reload(CONFIG[: CONFIG.index("  - name: public")])
+    assert passed(await world.check("public", digest=digest))
+    world.clock.advance(5)
+    assert status(await world.check("public", digest=digest)) == 503
+
+
+@pytest.mark.parametrize("path", ["/a;b", "/%2e%2e/x", "/a%5cb", "//x", "/..", "x", "", "*", "http://app/x"])
+async def test_s12_s13_an_ambiguous_path_is_refused_even_where_all_may(world: World, path: str):
+    assert status(await world.check("public", path=path)) == 400
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"sec_fetch_site": "same-origin"}, 0),
+        ({"sec_fetch_site": "none"}, 0),
+        ({"sec_fetch_site": "same-site"}, 403),
+        ({"sec_fetch_site": "cross-site"}, 403),
+        ({"origin": "https://app.example.com"}, 0),
+        ({"origin": "https://admin.example.com"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "https://friend.example.com", "sec_fetch_site": "cross-site"}, 0),
+        ({}, 0),
+    ],
+)
+async def test_s85_cross_origin_writes_need_a_listed_origin(world: World, headers: dict[str, str], expected: int):
+    assert status(await world.check(method="POST", cookie=world.sign_in(), **headers)) == expected
+    upgrade = await world.check(cookie=world.sign_in(), upgrade="websocket", **headers)
+    assert status(upgrade) == expected
+
+
+async def test_s27_only_a_listed_origins_preflight_is_answered_here(world: World):
+    listed = await world.check(
+        method="OPTIONS", origin="https://friend.example.com", access_control_request_method="PUT"
+    )
+    assert status(listed) == 204
+    assert listed.status.code != 0, "the upstream must not see it"
+    other = await world.check(method="OPTIONS", origin="https://evil.example.com", access_control_request_method="PUT")
+    assert status(other) == 401
+
+
+async def test_a_claim_header_that_nobody_fills_is_removed(world: World):
+    response = await world.check(cookie=world.sign_in(verified=False))
+    assert "x-who" in response.ok_response.headers_to_remove
+    assert "x-who" not in set_headers(response)
+
+
+async def test_every_decision_is_recorded_without_tokens_or_paths(world: World):
+    cookie = world.sign_in()
+    await world.check(cookie=cookie, path="/secret-path?token=abc")
+    await world.check("@unmatched", digest="internal")
+    world.log._flush()
+    lines = (world.folder / "decisions.jsonl").read_text()
+    records = [json.loads(line) for line in lines.splitlines()]
+    assert [record["route"] for record in records] == ["app", "@unmatched"]
+    assert "secret-path" not in lines
+    assert cookie.split("=")[1] not in lines
+    assert world.held.get(records[0]["decision_id"]) is not None
+
+
+async def test_an_assertion_is_signed_once_and_again_before_it_runs_out(world: World):
+    cookie = world.sign_in()
+    first = set_headers(await world.check(cookie=cookie))["x-doorward-jwt-assertion"]
+    assert set_headers(await world.check(cookie=cookie))["x-doorward-jwt-assertion"] == first
+    world.clock.advance(241)
+    assert set_headers(await world.check(cookie=cookie))["x-doorward-jwt-assertion"] != first
+    changed = world.sign_in(groups=frozenset())
+    claims = set_headers(await world.check(cookie=changed))
+    assert "x-groups" not in claims
+
+
+async def test_s07_a_bug_refuses_and_is_counted(world: World, monkeypatch: pytest.MonkeyPatch):
+    async def broken(request: object) -> object:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(world.evaluator, "decide", broken)
+    response = await world.check("public")
+    assert status(response) == 503
+    assert "planted" not in response.denied_response.body
+    assert world.registry.get_sample_value("doorward_check_failures_total") == 1
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=400))
+async def test_no_bytes_are_a_yes(world: World, data: bytes):
+    response = CheckResponse.FromString(await world.checker.check(data))
+    assert not passed(response)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(["app", "admin"]),
+    st.text(max_size=12),
+    st.text(max_size=30),
+    st.dictionaries(st.sampled_from(["cookie", "accept", "origin", "upgrade", "content-type"]), st.binary(max_size=40)),
+)
+async def test_no_request_of_nobody_passes_a_closed_route(
+    world: World, route: str, method: str, path: str, headers: dict[str, bytes]
+):
+    message = CheckRequest.FromString(world.request(route, method=method, path=path))
+    for name, value in headers.items():
+        message.attributes.request.http.header_map.headers.add(key=name, raw_value=value)
+    response = CheckResponse.FromString(await world.checker.check(message.SerializeToString()))
+    assert not passed(response)
