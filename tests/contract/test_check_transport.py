@@ -1,0 +1,113 @@
+"""Envoy's calls over a real socket: well-formed gRPC is served, everything else gets a status that is not OK."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+from tests.support.deployment import short_folder
+
+from doorward_authorize.transport import CHECK_METHOD, GUARD_METHOD, GrpcApplication, check_server
+
+
+class Echo:
+    async def check(self, data: bytes) -> bytes:
+        if data == b"bug":
+            raise RuntimeError("planted")
+        return data[::-1]
+
+
+class Guard:
+    """Ends in the way that the first message says."""
+
+    def __init__(self) -> None:
+        self.cancelled = asyncio.Event()
+
+    async def run(
+        self, receive: Callable[[], Awaitable[bytes | None]], send: Callable[[bytes], Awaitable[None]]
+    ) -> int:
+        first = await receive()
+        if first == b"bug":
+            raise RuntimeError("planted")
+        if first == b"ok":
+            return 0
+        if first == b"refuse":
+            return 7
+        await send(b"answer")
+        try:
+            while await receive() is not None:
+                pass
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        return 1
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[tuple[grpc.aio.Channel, Guard, Path]]:
+    with short_folder() as folder:
+        guard = Guard()
+        path = folder / "check.sock"
+        server = check_server(GrpcApplication(Echo(), guard), path)
+        task = asyncio.create_task(server.serve())
+        await server.wait_started()
+        channel = grpc.aio.insecure_channel(f"unix:{path}", options=[("grpc.default_authority", "localhost")])
+        try:
+            yield channel, guard, path
+        finally:
+            await channel.close()
+            server.shutdown()
+            await task
+
+
+Served = tuple[grpc.aio.Channel, Guard, Path]
+
+
+async def test_a_check_is_answered(served: Served):
+    assert await served[0].unary_unary(CHECK_METHOD)(b"abc", timeout=5) == b"cba"
+    big = bytes(range(256)) * 4000
+    assert await served[0].unary_unary(CHECK_METHOD)(big, timeout=5) == big[::-1]
+
+
+@pytest.mark.parametrize(
+    ("method", "message", "code"),
+    [
+        (CHECK_METHOD, b"bug", grpc.StatusCode.INTERNAL),
+        (CHECK_METHOD, bytes(5 * 1024 * 1024), grpc.StatusCode.INVALID_ARGUMENT),
+        ("/other.Service/Method", b"x", grpc.StatusCode.UNIMPLEMENTED),
+        ("/envoy.service.auth.v3.Authorization/Other", b"x", grpc.StatusCode.UNIMPLEMENTED),
+    ],
+)
+async def test_what_cannot_be_served_is_never_ok(served: Served, method: str, message: bytes, code: grpc.StatusCode):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await served[0].unary_unary(method)(message, timeout=5)
+    assert caught.value.code() is code
+
+
+async def test_a_compressed_message_is_refused(served: Served):
+    call = served[0].unary_unary(CHECK_METHOD)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(b"a" * 5000, timeout=5, compression=grpc.Compression.Gzip)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("first", [b"bug", b"ok", b"refuse"])
+async def test_a_guard_never_ends_with_ok(served: Served, first: bytes):
+    """To Envoy OK would mean that the stream needs no watching any more."""
+    stream = served[0].stream_stream(GUARD_METHOD)()
+    await stream.write(first)
+    assert await stream.code() is not grpc.StatusCode.OK
+
+
+async def test_a_guarded_stream_is_answered_and_ends_not_ok_when_the_peer_closes(served: Served):
+    stream = served[0].stream_stream(GUARD_METHOD)()
+    await stream.write(b"go")
+    assert await stream.read() == b"answer"
+    await stream.done_writing()
+    assert await stream.code() is not grpc.StatusCode.OK
+
+
+async def test_the_socket_is_private(served: Served):
+    assert served[2].stat().st_mode & 0o077 == 0
