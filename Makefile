@@ -69,7 +69,7 @@ format: $(STAMPS)/check ## write the house's format
 	@$(BIN)/ruff check --fix --quiet .
 
 bench: $(STAMPS)/test generate system ## measure; the figures are ratios of one run
-	@$(BIN)/python bench/ext_authz.py
+	@PYTHONPATH=. $(BIN)/python bench/ext_authz.py
 
 clean: ## remove what the other targets made
 	@rm -rf .venv $(STAMPS) tests/support/oidc_provider/node_modules

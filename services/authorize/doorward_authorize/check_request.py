@@ -9,9 +9,9 @@ from doorward.route.internal import CLIENT_ADDRESS_HEADER, CONTEXT_DIGEST, CONTE
 from doorward.route.paths import decoded_path
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CheckedRequest:
-    """One request as Envoy describes it."""
+    """One request as Envoy describes it. Not changed after it was made; not frozen, because one is made for each check."""
 
     route_id: str
     digest: str
@@ -26,6 +26,8 @@ class CheckedRequest:
     cookies: tuple[tuple[bytes, bytes], ...]
     request_id: str
     client_address: str | None
+    known_facts: RequestFacts | None = None
+    """Made once, on first use."""
 
     def header(self, name: str) -> str | None:
         """The one value of a header; ``None`` when it is absent or repeated."""
@@ -62,10 +64,12 @@ class CheckedRequest:
 
     def facts(self) -> RequestFacts | None:
         """What policy may see; ``None`` when the path is no UTF-8 and so cannot be compared."""
+        if self.known_facts is not None:
+            return self.known_facts
         path = decoded_path(self.path)
         if path is None:
             return None
-        return RequestFacts(
+        self.known_facts = RequestFacts(
             method=self.method,
             host=self.host,
             path=path,
@@ -74,6 +78,7 @@ class CheckedRequest:
             headers=self.headers,
             client_address=self.client_address,
         )
+        return self.known_facts
 
 
 def parse_check(data: bytes) -> CheckedRequest:

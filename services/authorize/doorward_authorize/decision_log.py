@@ -24,9 +24,9 @@ QUEUE_LIMIT = 100_000
 _log = structlog.stdlib.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class DecisionRecord:
-    """What is recorded of one decision."""
+    """What is recorded of one decision; not frozen, because one is made for each check."""
 
     id: str
     time: float

@@ -24,6 +24,8 @@ from doorward.records.record import RecordVersion
 from doorward.route.internal import InternalRoute
 from doorward_authorize.check_request import CheckedRequest
 
+CACHE_LIMIT = 20_000
+"""Entries of each cache of decoded values; when it is full it is emptied."""
 WAIT_SECONDS = 0.25
 """How long a request waits for a sign-in that this replica has not heard of yet; well under Envoy's timeout."""
 
@@ -85,6 +87,8 @@ class Principals:
         self._records = records
         self._source = source
         self._clock = clock
+        self._opened: dict[tuple[str, str], SessionHandle] = {}
+        self._judged: dict[bytes, tuple[bytes, Settings, Principal]] = {}
 
     async def of(self, request: CheckedRequest, settings: Settings) -> Principal | Rejected | None:
         """Who sent ``request``; ``None`` for nobody. Waits only for a sign-in newer than the replica."""
@@ -92,9 +96,8 @@ class Principals:
         text = single_cookie(request.cookies, name)
         if not text:
             return None
-        try:
-            handle = self._handles.open(text, request.host, self._clock.now())
-        except InvalidTokenError:
+        handle = self._open(text, request.host)
+        if handle is None:
             return None
         data = self._records.get(sessions.RECORD_TYPE, handle.session_id)
         if data is None and RecordVersion(handle.epoch, handle.number) > self._records.version:
@@ -102,6 +105,21 @@ class Principals:
         if data is None:
             return None
         return self.judge(data, settings)
+
+    def _open(self, text: str, host: str) -> SessionHandle | None:
+        """The handle in a cookie, opened once; whether it has expired is asked every time."""
+        now = self._clock.now()
+        handle = self._opened.get((text, host))
+        if handle is not None:
+            return handle if now < handle.expires_at else None
+        try:
+            handle = self._handles.open(text, host, now)
+        except InvalidTokenError:
+            return None
+        if len(self._opened) >= CACHE_LIMIT:
+            self._opened.clear()
+        self._opened[text, host] = handle
+        return handle
 
     def of_session(self, session_id: str, settings: Settings) -> Principal | Rejected | None:
         """Whose session it is, from the replica alone; for streams that are decided again."""
@@ -141,7 +159,27 @@ class Principals:
             return None
 
     def judge(self, data: bytes, settings: Settings) -> Principal | Rejected | None:
-        """The principal of a session record, as things are now."""
+        """The principal of a session record, as things are now.
+
+        Decoding is remembered for exactly these bytes of session and user and these settings; expiry is judged anew.
+        """
+        known = self._judged.get(data)
+        if known is not None:
+            user_data, judged_by, principal = known
+            if (
+                judged_by is settings
+                and self._records.get(users.RECORD_TYPE, principal.session.user_id) is user_data
+                and not principal.session.is_expired(self._clock.now())
+            ):
+                return principal
+        found = self._decoded(data, settings)
+        if isinstance(found, Principal):
+            if len(self._judged) >= CACHE_LIMIT:
+                self._judged.clear()
+            self._judged[data] = (found.user_data, settings, found)
+        return found
+
+    def _decoded(self, data: bytes, settings: Settings) -> Principal | Rejected | None:
         try:
             session = Session.from_bytes(data)
             if session.is_expired(self._clock.now()):
