@@ -25,7 +25,7 @@ def sign_in_app(handlers: SignInPages, pages: Pages) -> Starlette:
 
     async def not_here(request: Request, error: Exception) -> Response:
         status = HTTPStatus(error.status_code) if isinstance(error, HTTPException) else HTTPStatus.NOT_FOUND
-        response = pages.page(request, "refused.html", status)
+        response = pages.page(request, "not_found.html", status, title=status.phrase)
         if isinstance(error, HTTPException):
             response.headers.update(error.headers or {})
         return response

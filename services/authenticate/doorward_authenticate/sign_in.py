@@ -8,6 +8,7 @@ GET  /                                 who is signed in
 """
 
 import hmac
+import json
 import urllib.parse
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -97,7 +98,7 @@ class SignInPages:
                 (party.settings.name, f"{SIGN_IN_PATH}/{party.settings.id}?{request.url.query}")
                 for party in self.parties.values()
             ]
-            return self._pages.page(request, "choose.html", links=links)
+            return self._pages.page(request, "choose.html", links=links, host=wanted.authority)
         party = self.parties.get(chosen) if chosen is not None else next(iter(self.parties.values()))
         if party is None:
             return self._refused(request, "unknown identity provider", InvalidTokenError("no such identity provider"))
@@ -145,7 +146,13 @@ class SignInPages:
             live = await self._live(request)
         except DoorwardError as error:
             return self._unavailable(request, error)
-        return self._pages.page(request, "home.html", signed_in=live is not None, sign_out=SIGN_OUT_PATH)
+        return self._pages.page(
+            request,
+            "home.html",
+            signed_in=live is not None,
+            who=_shown_name(live.session.claims_json) if live is not None else None,
+            sign_out=SIGN_OUT_PATH,
+        )
 
     async def ask_sign_out(self, request: Request) -> Response:
         """Ask before signing out."""
@@ -245,6 +252,15 @@ class SignInPages:
     def _unavailable(self, request: Request, error: Exception, template: str = "unavailable.html") -> Response:
         _log.error("sessions are not available", request_id=_request_id(request), reason=str(error))
         return self._pages.page(request, template, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+def _shown_name(claims_json: bytes) -> str | None:
+    """What a person may be called on a page that only they see; nothing is decided by it."""
+    claims = json.loads(claims_json or b"{}")
+    for name in ("email", "name", "preferred_username"):
+        if isinstance(claims.get(name), str) and claims[name]:
+            return str(claims[name])
+    return None
 
 
 def _single(query: Mapping[str, str], name: str) -> str | None:

@@ -24,7 +24,7 @@ from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.cross_origin import PREFLIGHT_SECONDS
 from doorward_authorize.identity_headers import identity_headers
 from doorward_authorize.outcome import Outcome, Verdict
-from doorward_authorize.pages import CONTENT_SECURITY_POLICY, page
+from doorward_authorize.pages import content_security_policy, page
 from doorward_authorize.sign_in_redirect import SignInRedirect
 
 _OVERWRITE = HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
@@ -147,7 +147,7 @@ class Responder:
                 who = outcome.principal.facts.email or outcome.principal.user.name or outcome.principal.user.id
             headers += [
                 ("content-type", "text/html; charset=utf-8"),
-                ("content-security-policy", CONTENT_SECURITY_POLICY),
+                ("content-security-policy", content_security_policy()),
             ]
             return _denied(status, headers, page(title, shown, decision_id, who)), status
         body: dict[str, object] = {

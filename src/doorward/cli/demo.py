@@ -84,7 +84,9 @@ class _Surroundings:
                 "--verify-port", str(ports.verify),
                 "--admin-port", str(ports.admin),
                 "--public-port", str(ports.public),
-                "--jwks-url", f"{ports.url('verify')}/.well-known/doorward/jwks.json",
+                "--verify-url", ports.url("verify"),
+                "--admin-url", ports.url("admin"),
+                "--public-url", ports.url("public"),
                 "--issuer", ports.url("authenticate"),
                 "--ca-file", str(self._ca_file),
             ],
@@ -187,7 +189,8 @@ def _announce(ports: DemoPorts, ca_file: Path) -> None:
         people.add_row(user.email, user.password, ", ".join(user.groups) or "none")
     console.print(table)
     console.print(people)
-    console.print(f"certificate authority: {ca_file}")
+    # Never wrapped or coloured: people copy it.
+    console.print(f"certificate authority: {ca_file}", soft_wrap=True, highlight=False)
     console.print("Ctrl-C ends everything.")
     ready = {
         "ready": True,

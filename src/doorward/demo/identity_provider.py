@@ -30,15 +30,11 @@ from starlette.routing import Route
 
 from doorward.demo.faults import Faults
 from doorward.demo.users import DEMO_USERS, DemoUser
+from doorward.web.style import style, style_source
 
 _LIFE_SECONDS = 300
 _CODE_SECONDS = 60
 _COOKIE = "demo-identity-provider"
-_STYLE = """\
-body{font:16px/1.5 system-ui,sans-serif;color-scheme:light dark;max-width:26rem;margin:10vh auto;padding:0 1rem}
-input,button{font:inherit;display:block;width:100%;box-sizing:border-box;padding:.5rem;margin:.25rem 0 1rem}
-"""
-_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,17 +258,21 @@ class IdentityProvider:
 
     def _login_page(self, request: Request, *, wrong: bool) -> Response:
         people = "".join(
-            f"<li><code>{html.escape(user.email)}</code> / <code>{html.escape(user.password)}</code></li>"
+            f"<tr><td><code>{html.escape(user.email)}</code></td><td><code>{html.escape(user.password)}</code></td>"
+            f"<td>{html.escape(', '.join(user.groups) or 'none')}</td></tr>"
             for user in DEMO_USERS
         )
-        message = '<p role="alert">That e-mail address and password do not belong together.</p>' if wrong else ""
+        message = (
+            '<p class="bad" role="alert">That e-mail address and password do not belong together.</p>' if wrong else ""
+        )
         action = html.escape(f"/authorize?{request.url.query}")
         return _page(
             "Demo identity provider",
             f'{message}<form method="post" action="{action}">'
-            '<label for="email">E-mail</label><input id="email" name="email" type="email" required autofocus>'
-            '<label for="password">Password</label><input id="password" name="password" type="password" required>'
-            f'<button type="submit">Sign in</button></form><p>Demo users:</p><ul>{people}</ul>',
+            '<label for="email">E-mail</label><input id="email" name="email" type="email" autocomplete="username" required autofocus>'
+            '<label for="password">Password</label><input id="password" name="password" type="password" autocomplete="current-password" required>'
+            f'<button type="submit">Sign in</button></form><h2>Demo users</h2>'
+            f"<table><thead><tr><th>E-mail</th><th>Password</th><th>Groups</th></tr></thead><tbody>{people}</tbody></table>",
             200,
         )
 
@@ -280,11 +280,11 @@ class IdentityProvider:
 def _page(title: str, body: str, status: int) -> Response:
     text = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<style>{_STYLE}</style></head><body><main><h1>{title}</h1>{body}</main></body></html>"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{style()}</style></head><body><main><h1>{title}</h1>{body}</main></body></html>"
     )
     # No form-action: the answer to the form redirects to the relying party, wherever that is.
-    policy = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; frame-ancestors 'none'"
+    policy = f"default-src 'none'; style-src {style_source()}; base-uri 'none'; frame-ancestors 'none'"
     headers = {"content-security-policy": policy, "cache-control": "no-store", "referrer-policy": "no-referrer"}
     return HTMLResponse(text, status, headers)
 

@@ -1,6 +1,7 @@
 """Three sample applications behind the demo: ``verify``, ``admin`` and ``public``.
 
-    python -m doorward.demo.upstreams --verify-port N --admin-port N --public-port N --jwks-url URL --issuer URL --ca-file FILE
+    python -m doorward.demo.upstreams --verify-port N --admin-port N --public-port N --issuer URL --ca-file FILE
+        --verify-url URL --admin-url URL --public-url URL
 
 ``verify`` does what an application should do: it fetches the public keys and verifies the assertion that it received.
 """
@@ -14,6 +15,7 @@ import ssl
 import time
 import urllib.parse
 from pathlib import Path
+from typing import TypeAlias
 
 import h2corn
 import httpx
@@ -25,13 +27,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from doorward.web.style import style, style_source
+
 ASSERTION_HEADER = "x-doorward-jwt-assertion"
+Links: TypeAlias = dict[str, str]
+"""What a page links to: text and address."""
 _KEYS_SECONDS = 300.0
-_STYLE = """\
-body{font:16px/1.5 system-ui,sans-serif;color-scheme:light dark;max-width:52rem;margin:5vh auto;padding:0 1rem}
-table{border-collapse:collapse}
-td{border-top:1px solid #8884;padding:.25rem .75rem .25rem 0;vertical-align:top;overflow-wrap:anywhere}
-"""
 
 
 class Verifier:
@@ -76,7 +77,7 @@ class Verifier:
         return self._keys[1]
 
 
-def verify_app(verifier: Verifier, audience: str) -> Starlette:
+def verify_app(verifier: Verifier, audience: str, links: Links) -> Starlette:
     """Shows what an upstream received."""
 
     async def report(request: Request) -> dict[str, object]:
@@ -92,51 +93,69 @@ def verify_app(verifier: Verifier, audience: str) -> Starlette:
         return JSONResponse(await report(request))
 
     async def as_page(request: Request) -> Response:
-        found = await report(request)
-        assertion = found["assertion"]
-        claims = assertion["claims"] if isinstance(assertion, dict) else None
-        who = html.escape(str((claims or {}).get("email", "nobody")))
-        groups = html.escape(", ".join((claims or {}).get("groups", [])) or "none")
-        verdict = "The assertion is genuine." if claims else "There is no valid assertion."
+        assertion = await verifier.verify(request.headers.get(ASSERTION_HEADER), audience)
+        claims = assertion["claims"]
+        known = claims if isinstance(claims, dict) else {}
+        who = html.escape(str(known.get("email", "nobody")))
+        groups = html.escape(", ".join(known.get("groups", [])) or "none")
+        verdict = (
+            '<span class="good">genuine</span>: its signature, issuer, audience and time are right'
+            if claims
+            else f'<span class="bad">not valid</span>: {html.escape(str(assertion["error"]))}'
+        )
         rows = "".join(
-            f"<tr><td>{html.escape(name.decode('latin-1'))}</td><td>{html.escape(value.decode('latin-1'))}</td></tr>"
+            f'<tr><th scope="row">{html.escape(name.decode("latin-1"))}</th>'
+            f"<td>{html.escape(value.decode('latin-1'))}</td></tr>"
             for name, value in request.headers.raw
         )
         return _page(
-            "What the upstream received",
-            f'<p>You are <strong id="who">{who}</strong>; groups: <span id="groups">{groups}</span>.</p>'
-            f'<p id="verdict">{verdict}</p><pre>{html.escape(json.dumps(claims, indent=2))}</pre>'
-            f"<h2>Headers</h2><table>{rows}</table>"
-            '<p><a href="/.doorward/sign_out">Sign out</a></p>',
+            "What the application received",
+            f'<dl><dt>You are</dt><dd><strong id="who">{who}</strong></dd>'
+            f'<dt>Groups</dt><dd id="groups">{groups}</dd>'
+            f'<dt>Assertion</dt><dd id="verdict">{verdict}</dd></dl>'
+            f"<h2>What the assertion says</h2><pre>{html.escape(json.dumps(claims, indent=2))}</pre>"
+            f"<h2>Request headers</h2><table><tbody>{rows}</tbody></table>",
+            {**links, "Who am I?": "/.doorward/whoami", "Sign out": "/.doorward/sign_out"},
+            wide=True,
         )
 
     methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
     return Starlette(routes=[Route("/json", as_json, methods=methods), Route("/{path:path}", as_page, methods=methods)])
 
 
-def admin_app() -> Starlette:
+def admin_app(links: Links) -> Starlette:
     """A page for a few."""
 
     async def answer(request: Request) -> Response:
         who = html.escape(request.headers.get("x-user-email", "unknown"))
-        return _page("Administration", f"<p>Only administrators see this. You are <strong>{who}</strong>.</p>")
+        return _page(
+            "Administration",
+            f"<p>Only members of the group <code>admins</code> see this. You are <strong>{who}</strong>.</p>",
+            {**links, "Who am I?": "/.doorward/whoami", "Sign out": "/.doorward/sign_out"},
+        )
 
     return Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "HEAD", "POST"])])
 
 
-def public_app() -> Starlette:
+def public_app(links: Links) -> Starlette:
     """A page for everyone."""
 
     async def answer(_: Request) -> Response:
-        return _page("Hello", "<p>This page is open to everyone, by policy.</p>")
+        return _page(
+            "Hello", "<p>This page is open to everyone, by policy. The others want to know you first.</p>", links
+        )
 
     return Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "HEAD", "POST"])])
 
 
-def _page(title: str, body: str) -> Response:
+def _page(title: str, body: str, links: Links, *, wide: bool = False) -> Response:
+    items = "".join(f'<li><a href="{html.escape(url)}">{html.escape(text)}</a></li>' for text, url in links.items())
     return HTMLResponse(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style></head><body><main><h1>{title}</h1>{body}</main></body></html>"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{style()}</style></head><body><main{' class=wide' if wide else ''}>"
+        f'<h1>{title}</h1>{body}<nav><ul class="links">{items}</ul></nav></main></body></html>',
+        headers={"content-security-policy": f"default-src 'none'; style-src {style_source()}"},
     )
 
 
@@ -169,18 +188,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The demo's sample applications, on loopback.")
     for name in ("verify", "admin", "public"):
         parser.add_argument(f"--{name}-port", type=int, required=True)
-    parser.add_argument("--jwks-url", required=True)
+        parser.add_argument(f"--{name}-url", required=True)
     parser.add_argument("--issuer", required=True)
     parser.add_argument("--ca-file", type=Path, required=True)
     options = parser.parse_args()
-    audience = urllib.parse.urlsplit(options.jwks_url).hostname or ""
-    verifier = Verifier(options.jwks_url, options.issuer, options.ca_file)
+    links = {
+        "Verify (anyone signed in)": options.verify_url,
+        "Admin (group admins)": options.admin_url,
+        "Public (everyone)": options.public_url,
+    }
+    audience = urllib.parse.urlsplit(options.verify_url).hostname or ""
+    verifier = Verifier(f"{options.verify_url}/.well-known/doorward/jwks.json", options.issuer, options.ca_file)
     asyncio.run(
         serve_all(
             {
-                options.verify_port: verify_app(verifier, audience),
-                options.admin_port: admin_app(),
-                options.public_port: public_app(),
+                options.verify_port: verify_app(verifier, audience, links),
+                options.admin_port: admin_app(links),
+                options.public_port: public_app(links),
             }
         )
     )

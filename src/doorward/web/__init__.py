@@ -1,4 +1,7 @@
-"""The pages that people see from authenticate and proxy: one frame, one look, one set of headers.
+"""The pages that people see: one frame, one look, one set of headers.
 
-What does not belong here: routes and what a page says; and the pages of authorize, which carries no template engine.
+    style   the style sheet and its hash; also for authorize and the demo, which carry no template engine
+    pages   templates and headers, for authenticate and proxy
+
+What does not belong here: routes and what a page says.
 """

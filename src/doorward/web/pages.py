@@ -1,7 +1,5 @@
 """The pages' common frame: templates, headers, cookies to set and to delete."""
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from http import HTTPStatus
 from importlib import resources
@@ -11,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from doorward.identity.cookies import SESSION_COOKIE
+from doorward.web.style import style, style_source
 
 REQUEST_ID_HEADER = "x-request-id"
 
@@ -23,23 +22,24 @@ class Pages:
     def __init__(self, package: str, form_targets: Sequence[str] = ()) -> None:
         """Pages from the templates of ``package``; ``form_targets`` are origins that a form may lead to."""
         own, shared = resources.files(package) / "templates", resources.files("doorward.web")
-        self._style = (shared / "pages.css").read_text()
         self._environment = jinja2.Environment(
             loader=jinja2.FunctionLoader(lambda name: ((shared if name == "frame.html" else own) / name).read_text()),
             autoescape=True,
             undefined=jinja2.StrictUndefined,
         )
-        digest = base64.b64encode(hashlib.sha256(self._style.encode()).digest()).decode()
         targets = " ".join(("'self'", *form_targets))
         self._policy = (
-            f"default-src 'none'; style-src 'sha256-{digest}'; form-action {targets}; "
+            f"default-src 'none'; style-src {style_source()}; form-action {targets}; "
             "frame-ancestors 'none'; base-uri 'none'"
         )
 
     def page(self, request: Request, template: str, status: HTTPStatus = HTTPStatus.OK, **values: object) -> Response:
         """A page from ``template``, with the request's id for whoever is asked about it."""
         text = self._environment.get_template(template).render(
-            style=self._style, request_id=request.headers.get(REQUEST_ID_HEADER, ""), **values
+            style=style(),
+            refused=status >= HTTPStatus.BAD_REQUEST,
+            request_id=request.headers.get(REQUEST_ID_HEADER, ""),
+            **values,
         )
         response = HTMLResponse(text, status)
         response.headers["content-security-policy"] = self._policy

@@ -28,7 +28,7 @@ class SignOut:
     async def ask(self, request: Request) -> Response:
         """Answer ``GET /.doorward/sign_out``."""
         if session_handle(request) is None:
-            return self._pages.page(request, "signed_out.html")
+            return self._pages.page(request, "signed_out.html", ended=False)
         return self._pages.page(request, "sign_out.html", who=signed_in(request), action=SIGN_OUT_PATH)
 
     async def end(self, request: Request) -> Response:
@@ -36,9 +36,11 @@ class SignOut:
         if not is_same_origin(request):
             return self._pages.page(request, "foreign.html", HTTPStatus.FORBIDDEN, action=SIGN_OUT_PATH)
         handle = session_handle(request)
+        ended = False
         if handle is not None:
             try:
                 await self._sessions.end(handle, request_host(request))
+                ended = True
             except InvalidTokenError:
                 pass  # there is no such session: the cookie is worth nothing, and may go
             except UnavailableError as error:
@@ -46,6 +48,6 @@ class SignOut:
                 return self._pages.page(
                     request, "not_signed_out.html", HTTPStatus.SERVICE_UNAVAILABLE, action=SIGN_OUT_PATH
                 )
-        response = self._pages.page(request, "signed_out.html")
+        response = self._pages.page(request, "signed_out.html", ended=ended)
         delete_session_cookie(response)
         return response
