@@ -138,6 +138,8 @@ def test_closures_and_interpreter_decide_alike(policy: Policy, facts: Facts):
     assert explanation.decision == decision
     assert explanation.render()
     assert explanation.to_dict()["effect"] == decision.effect
+    assert not explanation.remedies or decision.effect is not Effect.ALLOW
+    assert all(remedy.sign_in or remedy.changes for remedy in explanation.remedies)
     assert decision.reasons
     assert (decision.effect is Effect.ALLOW) <= (decision.rule is not None)
 

@@ -3,7 +3,7 @@
     nodes ── parser ──► tree ── checker ──► the same tree, found good
                           ├── compiler     closures for the decision path, after merging neighbours
                           ├── interpreter  the slow, obvious meaning; the oracle of the property tests
-                          ├── explain      each criterion with its result and the value that it saw
+                          ├── explain      each criterion with its result and what it saw; remedies: what would help
                           └── printer      the canonical text, and so the digest
 
 ``criteria`` holds one file for each criterion; ``facts`` is all that a policy may look at; ``truth`` is the
