@@ -41,11 +41,14 @@ def version() -> None:
 
 
 @app.command()
-def check(file: Annotated[Path, typer.Argument(help="Configuration file.")]) -> None:
+def check(
+    file: Annotated[Path, typer.Argument(help="Configuration file.")],
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
+) -> None:
     """Report everything wrong with a configuration; exit 1 if anything would not be served."""
     from doorward.cli.check import check_file  # noqa: PLC0415  # loaded by the command that needs it
 
-    raise typer.Exit(check_file(file))
+    raise typer.Exit(check_file(file, strict=strict))
 
 
 @app.command()

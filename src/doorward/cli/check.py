@@ -1,26 +1,38 @@
-"""``doorward check``: everything wrong with a configuration."""
+"""``doorward check``: everything wrong with a configuration, and what is legal but probably wrong."""
 
 import sys
 from pathlib import Path
 
+from doorward.cli.problems import print_problems, print_rendered
 from doorward.config.load import load
 from doorward.errors import ConfigurationError
 from doorward.source import Severity
 
 
-def check_file(path: Path) -> int:
-    """Print every problem in ``path`` to standard error; 0 when all of it would be served, else 1."""
+def check_file(path: Path, *, strict: bool = False) -> int:
+    """Print every problem in ``path`` to standard error; 0 when all of it would be served, else 1.
+
+    With ``strict`` warnings count too.
+    """
     try:
         loaded = load(path)
     except ConfigurationError as error:
-        print(error, file=sys.stderr)
+        print_rendered(error.problems)
+        print(f"{path}: {counted(len(error.problems), 'error')}", file=sys.stderr)
         return 1
-    for problem in loaded.problems:
-        print(problem.render(), file=sys.stderr)
+    print_problems(loaded.problems)
     errors = sum(problem.severity is Severity.ERROR for problem in loaded.problems)
-    if errors:
-        print(f"{errors} error{'s' if errors > 1 else ''}", file=sys.stderr)
-        return 1
+    warnings = len(loaded.problems) - errors
     routes = len(loaded.settings.routes) if loaded.settings else 0
-    print(f"{path}: {routes} route{'' if routes == 1 else 's'}, no errors")
+    found = [counted(number, word) for number, word in ((errors, "error"), (warnings, "warning")) if number]
+    summary = f"{path}: {counted(routes, 'route')}, {' and '.join(found) if found else 'no errors, no warnings'}"
+    if errors or (strict and warnings):
+        print(summary, file=sys.stderr)
+        return 1
+    print(summary)
     return 0
+
+
+def counted(number: int, word: str) -> str:
+    """``1 route``, ``2 routes``."""
+    return f"{number} {word}{'' if number == 1 else 's'}"

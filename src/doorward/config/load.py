@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from doorward.config.document import Document, IdentityProviderDocument
-from doorward.config.references import read_secret
+from doorward.config.references import SecretReader, read_secret
 from doorward.config.routes import RouteReader, parse_origin
 from doorward.config.settings import (
     Address,
@@ -55,8 +55,10 @@ def load_settings(path: Path) -> Settings:
     return loaded.settings
 
 
-def load(path: Path) -> Loaded:
+def load(path: Path, *, secrets: SecretReader = read_secret) -> Loaded:
     """Read ``path`` and report everything about it.
+
+    ``secrets`` finds what the file refers to; who only looks at routes and policies needs none of it.
 
     Raises:
         ConfigurationError: it cannot be read, or is no YAML at all.
@@ -73,11 +75,12 @@ def load(path: Path) -> Loaded:
     node = read_yaml(text, str(path))
     if not isinstance(node, Mapping):
         raise ConfigurationError([Problem(start, "expected a mapping with `version: 1` and `routes`").render()])
-    return _Loader(path.parent, text, [path]).load(node)
+    return _Loader(path.parent, text, [path], secrets).load(node)
 
 
 class _Loader:
-    def __init__(self, folder: Path, text: str, files: list[Path]) -> None:
+    def __init__(self, folder: Path, text: str, files: list[Path], secrets: SecretReader) -> None:
+        self._read_secret = secrets
         self._folder = folder
         self._text = text
         self._files = files
@@ -178,7 +181,7 @@ class _Loader:
             self._check_issuer(written, position_of(node, (*place, "issuer")))
             if "openid" not in written.scopes:
                 self._fatal.error(position_of(node, (*place, "scopes")), "the scope `openid` is missing")
-            secret = read_secret(
+            secret = self._read_secret(
                 self._folder,
                 written.client_secret,
                 position_of(node, (*place, "client_secret")),
