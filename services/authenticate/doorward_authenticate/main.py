@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Mapping
 
 import httpx
@@ -31,7 +32,9 @@ from doorward_authenticate.identity_providers.fetch import http_client
 from doorward_authenticate.identity_providers.relying_party import OidcRelyingParty, RelyingParty
 from doorward_authenticate.pending import PendingSealer
 from doorward_authenticate.server import SERVICE_NAME, AuthenticateServicer
-from doorward_authenticate.sessions import SessionWriter
+from doorward_authenticate.session_life.keeper import Keeper
+from doorward_authenticate.session_life.refresher import Refresher
+from doorward_authenticate.sessions import SessionLimits, SessionWriter
 from doorward_authenticate.sign_in import SignInPages
 
 _STOP_SECONDS = 1.0
@@ -54,10 +57,12 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     channel = open_channel(endpoints.databroker(Plane.AUTHENTICATE))
     handles = HandleSealer(Sealer(keys.keyring(Purpose.SESSION_HANDLE)))
     pending = Sealer(keys.keyring(Purpose.PENDING_SIGN_IN))
+    records = RecordClient(channel)
+    token_sealer = Sealer(keys.keyring(Purpose.PROVIDER_TOKENS))
     sessions = SessionWriter(
-        RecordClient(channel),
-        Sealer(keys.keyring(Purpose.PROVIDER_TOKENS)),
-        settings.session_lifetime_seconds,
+        records,
+        token_sealer,
+        SessionLimits.of(settings),
         clock,
     )
     codes = Codes(CodeSealer(Sealer(keys.keyring(Purpose.ONE_TIME_CODE))), handles, sessions, clock)
@@ -86,9 +91,12 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     async def on_change(changed: Settings) -> None:
         handlers.parties = relying_parties(changed, client, clock, handlers.parties)
         handlers.settings = changed
-        sessions.lifetime_seconds = changed.session_lifetime_seconds
+        sessions.limits = SessionLimits.of(changed)
 
+    refresher = Refresher(records, token_sealer, lambda: handlers.parties, lambda: sessions.limits.rhythm, clock)
+    keeper = Keeper(records, refresher, clock)
     tasks = {
+        asyncio.create_task(keeper.run(records, secrets.token_hex(8)), name="session life"),
         asyncio.create_task(web.serve(), name="pages"),
         asyncio.create_task(watch_settings(options.config_path, settings, on_change), name="reload"),
     }

@@ -1,16 +1,18 @@
 """Session records, as the sign-in flow needs them."""
 
+import random
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from doorward.api.session.v1 import session_pb2
 from doorward.clock import Clock
+from doorward.config.settings import Settings
 from doorward.errors import ConflictError, NotFoundError
 from doorward.identity import session as session_records
 from doorward.identity import user as user_records
 from doorward.identity.session import Session
+from doorward.identity.user import User
 from doorward.keys.sealed import Sealer
 from doorward.records.client import Revoked
 from doorward.records.record import Record, RecordVersion, Write
@@ -20,8 +22,10 @@ from doorward_authenticate.identity_providers.claims import (
     user_from,
 )
 from doorward_authenticate.identity_providers.relying_party import RelyingParty, SignedInAt
+from doorward_authenticate.session_life.schedule import Rhythm, next_due
+from doorward_authenticate.session_life.tokens import RECORD_TYPE as TOKENS_TYPE
+from doorward_authenticate.session_life.tokens import KeptTokens, ProviderTokens
 
-TOKENS_TYPE = "SessionTokens"
 SPENT_TYPE = "SpentCode"
 SPENT_SECONDS = 120.0
 """Longer than any code lives."""
@@ -38,6 +42,10 @@ class Records(Protocol):
         """Write all or nothing."""
         ...
 
+    def query(self, record_type: str, index: str, value: str) -> AsyncIterator[Record]:
+        """Every live record whose index has this value."""
+        ...
+
     async def revoke(self, *, session_id: str) -> Revoked:
         """End a session, and say whether everybody knows."""
         ...
@@ -51,6 +59,24 @@ class LiveSession:
     version: RecordVersion
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionLimits:
+    """How long sessions live, and how many one person may have."""
+
+    lifetime_seconds: float
+    most_sessions: int | None
+    rhythm: Rhythm
+
+    @classmethod
+    def of(cls, settings: Settings) -> "SessionLimits":
+        """As configured."""
+        return cls(
+            lifetime_seconds=settings.session_lifetime_seconds,
+            most_sessions=settings.session_limit,
+            rhythm=Rhythm(ask_every_seconds=settings.ask_provider_seconds, idle_seconds=settings.session_idle_seconds),
+        )
+
+
 class SessionWriter:
     """Begins, finds and ends sessions."""
 
@@ -58,15 +84,17 @@ class SessionWriter:
         self,
         records: Records,
         tokens: Sealer,
-        lifetime_seconds: float,
+        limits: "SessionLimits",
         clock: Clock,
         new_id: Callable[[], str] = lambda: secrets.token_hex(16),
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._records = records
         self._tokens = tokens
-        self.lifetime_seconds = lifetime_seconds
+        self.limits = limits
         self._clock = clock
         self._new_id = new_id
+        self._jitter = jitter
 
     async def begin(self, party: RelyingParty, signed_in: SignedInAt, replaced_id: str | None) -> LiveSession:
         """Store a new session, under a new id, and end the browser's previous one in the same write.
@@ -82,7 +110,7 @@ class SessionWriter:
             user_id=user.id,
             identity_provider_id=party.settings.id,
             issued_at=now,
-            expires_at=now + self.lifetime_seconds,
+            expires_at=now + self.limits.lifetime_seconds,
             authenticated_at=how.authenticated_at,
             methods=how.methods,
             context_class=how.context_class,
@@ -90,7 +118,7 @@ class SessionWriter:
             claims_json=personal_claims(signed_in.claims, signed_in.userinfo),
         )
         writes = [
-            Write(record=Record(type=user_records.RECORD_TYPE, id=user.id, data=user.to_bytes())),
+            Write(record=user_record(user)),
             Write(record=self._tokens_record(session, signed_in)),
             Write(record=session_record(session), absent=True),
         ]
@@ -98,7 +126,24 @@ class SessionWriter:
             writes.insert(0, Write(record=Record(type=session_records.RECORD_TYPE, id=replaced_id, deleted=True)))
             writes.insert(0, Write(record=Record(type=TOKENS_TYPE, id=replaced_id, deleted=True)))
         versions = await self._records.put(writes)
+        await self._end_surplus(session)
         return LiveSession(session, versions[-1])
+
+    async def _end_surplus(self, newest: Session) -> None:
+        """End the oldest sessions of a person beyond the cap; the new one is never among them.
+
+        The new session is stored and indexed before, so of two sign-ins at once at least the later one sees both.
+        """
+        if self.limits.most_sessions is None:
+            return
+        others: list[Session] = []
+        async for record in self._records.query(session_records.RECORD_TYPE, "user_id", newest.user_id):
+            session = Session.from_bytes(record.data)
+            if session.id != newest.id and not session.is_expired(self._clock.now()):
+                others.append(session)
+        others.sort(key=lambda session: (session.issued_at, session.id), reverse=True)
+        for surplus in others[self.limits.most_sessions - 1 :]:
+            await self._records.revoke(session_id=surplus.id)
 
     async def live(self, session_id: str) -> LiveSession | None:
         """The session while it lives; asked of the databroker, not of any copy.
@@ -136,11 +181,26 @@ class SessionWriter:
 
     def _tokens_record(self, session: Session, signed_in: SignedInAt) -> Record:
         """The identity provider's tokens, sealed before they leave this plane."""
-        kept = "\0".join((signed_in.refresh_token or "", signed_in.access_token, signed_in.id_token)).encode()
-        message = session_pb2.SessionTokens(
-            session_id=session.id, sealed=self._tokens.seal(kept, b"tokens\0" + session.id.encode())
+        now = self._clock.now()
+        tokens = ProviderTokens(
+            access_token=signed_in.access_token,
+            refresh_token=signed_in.refresh_token,
+            id_token=signed_in.id_token,
+            access_expires_at=None if signed_in.access_seconds is None else now + signed_in.access_seconds,
+            claims=dict(signed_in.claims),
         )
-        return Record(type=TOKENS_TYPE, id=session.id, data=message.SerializeToString(), expires_at=session.expires_at)
+        kept = KeptTokens(
+            session_id=session.id,
+            tokens=tokens,
+            due_at=next_due(tokens, self.limits.rhythm, now, self._jitter()),
+            session_ends_at=session.expires_at,
+        )
+        return kept.to_record(self._tokens)
+
+
+def user_record(user: User) -> Record:
+    """The record of ``user``."""
+    return Record(type=user_records.RECORD_TYPE, id=user.id, data=user.to_bytes())
 
 
 def session_record(session: Session) -> Record:
@@ -150,5 +210,5 @@ def session_record(session: Session) -> Record:
         id=session.id,
         data=session.to_bytes(),
         expires_at=session.expires_at,
-        indexes={"user_id": session.user_id},
+        indexes={"user_id": session.user_id, "identity_provider_id": session.identity_provider_id},
     )

@@ -69,12 +69,14 @@ class Guard:
         is_fresh: Callable[[float], bool],
         clock: Clock,
         metrics: AuthorizeMetrics,
+        touch: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._evaluator = evaluator
         self._principals = principals
         self._is_fresh = is_fresh
         self._clock = clock
         self._metrics = metrics
+        self._touch = touch
         self._streams: set[GuardedStream] = set()
         self._by_record: dict[tuple[str, str], set[GuardedStream]] = {}
         self._draining = False
@@ -101,6 +103,8 @@ class Guard:
             for stream in tuple(self._streams):
                 if self._refusal(stream) is not None:
                     stream.wake.set()
+                else:
+                    self._count_as_use(stream)
 
     async def run(self, receive: Receive, send: Send) -> int:
         """Guard one stream; returns the gRPC status that ends the call, which is never 0. Raises nothing but cancellation."""
@@ -178,6 +182,12 @@ class Guard:
         if outcome.verdict is not Verdict.ALLOW:
             return ",".join(outcome.reasons) or "denied"
         return None
+
+    def _count_as_use(self, stream: GuardedStream) -> None:
+        """An open stream is a use of its session, unless its route says otherwise."""
+        route = self._evaluator.snapshot.routes.get(stream.route)
+        if stream.session_id and route is not None and not route.route.idle_strict:
+            self._touch(stream.session_id)
 
     def _cut(self, stream: GuardedStream, reason: str) -> int:
         self._metrics.streams_cut.inc()

@@ -27,6 +27,7 @@ from doorward.rpc.client import open_channel
 from doorward.rpc.planes import Plane
 from doorward.rpc.server import SocketServer
 from doorward.runtime.service import ServeOptions, Stop, run_service
+from doorward_authorize.activity import ActivityTracker
 from doorward_authorize.assertion import AssertionSigner
 from doorward_authorize.check_response import Responder
 from doorward_authorize.checker import Checker
@@ -79,7 +80,9 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         settings.staleness.longest,
     )
     handles = HandleSealer(Sealer(keys.keyring(Purpose.SESSION_HANDLE)))
-    principals = Principals(handles, replica, DatabrokerSource(RecordClient(channel)), clock)
+    client = RecordClient(channel)
+    activity = ActivityTracker(client, lambda: evaluator.snapshot.settings.session_idle_seconds, clock)
+    principals = Principals(handles, replica, DatabrokerSource(client), clock, activity)
     evaluator = Evaluator(compile_snapshot(settings, None, clock.monotonic()), principals, replica, clock, metrics)
     flow_keys = keys.keyring(Purpose.FLOW)
     responder = Responder(
@@ -98,7 +101,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         clock=clock,
         metrics=metrics,
     )
-    guard = Guard(evaluator, principals, replica.is_fresh, clock, metrics)
+    guard = Guard(evaluator, principals, replica.is_fresh, clock, metrics, activity.touch)
     replica.subscribe(guard.on_record)
     asked = itertools.count(1)
     servicer = AuthorizeServicer(
@@ -120,6 +123,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         asyncio.create_task(replica.run(), name="replica"),
         asyncio.create_task(log.run(), name="decision log"),
         asyncio.create_task(guard.tick(), name="guard"),
+        asyncio.create_task(activity.run(), name="activity"),
         asyncio.create_task(watch_settings(options.config_path, settings, on_change), name="reload"),
         asyncio.create_task(checks.serve(), name="checks"),
     }

@@ -22,6 +22,7 @@ from doorward.keys.handle import HandleSealer, SessionHandle
 from doorward.policy import PrincipalFacts
 from doorward.records.record import RecordVersion
 from doorward.route.internal import InternalRoute
+from doorward_authorize.activity import ActivityTracker
 from doorward_authorize.check_request import CheckedRequest
 
 CACHE_LIMIT = 20_000
@@ -82,11 +83,19 @@ class Rejected:
 class Principals:
     """Finds out who asks."""
 
-    def __init__(self, handles: HandleSealer, records: Records, source: RecordSource, clock: Clock) -> None:
+    def __init__(
+        self,
+        handles: HandleSealer,
+        records: Records,
+        source: RecordSource,
+        clock: Clock,
+        activity: ActivityTracker | None = None,
+    ) -> None:
         self._handles = handles
         self._records = records
         self._source = source
         self._clock = clock
+        self._activity = activity
         self._opened: dict[tuple[str, str], SessionHandle] = {}
         self._judged: dict[bytes, tuple[bytes, Settings, Principal]] = {}
 
@@ -104,7 +113,12 @@ class Principals:
             data = await self._newer(handle)
         if data is None:
             return None
-        return self.judge(data, settings)
+        found = self.judge(data, settings)
+        if isinstance(found, Principal) and self._activity is not None:
+            if not self._activity.is_recent(found.session) and await self._activity.is_idle(found.session):
+                return None
+            self._activity.touch(found.session.id)
+        return found
 
     def _open(self, text: str, host: str) -> SessionHandle | None:
         """The handle in a cookie, opened once; whether it has expired is asked every time."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from doorward.clock import Clock
@@ -53,15 +54,19 @@ class Revoker:
         pending = await self._wait_applied(version)
         return RevokeOutcome(len(session_ids), pending, version)
 
-    async def sessions_of(self, user_id: str | None) -> list[str]:
-        """Ids of the live sessions of a user, or of everybody."""
+    async def sessions_by(self, index: str, value: str) -> list[str]:
+        """Ids of the live sessions that an index of theirs finds: those of a user, or of an identity provider."""
+        return await self._ids(lambda after_id: self._store.query(SESSION, index, value, after_id, _BATCH))
+
+    async def every_session(self) -> list[str]:
+        """Ids of all live sessions."""
+        return await self._ids(lambda after_id: self._store.page(SESSION, after_id, _BATCH))
+
+    async def _ids(self, page: Callable[[str], Awaitable[tuple[list[Record], str]]]) -> list[str]:
         found: list[str] = []
         after_id = ""
         while True:
-            if user_id is None:
-                records, after_id = await self._store.page(SESSION, after_id, _BATCH)
-            else:
-                records, after_id = await self._store.query(SESSION, "user_id", user_id, after_id, _BATCH)
+            records, after_id = await page(after_id)
             found += [record.id for record in records]
             if not after_id:
                 return found

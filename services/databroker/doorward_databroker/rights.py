@@ -32,6 +32,7 @@ _RIGHTS: dict[Plane, dict[str, Verb]] = {
         "SessionTokens": _OWN,
         "User": _OWN,
         "SpentCode": Verb.CREATE,
+        "SessionActivity": Verb.GET,
     },
     Plane.AUTHORIZE: {
         "Session": _READ,
@@ -44,6 +45,7 @@ _RIGHTS: dict[Plane, dict[str, Verb]] = {
     Plane.OPERATOR: {
         "Session": Verb.GET | Verb.LIST | Verb.QUERY,
         "User": Verb.GET | Verb.LIST | Verb.QUERY,
+        "SessionActivity": Verb.GET,
     },
     Plane.DATABROKER: {},
 }

@@ -170,9 +170,12 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
                 session_ids = [request.session_id]
             case "user_id":
                 check_id(request.user_id)
-                session_ids = await self._revoker.sessions_of(request.user_id)
+                session_ids = await self._revoker.sessions_by("user_id", request.user_id)
+            case "identity_provider_id":
+                check_id(request.identity_provider_id)
+                session_ids = await self._revoker.sessions_by("identity_provider_id", request.identity_provider_id)
             case "all_sessions" if request.all_sessions:
-                session_ids = await self._revoker.sessions_of(None)
+                session_ids = await self._revoker.every_session()
             case _:
                 raise InvalidArgumentError("name what is to be ended")
         outcome = await self._revoker.revoke(session_ids)

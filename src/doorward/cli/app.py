@@ -107,26 +107,46 @@ def status(data: Data = DEFAULT_DATA, run_dir: RunDir = None, as_json: AsJson = 
 
 
 @session_app.command("list")
-def session_list(data: Data = DEFAULT_DATA, run_dir: RunDir = None, as_json: AsJson = False) -> None:
+def session_list(
+    user: Annotated[str | None, typer.Option(help="Only those of the user with this id.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Only those of this identity provider.")] = None,
+    data: Data = DEFAULT_DATA,
+    run_dir: RunDir = None,
+    as_json: AsJson = False,
+) -> None:
     """List live sessions."""
-    from doorward.cli.operate import list_sessions  # noqa: PLC0415  # loaded by the command that needs it
+    from doorward.cli.sessions import list_sessions  # noqa: PLC0415  # loaded by the command that needs it
 
-    raise typer.Exit(list_sessions(data, run_dir, as_json=as_json))
+    raise typer.Exit(list_sessions(data, run_dir, user, provider, as_json=as_json))
+
+
+@session_app.command("show")
+def session_show(
+    session_id: Annotated[str, typer.Argument(help="Id of the session.")],
+    data: Data = DEFAULT_DATA,
+    run_dir: RunDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one session: whose, since when, last used when, and the claims it came with."""
+    from doorward.cli.sessions import show_session  # noqa: PLC0415  # loaded by the command that needs it
+
+    raise typer.Exit(show_session(session_id, data, run_dir, as_json=as_json))
 
 
 @session_app.command("revoke")
 def session_revoke(
     session_id: Annotated[str | None, typer.Argument(help="Id of one session.")] = None,
     user: Annotated[str | None, typer.Option(help="Every session of the user with this id.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Every session of this identity provider.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every session there is.")] = False,
     data: Data = DEFAULT_DATA,
     run_dir: RunDir = None,
     as_json: AsJson = False,
 ) -> None:
     """End sessions, and say when every authorizer has applied it; exit 3 while some have not."""
-    from doorward.cli.operate import revoke_sessions  # noqa: PLC0415  # loaded by the command that needs it
+    from doorward.cli.sessions import revoke_sessions  # noqa: PLC0415  # loaded by the command that needs it
 
-    raise typer.Exit(revoke_sessions(session_id, user, data, run_dir, everything=everything, as_json=as_json))
+    raise typer.Exit(revoke_sessions(session_id, user, provider, data, run_dir, everything=everything, as_json=as_json))
 
 
 @keys_app.command("init")

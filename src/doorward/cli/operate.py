@@ -1,92 +1,19 @@
-"""Commands that talk to a running deployment: sessions, explanations, status."""
+"""Commands that talk to a running deployment: explanations, status."""
 
 import asyncio
 import json
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from rich.console import Console
-from rich.table import Table
-
 from doorward.api.authorize.v1 import authorize_pb2, authorize_pb2_grpc
 from doorward.config.endpoints import LocalEndpoints, default_run_folder
-from doorward.errors import ConfigurationError, DoorwardError, NotFoundError
-from doorward.identity import session as sessions
-from doorward.identity import user as users
-from doorward.identity.session import Session
-from doorward.identity.user import User
+from doorward.errors import ConfigurationError, NotFoundError
 from doorward.records.client import RecordClient
 from doorward.rpc.client import open_channel
 
 T = TypeVar("T")
-_PENDING_STATUS = 3
-
-
-def list_sessions(data: Path, run_dir: Path | None, *, as_json: bool) -> int:
-    """Print the live sessions, newest first."""
-
-    async def body(client: RecordClient) -> list[tuple[Session, User | None]]:
-        now = time.time()
-        found = [Session.from_bytes(record.data) async for record in client.list(sessions.RECORD_TYPE)]
-        live = sorted((s for s in found if not s.is_expired(now)), key=lambda s: s.issued_at, reverse=True)
-        return [(session, await _user(client, session.user_id)) for session in live]
-
-    rows = _with_records(data, run_dir, body)
-    if as_json:
-        for session, user in rows:
-            print(
-                json.dumps(
-                    {
-                        "id": session.id,
-                        "user_id": session.user_id,
-                        "email": user.email if user else None,
-                        "identity_provider": session.identity_provider_id,
-                        "issued_at": session.issued_at,
-                        "expires_at": session.expires_at,
-                    }
-                )
-            )
-        return 0
-    table = Table("session", "user", "e-mail", "signed in", "ends")
-    for session, user in rows:
-        table.add_row(
-            session.id,
-            session.user_id,
-            user.email if user else "unknown",
-            _time(session.issued_at),
-            _time(session.expires_at),
-        )
-    Console().print(table)
-    return 0
-
-
-def revoke_sessions(
-    session_id: str | None,
-    user_id: str | None,
-    data: Path,
-    run_dir: Path | None,
-    *,
-    everything: bool,
-    as_json: bool,
-) -> int:
-    """End sessions; 0 when every authorizer has applied it, 3 when it is stored and some have not."""
-    if (session_id is not None) + (user_id is not None) + everything != 1:
-        print("error: name one session, or --user, or --all", file=sys.stderr)
-        return 2
-    result = _with_records(
-        data, run_dir, lambda client: client.revoke(session_id=session_id, user_id=user_id, all_sessions=everything)
-    )
-    state = "applied" if result.applied else "pending"
-    if as_json:
-        print(json.dumps({"state": state, "revoked": result.revoked, "pending": list(result.pending)}))
-    elif result.applied:
-        print(f"ended {result.revoked} session{'' if result.revoked == 1 else 's'}; applied everywhere")
-    else:
-        print(f"ended {result.revoked}; stored, not yet confirmed by {', '.join(result.pending)}")
-    return 0 if result.applied else _PENDING_STATUS
 
 
 def show_status(data: Path, run_dir: Path | None, *, as_json: bool) -> int:
@@ -98,7 +25,7 @@ def show_status(data: Path, run_dir: Path | None, *, as_json: bool) -> int:
             stub = authorize_pb2_grpc.AuthorizeServiceStub(channel)
             return await stub.GetStatus(authorize_pb2.GetStatusRequest(), timeout=3)
 
-    store = _with_records(data, run_dir, lambda client: client.status())
+    store = with_records(data, run_dir, lambda client: client.status())
     decides = asyncio.run(authorizer())
     report = {
         "databroker": {
@@ -141,7 +68,8 @@ def explain_decision(decision_id: str, data: Path, run_dir: Path | None, *, as_j
     return 0
 
 
-def _with_records(data: Path, run_dir: Path | None, body: Callable[[RecordClient], Awaitable[T]]) -> T:
+def with_records(data: Path, run_dir: Path | None, body: Callable[[RecordClient], Awaitable[T]]) -> T:
+    """What ``body`` makes of the databroker of the deployment that runs on ``data``."""
     endpoints = _endpoints(data, run_dir)
 
     async def call() -> T:
@@ -156,14 +84,3 @@ def _endpoints(data: Path, run_dir: Path | None) -> LocalEndpoints:
     if not folder.is_dir():
         raise ConfigurationError([f"error: nothing runs on the data folder `{data}` (start it, or use --data)"])
     return LocalEndpoints(folder)
-
-
-async def _user(client: RecordClient, user_id: str) -> User | None:
-    try:
-        return User.from_bytes((await client.get(users.RECORD_TYPE, user_id)).data)
-    except DoorwardError:
-        return None  # the list is about sessions; a missing user must not hide one
-
-
-def _time(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

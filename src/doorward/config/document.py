@@ -82,6 +82,18 @@ class SessionDocument(_Strict):
     """The life of a sign-in."""
 
     lifetime: Duration = Field(default=14 * 3600.0, ge=60, le=90 * 86400, description="Longest life of a session.")
+    idle_timeout: Duration | None = Field(
+        default=None, ge=60, le=90 * 86400, description="A session that nobody has used for this long has ended."
+    )
+    max_concurrent: int | None = Field(
+        default=None, ge=1, le=1000, description="Most sessions of one person; a further sign-in ends the oldest."
+    )
+    ask_provider_every: Duration = Field(
+        default=600.0,
+        ge=30,
+        le=86400,
+        description="How often the identity provider is asked whether a person is still welcome, and who they are now.",
+    )
 
 
 class EnvoyDocument(_Strict):
@@ -122,6 +134,9 @@ class RouteDocument(_Strict):
     )
     path_parameters: Literal["refuse", "allow"] = Field(default="refuse", description="What `;` in a path means.")
     allowed_origins: list[str] = Field(default=[], description="Origins whose scripts may call this route.")
+    idle: Literal["counts", "strict"] = Field(
+        default="counts", description="Whether an open guarded stream counts as using the session (`strict`: no)."
+    )
     sensitive: bool = Field(default=False, description="Whether the shorter staleness limit applies.")
     explanation: str | None = Field(default=None, max_length=500, description="Sentence for the denial page.")
     tls_server_name: str | None = Field(default=None, description="Name that the upstream's certificate must have.")

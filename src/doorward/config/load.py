@@ -127,6 +127,9 @@ class _Loader:
             redis_url=None if redis == "embedded" else redis,
             identity_providers=providers,
             session_lifetime_seconds=document.session.lifetime,
+            session_idle_seconds=document.session.idle_timeout,
+            session_limit=document.session.max_concurrent,
+            ask_provider_seconds=document.session.ask_provider_every,
             staleness=StalenessLimits(
                 sensitive=min(document.databroker.sensitive_staleness_limit, document.databroker.staleness_limit),
                 default=document.databroker.staleness_limit,

@@ -215,6 +215,7 @@ class RouteReader:
             path_parameters=document.path_parameters == "allow",
             allowed_origins=tuple(document.allowed_origins),
             sensitive=document.sensitive,
+            idle_strict=document.idle == "strict",
             explanation=document.explanation,
             tls_server_name=document.tls_server_name,
             tls_ca_pem=authorities,

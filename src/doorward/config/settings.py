@@ -83,6 +83,12 @@ class Settings:
     """``None`` means the embedded Valkey."""
     identity_providers: tuple[IdentityProviderSettings, ...]
     session_lifetime_seconds: float
+    session_idle_seconds: float | None = None
+    """A session unused for this long has ended; ``None`` never."""
+    session_limit: int | None = None
+    """Most sessions of one person; ``None`` any number."""
+    ask_provider_seconds: float = 600.0
+    """How often an identity provider is asked about a session."""
     staleness: StalenessLimits
     decision_log_file: Path | None
     """``None`` means standard output."""

@@ -145,11 +145,16 @@ class RecordClient:
         await call(self.stub.ReleaseLease(pb.ReleaseLeaseRequest(name=name, holder=holder), timeout=DEADLINE_SECONDS))
 
     async def revoke(
-        self, *, session_id: str | None = None, user_id: str | None = None, all_sessions: bool = False
+        self,
+        *,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        identity_provider_id: str | None = None,
+        all_sessions: bool = False,
     ) -> Revoked:
         """End sessions; returns when every authorizer has applied it, or after two seconds with those that have not.
 
-        Name exactly one of a session, a user and all sessions.
+        Name exactly one of a session, a user, an identity provider and all sessions.
 
         Raises:
             InvalidArgumentError: none was named.
@@ -158,6 +163,8 @@ class RecordClient:
             request = pb.RevokeRequest(session_id=session_id)
         elif user_id is not None:
             request = pb.RevokeRequest(user_id=user_id)
+        elif identity_provider_id is not None:
+            request = pb.RevokeRequest(identity_provider_id=identity_provider_id)
         else:
             request = pb.RevokeRequest(all_sessions=all_sessions)
         answer = await call(self.stub.Revoke(request, timeout=30.0))

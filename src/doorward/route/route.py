@@ -71,6 +71,8 @@ class Route:
     allowed_origins: tuple[str, ...] = ()
     sensitive: bool = False
     """Whether the shorter staleness limit applies."""
+    idle_strict: bool = False
+    """Whether an open guarded stream does not count as using the session."""
     explanation: str | None = None
     """The operator's sentence for the denial page."""
     tls_server_name: str | None = None
@@ -95,7 +97,7 @@ class Route:
         return f"https://{self.authority}"
 
 
-_NOT_REACH = frozenset({"id", "name", "explanation", "sensitive", "digest", "allowed_origins"})
+_NOT_REACH = frozenset({"id", "name", "explanation", "sensitive", "idle_strict", "digest", "allowed_origins"})
 
 
 def _digest(route: Route) -> str:

@@ -47,7 +47,8 @@ class Expectation:
 
     issuer: str
     client_id: str
-    nonce: str
+    nonce: str | None
+    """``None`` for a token from a refresh, which need not carry the sign-in's (section 12.2)."""
     algorithms: frozenset[str]
     """Configured and announced; only asymmetric ones count."""
     access_token: str | None
@@ -90,9 +91,10 @@ def verify_id_token(token: str, keys: Sequence[Key], expected: Expectation) -> V
     claims = _object(signed.payload)
     _check_parties(claims, expected)
     _check_times(claims, expected.now)
-    nonce = claims.get("nonce")
-    if not isinstance(nonce, str) or not hmac.compare_digest(nonce.encode(), expected.nonce.encode()):
-        raise TokenRejectedError("`nonce` is not the one of this sign-in")
+    if expected.nonce is not None:
+        nonce = claims.get("nonce")
+        if not isinstance(nonce, str) or not hmac.compare_digest(nonce.encode(), expected.nonce.encode()):
+            raise TokenRejectedError("`nonce` is not the one of this sign-in")
     _check_access_token_hash(claims, algorithm, expected.access_token)
     return VerifiedClaims(claims)
 

@@ -1,7 +1,7 @@
 """The authorization code flow with one identity provider (OpenID Connect Core 1.0, section 3.1; PKCE, RFC 7636)."""
 
 import urllib.parse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import httpx
@@ -21,6 +21,12 @@ from doorward_authenticate.identity_providers.id_token import (
 from doorward_authenticate.identity_providers.key_sets import KeySource
 from doorward_authenticate.identity_providers.metadata import Metadata, MetadataSource
 
+PERSON_REFUSED = frozenset(
+    {"invalid_grant", "interaction_required", "login_required", "consent_required", "access_denied"}
+)
+"""Errors of a refresh that are about the person or their grant. Any other (`invalid_client`, `unauthorized_client`) is about
+this client's registration, and a mistake there must not sign everybody out."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedInAt:
@@ -32,6 +38,21 @@ class SignedInAt:
     access_token: str
     refresh_token: str | None
     id_token: str
+    access_seconds: float | None = None
+    """How long the access token lasts, when the identity provider says so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewed:
+    """What a refresh brought."""
+
+    access_token: str = field(repr=False)
+    refresh_token: str | None = field(repr=False)
+    """A new one, or ``None`` when the old one stays good."""
+    id_token: str | None = field(repr=False)
+    access_seconds: float | None
+    claims: VerifiedClaims | None
+    """Those of the new ID token, when there is one; its `sub` is the session's."""
 
 
 class RelyingParty(Protocol):
@@ -53,6 +74,20 @@ class RelyingParty(Protocol):
         Raises:
             SignInError: unavailable, refused, or what it sent does not verify.
         """
+        ...
+
+    async def renew(self, refresh_token: str, subject: str) -> Renewed:
+        """Trade a refresh token for new tokens of ``subject``.
+
+        Raises:
+            ProviderRefusedError: it does not let this person go on.
+            ProviderUnavailableError: nothing can be said about the person now.
+            TokenRejectedError: what it sent does not verify, or is about somebody else.
+        """
+        ...
+
+    async def userinfo(self, access_token: str, subject: str) -> dict[str, object]:
+        """What it says of ``subject`` now; empty when it has no such endpoint. Raises as ``renew``."""
         ...
 
 
@@ -95,8 +130,59 @@ class OidcRelyingParty:
             raise TokenRejectedError("the answer names no issuer")
         if response_issuer is not None and response_issuer != self.settings.issuer:
             raise TokenRejectedError("the answer names another issuer")
-        tokens = await self._exchange(metadata, code, code_verifier)
+        form = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": self._redirect_uri,
+            "code_verifier": code_verifier,
+        }
+        status, tokens = await self._ask_token_endpoint(metadata, form)
+        _check_token_answer(status, tokens, refused=True)
         id_token, access_token = _required(tokens, "id_token"), _required(tokens, "access_token")
+        claims = await self._verified(metadata, id_token, access_token, nonce)
+        refresh = tokens.get("refresh_token")
+        status, userinfo = await self._ask_userinfo(metadata, access_token)
+        return SignedInAt(
+            claims=claims,
+            userinfo=_userinfo_of(status, userinfo, str(claims["sub"])),
+            access_token=access_token,
+            refresh_token=refresh if isinstance(refresh, str) else None,
+            id_token=id_token,
+            access_seconds=_seconds(tokens.get("expires_in")),
+        )
+
+    async def renew(self, refresh_token: str, subject: str) -> Renewed:
+        """See ``RelyingParty.renew``."""
+        metadata = await self._metadata.get()
+        form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
+        status, tokens = await self._ask_token_endpoint(metadata, form)
+        _check_token_answer(status, tokens, refused=tokens.get("error") in PERSON_REFUSED)
+        access_token, id_token = _required(tokens, "access_token"), tokens.get("id_token")
+        claims = None
+        if isinstance(id_token, str):
+            claims = await self._verified(metadata, id_token, access_token, None)
+            if claims["sub"] != subject:
+                raise TokenRejectedError("the new ID token speaks of somebody else")
+        rotated = tokens.get("refresh_token")
+        return Renewed(
+            access_token=access_token,
+            refresh_token=rotated if isinstance(rotated, str) and rotated else None,
+            id_token=id_token if isinstance(id_token, str) else None,
+            access_seconds=_seconds(tokens.get("expires_in")),
+            claims=claims,
+        )
+
+    async def userinfo(self, access_token: str, subject: str) -> dict[str, object]:
+        """See ``RelyingParty.userinfo``."""
+        status, answer = await self._ask_userinfo(await self._metadata.get(), access_token)
+        if status == 401:
+            # Our clock says that the token is good; the identity provider has withdrawn it.
+            raise ProviderRefusedError("userinfo does not take the access token any more")
+        return _userinfo_of(status, answer, subject)
+
+    async def _verified(
+        self, metadata: Metadata, id_token: str, access_token: str, nonce: str | None
+    ) -> VerifiedClaims:
         keys = await self._keys.get(metadata.jwks_uri, key_id_of(id_token))
         expected = Expectation(
             issuer=self.settings.issuer,
@@ -106,49 +192,52 @@ class OidcRelyingParty:
             access_token=access_token,
             now=self._clock.now(),
         )
-        claims = verify_id_token(id_token, keys, expected)
-        refresh = tokens.get("refresh_token")
-        return SignedInAt(
-            claims=claims,
-            userinfo=await self._userinfo(metadata, access_token, claims),
-            access_token=access_token,
-            refresh_token=refresh if isinstance(refresh, str) else None,
-            id_token=id_token,
-        )
+        return verify_id_token(id_token, keys, expected)
 
-    async def _exchange(self, metadata: Metadata, code: str, code_verifier: str) -> dict[str, object]:
+    async def _ask_token_endpoint(self, metadata: Metadata, form: dict[str, str]) -> tuple[int, dict[str, object]]:
         method = "client_secret_post" if metadata.posts_client_secret else "client_secret_basic"
         authentication = ClientAuth(self.settings.client_id, self.settings.client_secret.reveal(), method)
-        form = urllib.parse.urlencode(
-            {
-                "grant_type": "authorization_code",
-                "code": code,
-                "redirect_uri": self._redirect_uri,
-                "code_verifier": code_verifier,
-            }
-        )
         headers = {"content-type": "application/x-www-form-urlencoded"}
-        uri, headers, body = authentication.prepare("POST", metadata.token_endpoint, headers, form)
-        status, answer = await fetch_json(self._client, "POST", uri, headers=headers, content=body)
-        if status >= 500:
-            raise ProviderUnavailableError(f"the token endpoint answered {status}")
-        if status != 200:
-            raise ProviderRefusedError(f"the token endpoint answered {status} `{str(answer.get('error'))[:64]}`")
-        if str(answer.get("token_type", "")).lower() != "bearer":
-            raise TokenRejectedError("the token endpoint gave no bearer token")
-        return answer
+        body = urllib.parse.urlencode(form)
+        uri, headers, body = authentication.prepare("POST", metadata.token_endpoint, headers, body)
+        return await fetch_json(self._client, "POST", uri, headers=headers, content=body)
 
-    async def _userinfo(self, metadata: Metadata, access_token: str, claims: VerifiedClaims) -> dict[str, object]:
-        """Section 5.3: it counts only with the `sub` of the ID token."""
+    async def _ask_userinfo(self, metadata: Metadata, access_token: str) -> tuple[int, dict[str, object] | None]:
         if metadata.userinfo_endpoint is None:
-            return {}
+            return 200, None
         headers = {"authorization": f"Bearer {access_token}"}
-        status, answer = await fetch_json(self._client, "GET", metadata.userinfo_endpoint, headers=headers)
-        if status != 200:
-            raise ProviderUnavailableError(f"userinfo answered {status}")
-        if answer.get("sub") != claims["sub"]:
-            raise TokenRejectedError("userinfo speaks of somebody else")
-        return answer
+        return await fetch_json(self._client, "GET", metadata.userinfo_endpoint, headers=headers)
+
+
+def _check_token_answer(status: int, answer: dict[str, object], *, refused: bool) -> None:
+    """Raise unless the token endpoint gave a bearer token; ``refused``: an error of its is about the person."""
+    if status != 200:
+        text = f"the token endpoint answered {status} `{str(answer.get('error'))[:64]}`"
+        if refused and 400 <= status < 500 and status != 429:
+            raise ProviderRefusedError(text)
+        raise ProviderUnavailableError(text)
+    if str(answer.get("token_type", "")).lower() != "bearer":
+        raise TokenRejectedError("the token endpoint gave no bearer token")
+
+
+def _userinfo_of(status: int, answer: dict[str, object] | None, subject: str) -> dict[str, object]:
+    """Section 5.3: it counts only with the `sub` of the ID token."""
+    if answer is None:
+        return {}
+    if status != 200:
+        raise ProviderUnavailableError(f"userinfo answered {status}")
+    if answer.get("sub") != subject:
+        raise TokenRejectedError("userinfo speaks of somebody else")
+    return answer
+
+
+def _seconds(value: object) -> float | None:
+    """`expires_in`; some send it as text."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 12:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+        return None
+    return float(value)
 
 
 def _required(tokens: dict[str, object], name: str) -> str:

@@ -22,8 +22,8 @@ class RecordType:
 RECORD_TYPES: dict[str, RecordType] = {
     kind.name: kind
     for kind in (
-        RecordType("Session", indexes=("user_id",)),
-        RecordType("SessionTokens"),
+        RecordType("Session", indexes=("user_id", "identity_provider_id")),
+        RecordType("SessionTokens", indexes=("due",)),
         RecordType("User"),
         RecordType("DirectoryUser"),
         RecordType("DirectoryGroup"),

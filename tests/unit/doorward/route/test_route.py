@@ -38,6 +38,7 @@ NOT_REACH = {
     "name": "other",
     "explanation": "ask the tools team",
     "sensitive": True,
+    "idle_strict": True,
     "allowed_origins": ("https://app.example.com",),
 }
 

@@ -1,0 +1,59 @@
+"""The databroker's client over the reference store: what a plane sees, without a server between."""
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+
+from tests.support.fake_clock import FakeClock
+from tests.support.key_material import keyring
+
+from doorward.keys.store import Purpose
+from doorward.records.client import Revoked
+from doorward.records.record import Record, RecordVersion, Write
+from doorward_databroker.store.codec import SealedCodec
+from doorward_databroker.store.memory import MemoryStore
+
+PAGE = 100
+
+
+class StoreRecords:
+    """Obeys the ports that planes declare over ``doorward.records.client.RecordClient``."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.store = MemoryStore(clock, SealedCodec(keyring(Purpose.RECORDS)))
+        self.puts: list[int] = []
+
+    async def get(self, record_type: str, record_id: str) -> Record:
+        return await self.store.get(record_type, record_id)
+
+    async def put(self, writes: Sequence[Write]) -> tuple[RecordVersion, ...]:
+        self.puts.append(len(writes))
+        return await self.store.put(writes, secrets.token_hex(16))
+
+    async def list(self, record_type: str) -> AsyncIterator[Record]:
+        after = ""
+        while True:
+            records, after = await self.store.page(record_type, after, PAGE)
+            for record in records:
+                yield record
+            if not after:
+                return
+
+    async def query(self, record_type: str, index: str, value: str) -> AsyncIterator[Record]:
+        after = ""
+        while True:
+            records, after = await self.store.query(record_type, index, value, after, PAGE)
+            for record in records:
+                yield record
+            if not after:
+                return
+
+    async def revoke(self, *, session_id: str | None = None, user_id: str | None = None) -> Revoked:
+        if session_id is not None:
+            ids = [session_id]
+        else:
+            ids = [record.id async for record in self.query("Session", "user_id", user_id or "")]
+        version = RecordVersion(0, 0)
+        for found in ids:
+            writes = [Write(record=Record(type=kind, id=found, deleted=True)) for kind in ("Session", "SessionTokens")]
+            version = (await self.put(writes))[-1]
+        return Revoked(applied=True, revoked=len(ids), pending=(), version=version)

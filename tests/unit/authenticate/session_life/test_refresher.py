@@ -1,0 +1,339 @@
+"""A session looked after: refreshed once however many try, kept through outages, ended by refusals."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from tests.support.fake_clock import FakeClock
+from tests.support.key_material import keyring
+from tests.support.records import StoreRecords
+
+from doorward.config.settings import IdentityProviderSettings
+from doorward.errors import DataCorruptedError, NotFoundError
+from doorward.identity.activity import Activity
+from doorward.identity.session import Session
+from doorward.identity.user import User
+from doorward.keys.sealed import Sealer
+from doorward.keys.secret import Secret
+from doorward.keys.store import Purpose
+from doorward.records.record import Record, Write
+from doorward_authenticate.errors import ProviderRefusedError, ProviderUnavailableError, TokenRejectedError
+from doorward_authenticate.identity_providers.id_token import VerifiedClaims
+from doorward_authenticate.identity_providers.relying_party import Renewed, SignedInAt
+from doorward_authenticate.session_life.keeper import Keeper
+from doorward_authenticate.session_life.refresher import ATTEMPT_SECONDS, Attended, Refresher
+from doorward_authenticate.session_life.schedule import Rhythm, next_due, next_retry
+from doorward_authenticate.session_life.tokens import KeptTokens, ProviderTokens
+from doorward_authenticate.sessions import SessionLimits, SessionWriter
+
+SETTINGS = IdentityProviderSettings(
+    id="corp", name="Corp", issuer="https://idp.example.com", client_id="c", client_secret=Secret("s"),
+    scopes=("openid",), signing_algorithms=("RS256",), email_domains=None, groups_claim="groups",
+)  # fmt: skip
+LIFE = 300.0
+
+
+@dataclass
+class FakeProvider:
+    """Rotates refresh tokens, and refuses one that was used: as strict as the strictest."""
+
+    settings: IdentityProviderSettings = SETTINGS
+    refresh: str = "r0"
+    person: dict[str, Any] = field(default_factory=lambda: {"sub": "alice", "groups": ["staff"], "name": "Alice"})
+    id_token_claims: dict[str, Any] | None = None
+    renewals: int = 0
+    asked: int = 0
+    fails: Exception | None = None
+    userinfo_fails: Exception | None = None
+    before_answer: Callable[[], Any] | None = None
+
+    async def authorization_url(self, *, state: str, nonce: str, code_verifier: str) -> str:
+        raise NotImplementedError
+
+    async def finish(self, *, code: str, response_issuer: str | None, nonce: str, code_verifier: str) -> SignedInAt:
+        raise NotImplementedError
+
+    async def renew(self, refresh_token: str, subject: str) -> Renewed:
+        self.renewals += 1
+        await asyncio.sleep(0)
+        if self.before_answer is not None:
+            await self.before_answer()
+        if self.fails is not None:
+            raise self.fails
+        if refresh_token != self.refresh:
+            raise ProviderRefusedError("the token endpoint answered 400 `invalid_grant`")
+        self.refresh = f"r{self.renewals}"
+        claims = VerifiedClaims({"sub": subject, **self.id_token_claims}) if self.id_token_claims is not None else None
+        return Renewed(
+            access_token=f"a{self.renewals}", refresh_token=self.refresh, id_token=None, access_seconds=LIFE,
+            claims=claims,
+        )  # fmt: skip
+
+    async def userinfo(self, access_token: str, subject: str) -> dict[str, object]:
+        self.asked += 1
+        if self.userinfo_fails is not None:
+            raise self.userinfo_fails
+        return dict(self.person)
+
+
+class World:
+    def __init__(self, *, idle: float | None = None, most: int | None = None) -> None:
+        self.clock = FakeClock()
+        self.records = StoreRecords(self.clock)
+        self.sealer = Sealer(keyring(Purpose.PROVIDER_TOKENS))
+        self.provider = FakeProvider()
+        self.rhythm = Rhythm(ask_every_seconds=600, idle_seconds=idle)
+        self.refresher = self.another_replica()
+        limits = SessionLimits(lifetime_seconds=36_000, most_sessions=most, rhythm=self.rhythm)
+        self.writer = SessionWriter(self.records, self.sealer, limits, self.clock, jitter=lambda: 0.0)
+
+    def another_replica(self) -> Refresher:
+        return Refresher(
+            self.records, self.sealer, lambda: {"corp": self.provider}, lambda: self.rhythm, self.clock, lambda: 0.0
+        )
+
+    async def sign_in(self, *, refresh: str | None = "r0", subject: str = "alice") -> str:
+        claims = VerifiedClaims({"sub": subject, "groups": ["staff"], "department": "eng"})
+        signed_in = SignedInAt(
+            claims=claims, userinfo={}, access_token="a0", refresh_token=refresh, id_token="i", access_seconds=LIFE
+        )
+        return (await self.writer.begin(self.provider, signed_in, None)).session.id
+
+    async def user(self, session_id: str) -> User:
+        session = Session.from_bytes((await self.records.get("Session", session_id)).data)
+        return User.from_bytes((await self.records.get("User", session.user_id)).data)
+
+    async def kept(self, session_id: str) -> KeptTokens:
+        return KeptTokens.from_record(await self.records.get("SessionTokens", session_id), self.sealer)
+
+    async def is_live(self, session_id: str) -> bool:
+        try:
+            await self.records.get("Session", session_id)
+        except NotFoundError:
+            return False
+        return True
+
+
+async def test_s48_two_hundred_uses_at_expiry_refresh_once_across_replicas():
+    """Two refreshes with one rotating token make the identity provider revoke the whole family: everybody is logged out."""
+    world = World()
+    session_id = await world.sign_in()
+    replicas = [world.another_replica() for _ in range(4)]
+    world.clock.advance(LIFE)
+    outcomes = await asyncio.gather(*(replicas[n % 4].attend(session_id) for n in range(200)))
+    assert world.provider.renewals == 1
+    assert sorted(o.value for o in outcomes if o is not Attended.BUSY) == ["renewed"]
+    assert (await world.kept(session_id)).tokens.refresh_token == "r1"
+    assert await world.is_live(session_id)
+
+
+async def test_s48_a_crashed_holder_is_taken_over_after_its_attempt_and_not_before():
+    world = World()
+    session_id = await world.sign_in()
+    world.clock.advance(LIFE)
+
+    async def crash() -> None:
+        raise asyncio.CancelledError
+
+    world.provider.before_answer = crash
+    with pytest.raises(asyncio.CancelledError):
+        await world.refresher.attend(session_id)
+    world.provider.before_answer = None
+    assert await world.another_replica().attend(session_id) is Attended.BUSY
+    world.clock.advance(ATTEMPT_SECONDS)
+    assert await world.another_replica().attend(session_id) is Attended.RENEWED
+    assert world.provider.renewals == 2
+    assert await world.is_live(session_id)
+
+
+async def test_s48_a_refusal_of_tokens_that_another_holder_has_renewed_adopts_the_newer_ones():
+    """During a failover two may hold the lease; the slower one must not log the person out."""
+    world = World()
+    session_id = await world.sign_in()
+    world.clock.advance(LIFE)
+    slow = world.refresher
+
+    async def overtaken() -> None:
+        world.provider.before_answer = None
+        world.clock.advance(ATTEMPT_SECONDS)
+        assert await world.another_replica().attend(session_id) is Attended.RENEWED
+
+    world.provider.before_answer = overtaken
+    assert await slow.attend(session_id) is Attended.BUSY
+    assert await world.is_live(session_id)
+    assert (await world.kept(session_id)).tokens.refresh_token == world.provider.refresh
+
+
+async def test_an_outage_never_ends_a_session_and_is_asked_again_with_growing_pauses():
+    world = World()
+    session_id = await world.sign_in()
+    world.provider.fails = ProviderUnavailableError("the token endpoint answered 503")
+    world.clock.advance(LIFE)
+    pauses = []
+    for _ in range(4):
+        assert await world.refresher.attend(session_id) is Attended.POSTPONED
+        pause = (await world.kept(session_id)).due_at - world.clock.now()
+        pauses.append(pause)
+        world.clock.advance(pause)
+    assert pauses == [30, 60, 120, 240]
+    world.provider.fails = None
+    assert await world.refresher.attend(session_id) is Attended.RENEWED
+    assert (await world.kept(session_id)).failures == 0
+
+
+async def test_a_refusal_ends_the_session_and_its_tokens():
+    world = World()
+    session_id = await world.sign_in()
+    world.provider.fails = ProviderRefusedError("the token endpoint answered 400 `invalid_grant`")
+    world.clock.advance(LIFE)
+    assert await world.refresher.attend(session_id) is Attended.ENDED
+    assert not await world.is_live(session_id)
+    with pytest.raises(NotFoundError):
+        await world.records.get("SessionTokens", session_id)
+
+
+async def test_an_answer_that_does_not_verify_changes_nothing():
+    world = World()
+    session_id = await world.sign_in()
+    world.provider.fails = TokenRejectedError("the new ID token speaks of somebody else")
+    world.clock.advance(LIFE)
+    assert await world.refresher.attend(session_id) is Attended.POSTPONED
+    assert await world.is_live(session_id)
+
+
+async def test_a_withdrawn_access_token_is_renewed_and_without_refresh_token_ends_the_session():
+    world = World()
+    first, second = await world.sign_in(), await world.sign_in(refresh=None, subject="alice")
+    world.clock.advance(271)
+    world.provider.userinfo_fails = ProviderRefusedError("userinfo does not take the access token any more")
+    assert await world.refresher.attend(second) is Attended.ENDED
+    # The refresh works; that userinfo refuses even its fresh token is a refusal of the person.
+    assert await world.refresher.attend(first) is Attended.ENDED
+    assert world.provider.renewals == 1
+
+
+async def test_s65_groups_and_claims_follow_the_identity_provider():
+    world = World()
+    world.rhythm = Rhythm(ask_every_seconds=60, idle_seconds=None)
+    session_id = await world.sign_in()
+    world.clock.advance(271)
+    world.provider.person = {"sub": "alice", "groups": ["guests"], "department": "sales"}
+    assert await world.refresher.attend(session_id) is Attended.RENEWED
+    assert (await world.user(session_id)).groups == {"guests"}
+    session = Session.from_bytes((await world.records.get("Session", session_id)).data)
+    assert json.loads(session.claims_json)["department"] == "sales"
+    world.clock.advance(60)
+    world.provider.person = {"sub": "alice", "groups": []}
+    assert await world.refresher.attend(session_id) is Attended.ASKED
+    assert (await world.user(session_id)).groups == set()
+    world.provider.id_token_claims = {"groups": ["admins"]}
+    world.clock.advance(LIFE)
+    assert await world.refresher.attend(session_id) is Attended.RENEWED
+    assert (await world.user(session_id)).groups == {"admins"}
+
+
+async def test_a_session_that_ends_during_a_refresh_stays_ended():
+    world = World()
+    session_id = await world.sign_in()
+    world.clock.advance(LIFE)
+
+    async def signed_out() -> None:
+        await world.records.revoke(session_id=session_id)
+
+    world.provider.before_answer = signed_out
+    assert await world.refresher.attend(session_id) is Attended.GONE
+    assert not await world.is_live(session_id)
+
+
+async def test_nothing_new_writes_neither_user_nor_session():
+    """Every such write would go to every authorizer."""
+    world = World()
+    world.provider.person = {"sub": "alice", "groups": ["staff"], "department": "eng"}
+    session_id = await world.sign_in()
+    world.clock.advance(271)
+    before = (await world.records.get("Session", session_id)).version
+    assert await world.refresher.attend(session_id) is Attended.RENEWED
+    assert (await world.records.get("Session", session_id)).version == before
+
+
+async def test_an_unused_session_is_ended_and_a_used_one_is_not():
+    world = World(idle=600)
+    unused, used = await world.sign_in(), await world.sign_in()
+    world.clock.advance(700)
+    seen = Record(
+        type="SessionActivity", id=used, data=Activity(seen_at=world.clock.now() - 60).to_bytes(),
+        expires_at=world.clock.now() + 1200,
+    )  # fmt: skip
+    await world.records.put([Write(record=seen)])
+    assert await world.refresher.attend(unused) is Attended.IDLE
+    assert await world.refresher.attend(used) is Attended.RENEWED
+    assert [await world.is_live(unused), await world.is_live(used)] == [False, True]
+
+
+async def test_a_further_sign_in_ends_the_oldest_of_too_many():
+    world = World(most=2)
+    ids = []
+    for _ in range(4):
+        ids.append(await world.sign_in())
+        world.clock.advance(1)
+    other = await world.sign_in(subject="bob")
+    assert [await world.is_live(session_id) for session_id in ids] == [False, False, True, True]
+    assert await world.is_live(other)
+
+
+async def test_tokens_open_only_as_the_session_that_they_were_sealed_for():
+    world = World()
+    first, second = await world.sign_in(), await world.sign_in()
+    record = await world.records.get("SessionTokens", first)
+    moved = Record(type="SessionTokens", id=second, data=record.data, expires_at=record.expires_at)
+    with pytest.raises(DataCorruptedError):
+        KeptTokens.from_record(moved, world.sealer)
+    for data in (b"", b"\xff", record.data[:-3]):
+        with pytest.raises(DataCorruptedError):
+            KeptTokens.from_record(Record(type="SessionTokens", id=first, data=data), world.sealer)
+    assert "a0" not in repr(await world.kept(first))
+    assert b"r0" not in record.data
+
+
+async def test_the_keeper_finds_what_is_due_once():
+    world = World()
+    keeper = Keeper(world.records, world.refresher, world.clock)
+    reached = await keeper.survey()
+    ids = [await world.sign_in(subject=f"u{n}", refresh=None) for n in range(20)]
+    world.clock.advance(260)
+    reached = await keeper.advance(reached)
+    assert world.provider.asked == 0
+    world.provider.userinfo_fails = ProviderUnavailableError("away")
+    world.clock.advance(25)
+    reached = await keeper.advance(reached)
+    assert keeper.counts[Attended.POSTPONED] == len(ids)
+    reached = await keeper.advance(reached)
+    assert keeper.counts[Attended.POSTPONED] == len(ids)
+
+
+async def test_the_keeper_surveys_what_came_due_while_nobody_looked():
+    world = World()
+    for n in range(5):
+        await world.sign_in(subject=f"u{n}", refresh=None)
+    world.provider.userinfo_fails = ProviderUnavailableError("away")
+    world.clock.advance(275)
+    keeper = Keeper(world.records, world.refresher, world.clock)
+    await keeper.survey()
+    assert keeper.counts[Attended.POSTPONED] + keeper.counts[Attended.ASKED] == 5
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
+def test_the_next_look_comes_before_the_access_token_ends_and_jitter_only_brings_it_forward(jitter: float):
+    def due(life: float | None) -> float:
+        tokens = ProviderTokens(access_token="a", refresh_token="r", id_token="i", access_expires_at=life, claims={})
+        return next_due(tokens, Rhythm(ask_every_seconds=600, idle_seconds=None), 0, jitter)
+
+    assert 480 <= due(None) <= 600
+    assert due(3600) <= 600
+    assert due(300) <= 270
+    assert due(40) <= 36
+    assert due(1) == 30
+    assert next_retry(50, 0, jitter) <= 1350
