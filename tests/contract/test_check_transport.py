@@ -7,16 +7,30 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckResponse
 from tests.support.deployment import short_folder
 
-from doorward_authorize.transport import CHECK_METHOD, GUARD_METHOD, GrpcApplication, check_server
+from doorward.rpc.grpc_server import GrpcServer
+from doorward_authorize.transport import CHECK_METHOD, GUARD_METHOD, HEALTH_METHOD, check_methods
 
 
 class Echo:
-    async def check(self, data: bytes) -> bytes:
+    def check(self, data: bytes) -> bytes | Awaitable[bytes]:
         if data == b"bug":
             raise RuntimeError("planted")
+        return self.later(data) if data.startswith(b"later") else data[::-1]
+
+    async def later(self, data: bytes) -> bytes:
+        await asyncio.sleep(0)
+        if data == b"later bug":
+            raise RuntimeError("planted")
+        if data == b"later never":
+            await asyncio.Event().wait()
         return data[::-1]
+
+    def overloaded(self, data: bytes) -> bytes:
+        del data
+        return b"overloaded"
 
 
 class Guard:
@@ -24,6 +38,7 @@ class Guard:
 
     def __init__(self) -> None:
         self.cancelled = asyncio.Event()
+        self.well = True
 
     async def run(
         self, receive: Callable[[], Awaitable[bytes | None]], send: Callable[[bytes], Awaitable[None]]
@@ -50,16 +65,14 @@ async def served() -> AsyncIterator[tuple[grpc.aio.Channel, Guard, Path]]:
     with short_folder() as folder:
         guard = Guard()
         path = folder / "check.sock"
-        server = check_server(GrpcApplication(Echo(), guard), path)
-        task = asyncio.create_task(server.serve())
-        await server.wait_started()
+        server = GrpcServer(check_methods(Echo(), guard, lambda: guard.well))
+        await server.listen_unix(path)
         channel = grpc.aio.insecure_channel(f"unix:{path}", options=[("grpc.default_authority", "localhost")])
         try:
             yield channel, guard, path
         finally:
             await channel.close()
-            server.shutdown()
-            await task
+            await server.drain(1)
 
 
 Served = tuple[grpc.aio.Channel, Guard, Path]
@@ -67,6 +80,7 @@ Served = tuple[grpc.aio.Channel, Guard, Path]
 
 async def test_a_check_is_answered(served: Served):
     assert await served[0].unary_unary(CHECK_METHOD)(b"abc", timeout=5) == b"cba"
+    assert await served[0].unary_unary(CHECK_METHOD)(b"later", timeout=5) == b"retal"
     big = bytes(range(256)) * 4000
     assert await served[0].unary_unary(CHECK_METHOD)(big, timeout=5) == big[::-1]
 
@@ -75,6 +89,7 @@ async def test_a_check_is_answered(served: Served):
     ("method", "message", "code"),
     [
         (CHECK_METHOD, b"bug", grpc.StatusCode.INTERNAL),
+        (CHECK_METHOD, b"later bug", grpc.StatusCode.INTERNAL),
         (CHECK_METHOD, bytes(5 * 1024 * 1024), grpc.StatusCode.INVALID_ARGUMENT),
         ("/other.Service/Method", b"x", grpc.StatusCode.UNIMPLEMENTED),
         ("/envoy.service.auth.v3.Authorization/Other", b"x", grpc.StatusCode.UNIMPLEMENTED),
@@ -111,3 +126,24 @@ async def test_a_guarded_stream_is_answered_and_ends_not_ok_when_the_peer_closes
 
 async def test_the_socket_is_private(served: Served):
     assert served[2].stat().st_mode & 0o077 == 0
+
+
+async def test_the_callers_deadline_ends_a_check_that_waits(served: Served):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await served[0].unary_unary(CHECK_METHOD)(b"later never", timeout=0.1)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_envoy_is_told_whether_this_worker_can_decide(served: Served):
+    ask = served[0].unary_unary(HEALTH_METHOD, response_deserializer=HealthCheckResponse.FromString)
+    assert (await ask(b"", timeout=5)).status == HealthCheckResponse.SERVING
+    served[1].well = False
+    assert (await ask(b"", timeout=5)).status == HealthCheckResponse.NOT_SERVING
+
+
+async def test_a_stream_that_the_peer_gives_up_is_cancelled(served: Served):
+    stream = served[0].stream_stream(GUARD_METHOD)()
+    await stream.write(b"go")
+    assert await stream.read() == b"answer"
+    stream.cancel()
+    await asyncio.wait_for(served[1].cancelled.wait(), 5)

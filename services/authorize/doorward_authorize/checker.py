@@ -1,7 +1,7 @@
 """`Check`: bytes in, bytes out. Nothing gets out of here as an error that could be read as a yes."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -14,6 +14,7 @@ from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.held_decisions import HeldDecision, HeldDecisions
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.outcome import Outcome
+from doorward_authorize.principals import BehindError
 
 WAITING_LIMIT = 1_000
 """Checks that may wait for something at once; beyond it they are refused early instead of timing out late."""
@@ -48,28 +49,47 @@ class Checker:
         self._waiting = 0
         self._counters = {}  # type: ignore[var-annotated]  # bound on first use, by outcome
 
-    async def check(self, data: bytes) -> bytes:
-        """The serialized CheckResponse for a serialized CheckRequest. Never raises."""
+    def check(self, data: bytes) -> bytes | Awaitable[bytes]:
+        """The serialized CheckResponse for a serialized CheckRequest, at once unless it waits for a sign-in. Never raises."""
         decision_id = self._next_id()
-        if self._waiting >= WAITING_LIMIT:
-            self._metrics.shed.inc()
-            return unavailable(decision_id).SerializeToString()
-        self._waiting += 1
         try:
             request = parse_check(data)
-            snapshot = self._evaluator.snapshot
-            outcome = await self._evaluator.decide(request)
-            response, status = self._responder.response(request, outcome, snapshot.settings, decision_id)
-            answer = response.SerializeToString()
-            self._record(request, outcome, status, decision_id, snapshot.generation)
-            return answer
+            return self._answer(request, self._evaluator.decide(request), decision_id)
+        except BehindError as behind:
+            if self._waiting >= WAITING_LIMIT:
+                return self.overloaded(data)
+            return self._check_later(request, behind, decision_id)
         except Exception as error:
-            # A bug, or bytes that are no CheckRequest: refuse, count, log, and let nobody through.
-            self._metrics.failures.inc()
-            _log.error("a check failed and was refused", decision_id=decision_id, error=str(error), exc_info=True)
-            return unavailable(decision_id).SerializeToString()
+            return self._failed(decision_id, error)
+
+    def overloaded(self, data: bytes) -> bytes:
+        """The answer when there is no time to decide: refused early instead of timing out late."""
+        del data
+        self._metrics.shed.inc()
+        return unavailable(self._next_id()).SerializeToString()
+
+    async def _check_later(self, request: CheckedRequest, behind: BehindError, decision_id: str) -> bytes:
+        self._waiting += 1
+        try:
+            arrived = await self._evaluator.catch_up(behind)
+            return self._answer(request, self._evaluator.decide(request, arrived), decision_id)
+        except Exception as error:
+            return self._failed(decision_id, error)
         finally:
             self._waiting -= 1
+
+    def _answer(self, request: CheckedRequest, outcome: Outcome, decision_id: str) -> bytes:
+        snapshot = self._evaluator.snapshot
+        response, status = self._responder.response(request, outcome, snapshot.settings, decision_id)
+        answer = response.SerializeToString()
+        self._record(request, outcome, status, decision_id, snapshot.generation)
+        return answer
+
+    def _failed(self, decision_id: str, error: Exception) -> bytes:
+        """A bug, or bytes that are no CheckRequest: refuse, count, log, and let nobody through."""
+        self._metrics.failures.inc()
+        _log.error("a check failed and was refused", decision_id=decision_id, error=str(error), exc_info=True)
+        return unavailable(decision_id).SerializeToString()
 
     def _record(
         self, request: CheckedRequest, outcome: Outcome, status: int, decision_id: str, generation: str

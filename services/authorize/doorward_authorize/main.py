@@ -24,6 +24,7 @@ from doorward.keys.store import KeyStore, Purpose
 from doorward.records.client import RecordClient
 from doorward.records.replica import Replica
 from doorward.rpc.client import open_channel
+from doorward.rpc.grpc_server import GrpcServer
 from doorward.rpc.planes import Plane
 from doorward.rpc.server import SocketServer
 from doorward.runtime.service import ServeOptions, Stop, run_service
@@ -40,9 +41,10 @@ from doorward_authorize.principals import Principals
 from doorward_authorize.server import SERVICE_NAME, AuthorizeServicer
 from doorward_authorize.sign_in_redirect import SignInRedirect
 from doorward_authorize.snapshot import compile_snapshot
-from doorward_authorize.transport import GrpcApplication, check_server
+from doorward_authorize.transport import check_methods
 
 _STOP_SECONDS = 1.0
+_DRAIN_SECONDS = 2.0
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -113,7 +115,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         lambda server: add_AuthorizeServiceServicer_to_server(servicer, server),
         [SERVICE_NAME],
     )
-    checks = check_server(GrpcApplication(checker, guard), endpoints.check(options.worker))
+    checks = GrpcServer(check_methods(checker, guard, replica.is_fresh))
 
     async def on_change(changed: Settings) -> None:
         evaluator.snapshot = compile_snapshot(changed, evaluator.snapshot, clock.monotonic())
@@ -125,11 +127,11 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         asyncio.create_task(guard.tick(), name="guard"),
         asyncio.create_task(activity.run(), name="activity"),
         asyncio.create_task(watch_settings(options.config_path, settings, on_change), name="reload"),
-        asyncio.create_task(checks.serve(), name="checks"),
     }
     stopping = asyncio.create_task(stop.wait(), name="stop")
     announcing = asyncio.create_task(_announce(replica, stop), name="announce")
     try:
+        await checks.listen_unix(endpoints.check(options.worker))
         await own_services.start()
         done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
         for task in done - {stopping}:
@@ -138,11 +140,10 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
             task.result()
     finally:
         guard.drain()
-        checks.shutdown()
+        await checks.drain(_DRAIN_SECONDS)
         await own_services.stop(_STOP_SECONDS)
         for task in (*tasks, stopping, announcing):
-            if task.get_name() != "checks":
-                task.cancel()
+            task.cancel()
         with contextlib.suppress(Exception):
             await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), _STOP_SECONDS * 4)
         await channel.close(None)

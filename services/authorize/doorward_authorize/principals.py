@@ -12,7 +12,7 @@ from typing import Protocol
 
 from doorward.clock import Clock
 from doorward.config.settings import Settings
-from doorward.errors import DataCorruptedError, DoorwardError, InvalidTokenError, NotFoundError
+from doorward.errors import DataCorruptedError, DoorwardError, InvalidTokenError
 from doorward.identity import session as sessions
 from doorward.identity import user as users
 from doorward.identity.cookies import SESSION_COOKIE, SIGN_IN_COOKIE, single_cookie
@@ -80,6 +80,21 @@ class Rejected:
     user_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """What the databroker said about a session that the replica has not heard of."""
+
+    data: bytes | None
+
+
+class BehindError(Exception):
+    """A handle names a session that is newer than the replica; deciding has to wait."""
+
+    def __init__(self, handle: SessionHandle) -> None:
+        super().__init__("the replica is behind a session handle")
+        self.handle = handle
+
+
 class Principals:
     """Finds out who asks."""
 
@@ -99,8 +114,14 @@ class Principals:
         self._opened: dict[tuple[str, str], SessionHandle] = {}
         self._judged: dict[bytes, tuple[bytes, Settings, Principal]] = {}
 
-    async def of(self, request: CheckedRequest, settings: Settings) -> Principal | Rejected | None:
-        """Who sent ``request``; ``None`` for nobody. Waits only for a sign-in newer than the replica."""
+    def of(
+        self, request: CheckedRequest, settings: Settings, arrived: Arrived | None = None
+    ) -> Principal | Rejected | None:
+        """Who sent ``request``; ``None`` for nobody.
+
+        Raises:
+            BehindError: a sign-in newer than the replica; ``catch_up`` and ask again with what it says.
+        """
         name = SIGN_IN_COOKIE if request.route_id == InternalRoute.SIGN_IN else SESSION_COOKIE
         text = single_cookie(request.cookies, name)
         if not text:
@@ -110,7 +131,9 @@ class Principals:
             return None
         data = self._records.get(sessions.RECORD_TYPE, handle.session_id)
         if data is None and RecordVersion(handle.epoch, handle.number) > self._records.version:
-            data = await self._newer(handle)
+            if arrived is None:
+                raise BehindError(handle)
+            data = arrived.data
         if data is None:
             return None
         found = self.judge(data, settings)
@@ -158,19 +181,18 @@ class Principals:
         )
         return self._principal(session, user, user_data, settings)
 
-    async def _newer(self, handle: SessionHandle) -> bytes | None:
+    async def catch_up(self, behind: BehindError) -> Arrived:
         """A session written after what the replica has seen: wait a moment, then ask once."""
+        handle = behind.handle
         version = RecordVersion(handle.epoch, handle.number)
         if await self._records.wait_for_version(version, WAIT_SECONDS):
-            return self._records.get(sessions.RECORD_TYPE, handle.session_id)
+            return Arrived(None)  # it is in the replica now, or has ended already
         if version.epoch != self._records.version.epoch:
-            return None  # history that is gone; the sign-in has to be made again
+            return Arrived(None)  # history that is gone; the sign-in has to be made again
         try:
-            return await self._source.session(handle.session_id)
-        except NotFoundError:
-            return None
+            return Arrived(await self._source.session(handle.session_id))
         except DoorwardError:
-            return None
+            return Arrived(None)  # there is none, or nobody can say
 
     def judge(self, data: bytes, settings: Settings) -> Principal | Rejected | None:
         """The principal of a session record, as things are now.

@@ -213,7 +213,7 @@ async def test_an_assertion_is_signed_once_and_again_before_it_runs_out(world: W
 
 
 async def test_s07_a_bug_refuses_and_is_counted(world: World, monkeypatch: pytest.MonkeyPatch):
-    async def broken(request: object) -> object:
+    def broken(request: object) -> object:
         raise RuntimeError("planted")
 
     monkeypatch.setattr(world.evaluator, "decide", broken)
@@ -226,7 +226,7 @@ async def test_s07_a_bug_refuses_and_is_counted(world: World, monkeypatch: pytes
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=400))
 async def test_no_bytes_are_a_yes(world: World, data: bytes):
-    response = CheckResponse.FromString(await world.checker.check(data))
+    response = CheckResponse.FromString(await world.answer(data))
     assert not passed(response)
 
 
@@ -243,5 +243,5 @@ async def test_no_request_of_nobody_passes_a_closed_route(
     message = CheckRequest.FromString(world.request(route, method=method, path=path))
     for name, value in headers.items():
         message.attributes.request.http.header_map.headers.add(key=name, raw_value=value)
-    response = CheckResponse.FromString(await world.checker.check(message.SerializeToString()))
+    response = CheckResponse.FromString(await world.answer(message.SerializeToString()))
     assert not passed(response)

@@ -1,0 +1,377 @@
+"""The calls of one HTTP/2 connection of a gRPC server: messages in, answers out, flow control towards the peer.
+
+A unary call is not begun before its message is complete; its answer is put beside what else is to be written. A stream runs as a task.
+Every way in which a stream can end ends it with a status that is not OK.
+"""
+
+import asyncio
+import struct
+from collections import deque
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from doorward.rpc import http2_frames as h2
+from doorward.rpc.grpc_methods import (
+    CANCELLED,
+    DEADLINE_EXCEEDED,
+    INTERNAL,
+    INVALID_ARGUMENT,
+    MESSAGE_LIMIT_BYTES,
+    UNAVAILABLE,
+    Methods,
+    Stream,
+    Unary,
+)
+from doorward.rpc.http2_frames import CallHeaders
+
+PREFIX_BYTES = 5
+WINDOW_BYTES = 32 * 1024 * 1024
+"""What all calls of a connection may have sent without being served."""
+BURST = 32
+"""Calls answered in one go; about a millisecond's worth."""
+CALL_WINDOW_BYTES = MESSAGE_LIMIT_BYTES + 64 * 1024
+DEFAULT_WINDOW = 65_535
+
+_STATUS_200 = b"\x88"
+_CONTENT_TYPE = h2.header_block([(b"content-type", b"application/grpc")])
+OPENING = _STATUS_200 + _CONTENT_TYPE
+TRAILERS = {code: h2.header_block([(b"grpc-status", b"%d" % code)]) for code in range(17)}
+UNSUPPORTED_MEDIA = h2.header_block([(b":status", b"415")])
+_HEAD = h2.frame(h2.HEADERS, h2.END_HEADERS, 0, OPENING)[:5]
+_TAIL = h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, 0, TRAILERS[0])[:5]
+# A whole answer but the message: opening headers, the frame and message prefixes of the data, then the trailers.
+_ANSWER_HEAD = struct.Struct(f">5sI{len(OPENING)}sBHBBIBI")
+_ANSWER_TAIL = struct.Struct(f">5sI{len(TRAILERS[0])}s")
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """One call that has not ended."""
+
+    stream: int
+    headers: CallHeaders
+    window: int
+    """Bytes that the peer allows us to send."""
+    body: bytearray | None = None
+    received: int = 0
+    """Bytes of its messages that count against the connection's window."""
+    allowed: int = CALL_WINDOW_BYTES
+    """Bytes that we allow the peer to send."""
+    ended: bool = False
+    """The peer has ended its side."""
+    opened: bool = False
+    """Our headers are sent."""
+    task: "asyncio.Task[bytes] | asyncio.Task[None] | None" = None
+    messages: "deque[bytes] | None" = None
+    waiter: "asyncio.Future[None] | None" = None
+    unsent: deque[bytes] = field(default_factory=deque)
+    status: int | None = None
+    """Set once the call is to end when everything unsent is sent."""
+
+
+class Host(Protocol):
+    """What the connections of a server share."""
+
+    methods: Methods
+    max_streams: int
+    known_headers: dict[bytes, CallHeaders]
+    connections: "set[Calls]"
+
+    def admits(self, transport: asyncio.BaseTransport) -> bool:
+        """Whether a new connection is wanted."""
+        ...
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether calls wait; a new one must not overtake them."""
+        ...
+
+    def enqueue(self, connection: "Calls", call: Call, message: bytes) -> bool:
+        """Let a call wait for its turn; false when there is no room."""
+        ...
+
+
+class Calls:
+    """The calls of one connection, and what is to be written to it. Of two parts that only make sense together, the outgoing one."""
+
+    def __init__(self, server: Host) -> None:
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._calls: dict[int, Call] = {}
+        self._last = 0
+        """The newest stream that the peer has opened."""
+        self._window = DEFAULT_WINDOW
+        self._call_window = DEFAULT_WINDOW
+        self._frame_limit = h2.FRAME_LIMIT
+        self._allowed = WINDOW_BYTES
+        self._credit = 0
+        self._burst = 0
+        self._out: list[bytes] = []
+        self._going = False
+
+    # Unary calls.
+
+    def _message(self, call: Call, body: bytes) -> None:
+        """The body of a unary call is complete."""
+        size = len(body) - PREFIX_BYTES
+        if size < 0 or body[0] or int.from_bytes(body[1:PREFIX_BYTES], "big") != size:
+            # None, several, cut short, or compressed, which we do not offer.
+            self.refuse(call, INVALID_ARGUMENT)
+            return
+        server = self._server
+        if self._burst >= BURST or server.has_queue:
+            if not server.enqueue(self, call, body[PREFIX_BYTES:]):
+                self.serve(call, body[PREFIX_BYTES:], server.methods.overloaded)
+            return
+        self._burst += 1
+        self.serve(call, body[PREFIX_BYTES:])
+
+    def serve(self, call: Call, message: bytes, handler: Unary | None = None) -> None:
+        """Answer a unary call whose message is complete. The caller flushes."""
+        if self._calls.get(call.stream) is not call:
+            return  # reset while it waited
+        try:
+            answer = (handler or self._server.methods.unary[call.headers.path])(message)
+        except Exception as error:
+            self._failed(call, error)
+            return
+        if isinstance(answer, bytes):
+            self._answer(call, answer)
+        else:
+            self._answer_later(call, answer)
+
+    def _answer_later(self, call: Call, answer: Awaitable[bytes]) -> None:
+        """Answer when ``answer`` is there; the caller's deadline cancels it."""
+
+        async def wait() -> bytes:
+            return await answer
+
+        task = call.task = self._loop.create_task(answer if asyncio.iscoroutine(answer) else wait())
+        seconds = call.headers.timeout_seconds
+        timer = None if seconds is None else self._loop.call_later(seconds, task.cancel)
+
+        def done(task: "asyncio.Task[bytes]") -> None:
+            late = timer is not None and timer.when() <= self._loop.time()
+            if timer is not None:
+                timer.cancel()
+            if task.cancelled():
+                self.refuse(call, DEADLINE_EXCEEDED if late else CANCELLED)
+            elif (error := task.exception()) is not None:
+                self._failed(call, error)
+            elif self._calls.get(call.stream) is call:
+                self._answer(call, task.result())
+            self.flush()
+
+        task.add_done_callback(done)
+
+    def _failed(self, call: Call, error: BaseException) -> None:
+        """A bug in a handler is an error to the peer, and must not take the connection with it."""
+        _log.error("a call failed", path=call.headers.path.decode("latin-1"), error=str(error), exc_info=error)
+        self.refuse(call, INTERNAL)
+
+    def _answer(self, call: Call, answer: bytes) -> None:
+        size = len(answer)
+        length = size + PREFIX_BYTES
+        stream = call.stream
+        if length <= self._window and length <= call.window and length <= self._frame_limit:
+            self._window -= length
+            del self._calls[stream]
+            self._out += (
+                _ANSWER_HEAD.pack(_HEAD, stream, OPENING, length >> 16, length & 0xFFFF, h2.DATA, 0, stream, 0, size),
+                answer,
+                _ANSWER_TAIL.pack(_TAIL, stream, TRAILERS[0]),
+            )
+            if self._going:
+                self._close_if_done()
+            return
+        call.unsent.append(b"\0" + size.to_bytes(4, "big") + answer)
+        call.status = 0
+        self._pump(call)
+
+    def refuse(self, call: Call, status: int) -> None:
+        """End a call with a status that is not OK. The caller flushes."""
+        if self._calls.get(call.stream) is not call:
+            return
+        if not call.opened and not call.unsent:
+            self._only_headers(call.stream, OPENING + TRAILERS[status])
+            self._gone(call)
+        else:
+            call.status = status
+            self._pump(call)
+
+    # Streams.
+
+    async def _stream(self, call: Call, handler: Stream) -> None:
+        """Run a stream's handler; every way out ends the stream with a status that is not OK."""
+        status = INTERNAL
+        try:
+            status = await handler(lambda: self._receive(call), lambda message: self._send(call, message)) or INTERNAL
+        except asyncio.CancelledError:
+            status = UNAVAILABLE
+            raise
+        except Exception as error:
+            self._failed(call, error)
+        finally:
+            self.refuse(call, status)
+            self.flush()
+
+    async def _receive(self, call: Call) -> bytes | None:
+        assert call.messages is not None  # noqa: S101  # of streams alone
+        while not call.messages:
+            if call.ended or self._calls.get(call.stream) is not call:
+                return None
+            call.waiter = self._loop.create_future()
+            try:
+                await call.waiter
+            finally:
+                call.waiter = None
+        message = call.messages.popleft()
+        counted = len(message) + PREFIX_BYTES
+        call.received -= counted
+        self._give_back(counted)
+        call.allowed += counted
+        self._out.append(h2.window_update(call.stream, counted))
+        self.flush()
+        return message
+
+    async def _send(self, call: Call, message: bytes) -> None:
+        if self._calls.get(call.stream) is not call:
+            return  # nobody is left to be told
+        call.unsent.append(b"\0" + len(message).to_bytes(4, "big") + message)
+        self._pump(call)
+        self.flush()
+
+    def _messages(self, call: Call) -> None:
+        """Take whole messages out of a stream's bytes."""
+        body = call.body
+        assert body is not None and call.messages is not None  # noqa: S101, PT018  # of streams alone
+        while len(body) >= PREFIX_BYTES:
+            size = int.from_bytes(body[1:PREFIX_BYTES], "big")
+            if body[0] or size > MESSAGE_LIMIT_BYTES:
+                self.refuse(call, INVALID_ARGUMENT)
+                return
+            stop = PREFIX_BYTES + size
+            if len(body) < stop:
+                return
+            call.messages.append(bytes(body[PREFIX_BYTES:stop]))
+            del body[:stop]
+            self._wake(call)
+
+    @staticmethod
+    def _wake(call: Call) -> None:
+        if call.waiter is not None and not call.waiter.done():
+            call.waiter.set_result(None)
+
+    # Bytes out.
+
+    def _pump(self, call: Call) -> None:
+        """Send what the windows allow of a call's messages, then its end."""
+        if self._calls.get(call.stream) is not call or (not call.unsent and call.status is None):
+            return
+        if not call.opened:
+            call.opened = True
+            self._out.append(h2.frame(h2.HEADERS, h2.END_HEADERS, call.stream, OPENING))
+        while call.unsent:
+            data = call.unsent[0]
+            room = min(self._window, call.window, self._frame_limit)
+            if room <= 0:
+                return
+            part = data[:room]
+            self._window -= len(part)
+            call.window -= len(part)
+            self._out.append(h2.frame(h2.DATA, 0, call.stream, part))
+            if len(part) == len(data):
+                call.unsent.popleft()
+            else:
+                call.unsent[0] = data[room:]
+        if call.status is not None:
+            block = TRAILERS[call.status]
+            self._out.append(h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, call.stream, block))
+            self._gone(call)
+
+    def _pump_all(self) -> None:
+        for call in tuple(self._calls.values()):
+            if call.unsent:
+                self._pump(call)
+
+    def _only_headers(self, stream: int, block: bytes) -> None:
+        self._out.append(h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, stream, block))
+
+    def flush(self) -> None:
+        """Write what has been put together."""
+        if self._out and self._transport is not None:
+            self._transport.write(b"".join(self._out))
+        self._out.clear()
+
+    def _give_back(self, counted: int) -> None:
+        """``counted`` received bytes are dealt with: the peer may send as many again."""
+        self._credit += counted
+        if self._credit >= WINDOW_BYTES // 2:
+            self._out.append(h2.window_update(0, self._credit))
+            self._allowed += self._credit
+            self._credit = 0
+
+    # Ends.
+
+    def _forget_input(self, call: Call) -> None:
+        call.body = None
+        self._give_back(call.received)
+        call.received = 0
+
+    def _gone(self, call: Call) -> None:
+        """We have ended a call; if the peer has not, it need send no more of it."""
+        del self._calls[call.stream]
+        self._forget_input(call)
+        if not call.ended:
+            self._out.append(h2.reset(call.stream, h2.NO_ERROR))
+        self._wake(call)
+        if self._going:
+            self._close_if_done()
+
+    def _drop(self, call: Call) -> None:
+        """The peer has given a call up."""
+        del self._calls[call.stream]
+        self._forget_input(call)
+        if call.task is not None:
+            call.task.cancel()
+        if self._going:
+            self._close_if_done()
+
+    def _goodbye(self, code: int) -> bytes:
+        return h2.frame(h2.GOAWAY, 0, 0, self._last.to_bytes(4, "big") + code.to_bytes(4, "big"))
+
+    def go_away(self) -> None:
+        """Take no new calls."""
+        if not self._going:
+            self._going = True
+            self._out.append(self._goodbye(h2.NO_ERROR))
+            self.flush()
+            self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if not self._calls:
+            self.flush()
+            self.close()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether calls are going on."""
+        return bool(self._calls)
+
+    def end_calls(self) -> "list[asyncio.Task[bytes] | asyncio.Task[None]]":
+        """Cancel what is running and return it."""
+        tasks = [call.task for call in self._calls.values() if call.task is not None and not call.task.done()]
+        for task in tasks:
+            task.cancel()
+        return tasks
+
+    def close(self) -> None:
+        """Close the connection once what is written has left."""
+        if self._transport is not None:
+            self._transport.close()

@@ -1,0 +1,201 @@
+"""HTTP/2 on the wire (RFC 9113) as far as a gRPC server needs it: frame layout, error codes, header blocks.
+
+Pure functions and one reader of header blocks; nothing here does input or output.
+"""
+
+import re
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hpack import Decoder
+from hpack.exceptions import HPACKError
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+FRAME = struct.Struct(">BHBBI")
+"""Length (in two parts), type, flags, stream."""
+FRAME_BYTES = 9
+FRAME_LIMIT = 16_384
+"""The most that a peer may put into one frame (SETTINGS_MAX_FRAME_SIZE, left at its default)."""
+WINDOW_LIMIT = 2**31 - 1
+
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+ACK = END_STREAM = 0x1
+END_HEADERS = 0x4
+PADDED = 0x8
+WITH_PRIORITY = 0x20
+
+NO_ERROR, PROTOCOL_ERROR, _, FLOW_CONTROL_ERROR, _, STREAM_CLOSED, FRAME_SIZE_ERROR, REFUSED_STREAM, CANCEL = range(9)
+COMPRESSION_ERROR = 9
+ENHANCE_YOUR_CALM = 11
+
+HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_HEADER_LIST = range(
+    1, 7
+)
+
+BLOCK_LIMIT = 64 * 1024
+"""Bytes of a header block, and of the headers in it."""
+_KNOWN_LIMIT = 256
+_SINGLE = frozenset({b":method", b":path", b":scheme", b":authority"})
+_FORBIDDEN = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
+_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])\Z")
+_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+
+
+class ConnectionFault(Exception):  # noqa: N818  # RFC 9113 calls it a connection error; it ends the connection
+    """The peer broke the protocol in a way that ends the connection."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class StreamFault(Exception):  # noqa: N818  # RFC 9113 calls it a stream error
+    """The peer broke the protocol in a way that ends one stream."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class CallHeaders:
+    """What the headers of a call say."""
+
+    method: bytes
+    path: bytes
+    content_type: bytes
+    timeout_seconds: float | None
+    """`grpc-timeout`; ``None`` when the caller waits for ever."""
+
+    @property
+    def is_grpc(self) -> bool:
+        """Whether it is a gRPC call at all."""
+        return self.method == b"POST" and (
+            self.content_type == b"application/grpc"
+            or self.content_type.startswith((b"application/grpc+", b"application/grpc;"))
+        )
+
+
+class HeaderReader:
+    """Reads the header blocks of one connection.
+
+    We ask the peer to keep no table of past headers. Once it has said that it does not, equal bytes mean equal headers, and
+    blocks are remembered: Envoy's calls all carry the same one. Before that every block is decoded, because it may change the
+    table that the next one refers to.
+    """
+
+    def __init__(self, known: dict[bytes, CallHeaders]) -> None:
+        self._decoder = Decoder(max_header_list_size=BLOCK_LIMIT)
+        self._known = known
+        self._stateless = False
+
+    def acknowledged(self) -> None:
+        """The peer has accepted our settings, a table of size 0 among them."""
+        self._decoder.max_allowed_table_size = 0
+
+    def call(self, block: bytes) -> CallHeaders:
+        """The headers that open a call.
+
+        Raises:
+            ConnectionFault: the block cannot be decoded, and no later one could.
+            StreamFault: the headers are malformed (RFC 9113, section 8.1.1).
+        """
+        if self._stateless:
+            known = self._known.get(block)
+            if known is not None:
+                return known
+        headers = _call_headers(self.decode(block))
+        if self._stateless:
+            if len(self._known) >= _KNOWN_LIMIT:
+                self._known.clear()
+            self._known[block] = headers
+        return headers
+
+    def decode(self, block: bytes) -> list[tuple[bytes, bytes]]:
+        """Names and values.
+
+        Raises:
+            ConnectionFault: the block cannot be decoded.
+        """
+        try:
+            headers = [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
+        except (HPACKError, ValueError, IndexError, OverflowError) as error:
+            raise ConnectionFault(COMPRESSION_ERROR, "a header block cannot be decoded") from error
+        # INVARIANT: with no room in the table and no right to ask for any, no block can leave anything behind.
+        self._stateless = self._decoder.max_allowed_table_size == 0 and self._decoder.header_table_size == 0
+        return headers
+
+
+def _call_headers(headers: Iterable[tuple[bytes, bytes]]) -> CallHeaders:
+    pseudo: dict[bytes, bytes] = {}
+    plain = False
+    content_type = b""
+    timeout = None
+    for name, value in headers:
+        if name.startswith(b":"):
+            if plain or name not in _SINGLE or name in pseudo:
+                raise StreamFault(PROTOCOL_ERROR)
+            pseudo[name] = value
+            continue
+        plain = True
+        if not name or name != name.lower() or name in _FORBIDDEN or b"\n" in value or b"\r" in value or b"\0" in value:
+            raise StreamFault(PROTOCOL_ERROR)
+        if name == b"content-type":
+            content_type = value
+        elif name == b"grpc-timeout":
+            match = _TIMEOUT.match(value)
+            if match is None:
+                raise StreamFault(PROTOCOL_ERROR)
+            timeout = int(match[1]) * _UNITS[match[2]]
+    path = pseudo.get(b":path", b"")
+    if b":method" not in pseudo or b":scheme" not in pseudo or not path.startswith(b"/"):
+        raise StreamFault(PROTOCOL_ERROR)
+    return CallHeaders(pseudo[b":method"], path, content_type, timeout)
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """One frame."""
+    length = len(payload)
+    return FRAME.pack(length >> 16, length & 0xFFFF, kind, flags, stream) + payload
+
+
+def header_block(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Headers as literals that enter no table (RFC 7541, section 6.2.2); names and values under 127 bytes."""
+    block = bytearray()
+    for name, value in headers:
+        block += b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
+    return bytes(block)
+
+
+def settings(values: dict[int, int]) -> bytes:
+    """A SETTINGS frame."""
+    return frame(SETTINGS, 0, 0, b"".join(struct.pack(">HI", name, value) for name, value in values.items()))
+
+
+def window_update(stream: int, increment: int) -> bytes:
+    """A WINDOW_UPDATE frame."""
+    return frame(WINDOW_UPDATE, 0, stream, increment.to_bytes(4, "big"))
+
+
+def reset(stream: int, code: int) -> bytes:
+    """An RST_STREAM frame."""
+    return frame(RST_STREAM, 0, stream, code.to_bytes(4, "big"))
+
+
+def unpadded(flags: int, payload: bytes) -> bytes:
+    """The payload of a DATA or HEADERS frame without its padding and priority.
+
+    Raises:
+        ConnectionFault: the padding is longer than what it pads.
+    """
+    start, stop = 0, len(payload)
+    if flags & PADDED:
+        if not payload:
+            raise ConnectionFault(FRAME_SIZE_ERROR, "a padded frame without a pad length")
+        start, stop = 1, stop - payload[0]
+    if flags & WITH_PRIORITY:
+        start += 5
+    if start > stop:
+        raise ConnectionFault(PROTOCOL_ERROR, "more padding than payload")
+    return payload[start:stop]

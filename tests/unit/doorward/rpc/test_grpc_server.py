@@ -1,0 +1,539 @@
+"""Our HTTP/2 server against another implementation's client, by-hand frames, floods and noise."""
+
+import asyncio
+import struct
+from collections.abc import Callable
+
+import h2.config
+import h2.connection
+import h2.events
+import h2.settings
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from doorward.rpc import grpc_server
+from doorward.rpc import http2_frames as frames
+from doorward.rpc.grpc_methods import Methods, Receive, Send
+from doorward.rpc.grpc_server import GrpcServer
+from doorward.rpc.http2_calls import BURST, WINDOW_BYTES
+from doorward.rpc.http2_connection import Connection
+
+HEADERS = [
+    (":method", "POST"),
+    (":path", "/a/Check"),
+    (":scheme", "http"),
+    (":authority", "x"),
+    ("content-type", "application/grpc"),
+    ("te", "trailers"),
+]
+GREETING = frames.PREFACE + frames.settings({})
+# The same headers as literals: a block that refers to no table.
+BLOCK = frames.header_block([(name.encode(), value.encode()) for name, value in HEADERS])
+
+
+class Wire(asyncio.Transport):
+    """What a connection writes to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = bytearray()
+        self.closed = False
+        self.reading = True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def taken(self) -> bytes:
+        data, self.written = bytes(self.written), bytearray()
+        return data
+
+
+class Server:
+    """A server with one connection, without a socket."""
+
+    def __init__(self, max_streams: int = 100) -> None:
+        self.served: list[bytes] = []
+        self.waiting: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.cancelled = 0
+        methods = Methods(
+            unary={b"/a/Check": self.check, b"/a/Later": self.later},
+            streams={b"/a/Stream": self.stream},
+            overloaded=lambda _: b"overloaded",
+        )
+        self.host = GrpcServer(methods, max_streams=max_streams)
+        self.wire = Wire()
+        self.connection = Connection(self.host)
+        self.connection.connection_made(self.wire)
+
+    def check(self, message: bytes) -> bytes:
+        self.served.append(message)
+        return message[::-1]
+
+    async def later(self, message: bytes) -> bytes:
+        try:
+            return message + await self.waiting
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+    async def stream(self, receive: Receive, send: Send) -> int:
+        while (message := await receive()) is not None:
+            if message == b"end":
+                return 7
+            if message == b"bug":
+                raise RuntimeError("planted")
+            await send(message[::-1])
+        return 0
+
+    def feed(self, data: bytes) -> list[tuple[int, int, int, bytes]]:
+        self.connection.data_received(data)
+        return self.answers()
+
+    def answers(self) -> list[tuple[int, int, int, bytes]]:
+        """The frames written since the last look: type, flags, stream, payload."""
+        data, found = self.wire.taken(), []
+        while data:
+            high, low, kind, flags, stream = frames.FRAME.unpack_from(data)
+            assert not high
+            found.append((kind, flags, stream, data[9 : 9 + low]))
+            data = data[9 + low :]
+        return found
+
+
+def prefixed(message: bytes) -> bytes:
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def call(stream: int, message: bytes = b"abc", block: bytes = BLOCK) -> bytes:
+    return frames.frame(frames.HEADERS, frames.END_HEADERS, stream, block) + frames.frame(
+        frames.DATA, frames.END_STREAM, stream, prefixed(message)
+    )
+
+
+def with_path(path: str, method: str = "POST", content_type: str = "application/grpc") -> bytes:
+    changed = {":path": path, ":method": method, "content-type": content_type}
+    return frames.header_block([(name.encode(), changed.get(name, value).encode()) for name, value in HEADERS])
+
+
+class Client:
+    """python-hyper's HTTP/2 in front of our connection."""
+
+    def __init__(self, server: Server, *, acknowledges: bool = True, **initial: int) -> None:
+        self.server = server
+        self.acknowledges = acknowledges
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+        if initial:
+            self.h2.local_settings = h2.settings.Settings(
+                client=True, initial_values={h2.settings.SettingCodes[name]: value for name, value in initial.items()}
+            )
+        self.h2.initiate_connection()
+        self.events: list[h2.events.Event] = []
+        self.step()
+
+    def step(self) -> None:
+        while (data := self.h2.data_to_send()) or self.server.wire.written:
+            if data:
+                self.server.connection.data_received(data)
+            answer = self.server.wire.taken()
+            if answer:
+                events = self.h2.receive_data(answer)
+                self.events += events
+                for event in events:
+                    if isinstance(event, h2.events.DataReceived) and self.acknowledges and event.stream_ended is None:
+                        self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+
+    def open(self, path: str = "/a/Check", **more: str) -> int:
+        stream = self.h2.get_next_available_stream_id()
+        self.h2.send_headers(stream, [(n, path if n == ":path" else v) for n, v in HEADERS] + list(more.items()))
+        return stream
+
+    def ask(self, message: bytes, path: str = "/a/Check") -> int:
+        stream = self.open(path)
+        body = prefixed(message)
+        while body:
+            room = min(len(body), self.h2.local_flow_control_window(stream), 16_384)
+            self.h2.send_data(stream, body[:room], end_stream=room == len(body))
+            body = body[room:]
+            self.step()
+        self.step()
+        return stream
+
+    def answer(self, stream: int) -> tuple[bytes, dict[str, str], bool]:
+        """Body, all headers and trailers together, and whether the stream has ended."""
+        body, headers, ended = b"", {}, False
+        for event in self.events:
+            if getattr(event, "stream_id", None) != stream:
+                continue
+            if isinstance(event, h2.events.DataReceived):
+                body += event.data
+            elif isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+                headers |= {_text(n): _text(v) for n, v in event.headers}
+            elif isinstance(event, h2.events.StreamEnded | h2.events.StreamReset):
+                ended = True
+        return body, headers, ended
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+async def test_a_unary_call_is_answered():
+    client = Client(Server())
+    for message in (b"abc", b"", b"x" * 100_000, b"again"):
+        body, headers, ended = client.answer(client.ask(message))
+        assert (body, headers["grpc-status"], ended) == (prefixed(message[::-1]), "0", True)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.binary(max_size=40_000), min_size=1, max_size=6), st.integers(0, 70_000), st.integers(1, 50_000))
+async def test_answers_respect_the_peers_windows(messages: list[bytes], initial: int, step: int):
+    client = Client(Server(), acknowledges=False, INITIAL_WINDOW_SIZE=initial)
+    streams = [client.ask(message) for message in messages]
+    for stream, message in zip(streams, messages, strict=True):
+        while not client.answer(stream)[2]:
+            client.h2.increment_flow_control_window(step)
+            client.h2.increment_flow_control_window(step, stream)
+            client.step()
+        assert client.answer(stream)[0] == prefixed(message[::-1])
+
+
+async def test_however_the_bytes_are_cut_the_answers_are_the_same():
+    data = GREETING + b"".join(call(2 * number + 1, bytes([number]) * number) for number in range(20))
+    whole = Server().feed(data)
+    for size in (1, 2, 7, 9, 10, 100):
+        server = Server()
+        pieces: list[tuple[int, int, int, bytes]] = []
+        for start in range(0, len(data), size):
+            pieces += server.feed(data[start : start + size])
+        assert pieces == whole
+
+
+async def test_a_padded_message_with_priority_and_continuations_is_read():
+    server = Server()
+    padded = frames.frame(
+        frames.HEADERS, frames.PADDED | frames.WITH_PRIORITY, 1, b"\x03" + b"\0" * 5 + BLOCK[:10] + b"\0\0\0"
+    )
+    rest = frames.frame(frames.CONTINUATION, 0, 1, BLOCK[10:20]) + frames.frame(
+        frames.CONTINUATION, frames.END_HEADERS, 1, BLOCK[20:]
+    )
+    data = frames.frame(frames.DATA, frames.PADDED | frames.END_STREAM, 1, b"\x02" + prefixed(b"hi") + b"\0\0")
+    server.feed(GREETING + padded + rest + data)
+    assert server.served == [b"hi"]
+
+
+async def test_request_trailers_end_a_call():
+    client = Client(Server())
+    stream = client.open()
+    client.h2.send_data(stream, prefixed(b"ab"))
+    client.h2.send_headers(stream, [("x-trailer", "1")], end_stream=True)
+    client.step()
+    assert client.answer(stream)[0] == prefixed(b"ba")
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "content_type", "status"),
+    [
+        ("/a/Other", "POST", "application/grpc", "12"),
+        ("/a/Check/", "POST", "application/grpc", "12"),
+        ("//a/Check", "POST", "application/grpc", "12"),
+        ("/a/check", "POST", "application/grpc", "12"),
+    ],
+)
+async def test_s22_only_exactly_our_paths_are_served(path: str, method: str, content_type: str, status: str):
+    server = Server()
+    answers = server.feed(GREETING + call(1, block=with_path(path, method, content_type)))
+    assert server.served == []
+    assert (b"grpc-status" + bytes([len(status)]) + status.encode()) in answers[-1][3]
+
+
+@pytest.mark.parametrize("method", ["GET", "post", "OPTIONS", ""])
+async def test_s22_another_method_is_no_call(method: str):
+    server = Server()
+    answers = server.feed(GREETING + call(1, block=with_path("/a/Check", method)))
+    assert server.served == []
+    assert b"415" in answers[-1][3]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b":path", b"a/Check")],
+        [(b":path", b"/a/Check"), (b":path", b"/a/Check")],
+        [(b":path", b"")],
+        [(b":status", b"200"), (b":path", b"/a/Check")],
+        [(b"x", b"y"), (b":path", b"/a/Check")],
+        [(b":path", b"/a/Check"), (b"Upper", b"y")],
+        [(b":path", b"/a/Check"), (b"connection", b"close")],
+        [(b":path", b"/a/Check"), (b"x", b"a\nb")],
+        [(b":path", b"/a/Check"), (b"grpc-timeout", b"1x")],
+        [(b":path", b"/a/Check"), (b"", b"x")],
+    ],
+)
+async def test_s22_malformed_headers_reset_the_stream_and_nothing_is_served(headers: list[tuple[bytes, bytes]]):
+    """gRPC-Go took a path without its slash for another method than its authorization did (CVE-2026-33186)."""
+    block = frames.header_block([(b":method", b"POST"), (b":scheme", b"http"), *headers])
+    server = Server()
+    answers = server.feed(GREETING + call(1, block=block) + call(3))
+    assert (frames.RST_STREAM, 0, 1, b"\0\0\0\1") in answers
+    assert server.served == [b"abc"], "the call after it is served"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\0",
+        b"\0\0\0\0\5abc",
+        b"\1" + prefixed(b"abc")[1:],
+        prefixed(b"a") + prefixed(b"b"),
+        prefixed(b"a") + b"x",
+    ],
+)
+async def test_a_body_that_is_not_one_message_is_refused(body: bytes):
+    server = Server()
+    opening = frames.frame(frames.HEADERS, frames.END_HEADERS, 1, BLOCK)
+    answers = server.feed(GREETING + opening + frames.frame(frames.DATA, frames.END_STREAM, 1, body))
+    assert server.served == []
+    assert b"grpc-status\x013" in answers[-1][3]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\r",
+        GREETING + frames.frame(frames.DATA, 0, 1, b"x"),
+        GREETING + frames.frame(frames.HEADERS, frames.END_HEADERS, 2, BLOCK),
+        GREETING + frames.frame(frames.HEADERS, frames.END_HEADERS, 0, BLOCK),
+        GREETING + frames.frame(frames.HEADERS, 0, 1, BLOCK) + frames.frame(frames.PING, 0, 0, bytes(8)),
+        GREETING + frames.frame(frames.HEADERS, 0, 1, BLOCK) + frames.frame(frames.CONTINUATION, 0, 3, b""),
+        GREETING + frames.frame(frames.CONTINUATION, frames.END_HEADERS, 1, BLOCK),
+        GREETING + frames.frame(frames.HEADERS, frames.END_HEADERS | frames.PADDED, 1, b"\xff" + BLOCK[:9]),
+        GREETING + frames.frame(frames.HEADERS, frames.END_HEADERS, 1, b"\xff\xff\xff\xff\xff\xff"),
+        GREETING + frames.frame(frames.HEADERS, frames.END_HEADERS, 1, b"\xbe"),
+        GREETING + struct.pack(">BHBBI", 1, 0, 0, 0, 1),
+        GREETING + struct.pack(">BHBBI", 0, 16_385, 0, 0, 1),
+        GREETING + frames.frame(frames.SETTINGS, 0, 0, b"12345"),
+        GREETING + frames.frame(frames.SETTINGS, 0, 1, b""),
+        GREETING + frames.settings({frames.INITIAL_WINDOW_SIZE: 2**31}),
+        GREETING + frames.settings({frames.MAX_FRAME_SIZE: 100}),
+        GREETING + frames.window_update(0, 0),
+        GREETING + frames.window_update(0, 2**31 - 1) + frames.window_update(0, 2**31 - 1),
+        GREETING + frames.window_update(9, 1),
+        GREETING + frames.frame(frames.PING, 0, 0, b"1"),
+        GREETING + frames.reset(5, 8),
+        GREETING + frames.frame(frames.PUSH_PROMISE, 0, 1, b"\0\0\0\2"),
+        GREETING + call(1, block=with_path("/a/Later")) + frames.frame(frames.DATA, 0, 1, b"x"),
+    ],
+)
+async def test_a_broken_protocol_ends_the_connection_and_serves_nothing(data: bytes):
+    server = Server()
+    answers = server.feed(data)
+    assert server.wire.closed
+    assert answers[-1][0] == frames.GOAWAY
+    assert server.served == []
+
+
+async def test_s82_a_header_block_without_end_is_cut():
+    """CONTINUATION floods (CVE-2024-30255): memory stays bounded and the connection ends."""
+    server = Server()
+    block = frames.header_block([(b"x", b"y" * 100)]) * 100
+    server.feed(GREETING + frames.frame(frames.HEADERS, 0, 1, BLOCK))
+    sent = 0
+    while not server.wire.closed:
+        server.connection.data_received(frames.frame(frames.CONTINUATION, 0, 1, block))
+        sent += len(block)
+        assert sent < 1_000_000
+    assert server.served == []
+
+
+async def test_s82_headers_that_unpack_to_more_than_the_limit_are_cut():
+    """One indexed field repeated: few bytes on the wire, many in memory (the HPACK bomb)."""
+    server = Server()
+    name = b"\x40\x7f\x81\x1e" + b"n" * 285 + b"\x7f\xd0\x0f" + b"v" * 2127
+    server.feed(GREETING + frames.frame(frames.HEADERS, frames.END_HEADERS, 1, name + b"\xbe" * 10_000))
+    assert server.wire.closed
+
+
+async def test_s82_rapid_resets_cost_nothing_that_stays():
+    """Rapid reset (CVE-2023-44487): streams that are opened and reset leave no work and no memory behind."""
+    server = Server()
+    server.feed(GREETING)
+    opening = frames.frame(frames.HEADERS, frames.END_HEADERS, 1, with_path("/a/Later"))
+    for number in range(2_000):
+        stream = (2 * number + 1).to_bytes(4, "big")
+        server.connection.data_received(opening[:5] + stream + opening[9:] + frames.reset(2 * number + 1, 8))
+    assert not server.connection.is_busy
+    for number in range(2_000, 2_050):
+        server.connection.data_received(call(2 * number + 1, block=with_path("/a/Later")))
+    await asyncio.sleep(0)
+    for number in range(2_000, 2_050):
+        server.connection.data_received(frames.reset(2 * number + 1, 8))
+    await asyncio.sleep(0)
+    assert server.cancelled == 50
+    server.answers()
+    assert server.feed(call(9_001))[1][3] == prefixed(b"cba")
+
+
+async def test_s82_a_peer_that_does_not_read_is_not_read():
+    server = Server()
+    server.feed(GREETING)
+    server.connection.pause_writing()
+    assert not server.wire.reading
+    server.connection.resume_writing()
+    assert server.wire.reading
+
+
+async def test_more_streams_than_announced_are_refused_and_may_go_elsewhere():
+    server = Server(max_streams=2)
+    server.feed(GREETING + b"".join(call(stream, block=with_path("/a/Later")) for stream in (1, 3)))
+    assert (frames.RST_STREAM, 0, 5, b"\0\0\0\7") in server.feed(call(5))
+
+
+async def test_a_message_over_the_limit_is_refused_before_it_is_sent():
+    server = Server()
+    opening = frames.frame(frames.HEADERS, frames.END_HEADERS, 1, BLOCK)
+    long = frames.frame(frames.DATA, 0, 1, b"\0" + (5_000_000).to_bytes(4, "big") + b"x")
+    answers = server.feed(GREETING + opening + long)
+    assert any(b"grpc-status\x013" in payload for _, _, _, payload in answers)
+    assert not server.connection.is_busy
+
+
+async def test_the_window_that_a_peer_may_fill_is_bounded_and_given_back():
+    server = Server(max_streams=1_000)
+    server.feed(GREETING)
+    chunk, given, stream = bytes(16_384), 0, 1
+    while not server.wire.closed:
+        server.connection.data_received(frames.frame(frames.HEADERS, frames.END_HEADERS, stream, BLOCK))
+        for _ in range(200):
+            server.connection.data_received(frames.frame(frames.DATA, 0, stream, chunk))
+            given += len(chunk)
+        stream += 2
+        assert given < 2 * WINDOW_BYTES
+    fair = Client(Server())
+    for _ in range(20):
+        assert fair.answer(fair.ask(bytes(2_000_000)))[2]
+
+
+async def test_calls_beyond_one_burst_wait_their_turn_and_the_newest_beyond_the_bound_are_answered_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(grpc_server, "QUEUE_LIMIT", 10)
+    server = Server()
+    total = BURST + 15
+    answers = server.feed(GREETING + b"".join(call(2 * n + 1, bytes([n])) for n in range(total)))
+    bodies = [payload[5:] for kind, _, _, payload in answers if kind == frames.DATA]
+    assert bodies == [bytes([n]) for n in range(BURST)] + [b"overloaded"] * 5
+    await asyncio.sleep(0)
+    assert [p[5:] for kind, _, _, p in server.answers() if kind == frames.DATA] == [
+        bytes([n]) for n in range(BURST, BURST + 10)
+    ]
+    assert not server.host.has_queue
+
+
+async def test_a_call_whose_deadline_passed_in_the_queue_is_not_made(monkeypatch: pytest.MonkeyPatch):
+    server = Server()
+    late = BLOCK + frames.header_block([(b"grpc-timeout", b"1n")])
+    server.feed(GREETING + b"".join(call(2 * n + 1, b"x", block=late) for n in range(BURST + 3)))
+    await asyncio.sleep(0.001)
+    assert len(server.served) == BURST
+    assert [b"grpc-status\x014" in payload for *_, payload in server.answers()] == [True] * 3
+
+
+async def test_known_header_blocks_are_remembered_only_without_a_table():
+    """A block that means something by a table of past headers may mean something else the next time."""
+    server = Server()
+    stateful = b"\x40" + BLOCK[1:]  # `:method: POST` enters the table
+    first = server.feed(GREETING + call(1, block=stateful) + call(3))
+    assert not server.host.known_headers
+    assert sum(kind == frames.DATA for kind, *_ in first) == 2
+    update = b"\x20"
+    server.feed(frames.frame(frames.SETTINGS, frames.ACK, 0) + call(5, block=update + BLOCK))
+    server.feed(call(7) + call(9))
+    assert list(server.host.known_headers) == [update + BLOCK, BLOCK]
+    assert server.served == [b"abc"] * 5
+    server.feed(call(11, block=stateful))
+    assert server.served == [b"abc"] * 6
+    assert server.feed(call(13, block=b"\xbe" + BLOCK[BLOCK.index(b"\0", 1) :]))[-1][0] == frames.GOAWAY
+
+
+async def test_a_stream_carries_messages_both_ways_and_never_ends_with_ok():
+    client = Client(Server())
+    for last, expected in ((b"end", "7"), (b"bug", "13"), (None, "13")):
+        stream = client.open("/a/Stream")
+        for message in (b"one", b"two"):
+            client.h2.send_data(stream, prefixed(message))
+        client.step()
+        await asyncio.sleep(0)
+        client.step()
+        assert client.answer(stream) == (prefixed(b"eno") + prefixed(b"owt"), client.answer(stream)[1], False)
+        if last is not None:
+            client.h2.send_data(stream, prefixed(last))
+        else:
+            client.h2.end_stream(stream)
+        client.step()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        client.step()
+        _, headers, ended = client.answer(stream)
+        assert (headers["grpc-status"], ended) == (expected, True)
+
+
+async def test_draining_refuses_new_calls_waits_for_running_ones_and_ends_streams_not_ok():
+    server = Server()
+    client = Client(server)
+    later, stream = client.ask(b"x", "/a/Later"), client.open("/a/Stream")
+    client.step()
+    drain = asyncio.create_task(server.host.drain(0.05))
+    await asyncio.sleep(0)
+    server.waiting.set_result(b"!")
+    await drain
+    answers = server.answers()
+    assert answers[0][0] == frames.GOAWAY
+    assert any(kind == frames.DATA and payload == prefixed(b"x!") and on == later for kind, _, on, payload in answers)
+    assert any(b"grpc-status\x0214" in payload for kind, _, on, payload in answers if on == stream)
+    assert server.wire.closed
+    late = Connection(server.host)
+    wire = Wire()
+    late.connection_made(wire)
+    assert wire.closed, "no connection is taken any more"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=300))
+async def test_noise_after_a_greeting_serves_nothing_and_raises_nothing(noise: bytes):
+    server = Server()
+    server.feed(GREETING + noise)
+    assert server.served == []
+
+
+_MUTATIONS: list[Callable[[bytes, int, int], bytes]] = [
+    lambda data, at, value: data[:at] + bytes([value]) + data[at + 1 :],
+    lambda data, at, _: data[:at] + data[at + 1 :],
+    lambda data, at, value: data[:at] + bytes([value]) + data[at:],
+    lambda data, at, _: data[:at],
+]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.sampled_from(_MUTATIONS), st.integers(0, 400), st.integers(0, 255))
+async def test_a_spoiled_conversation_raises_nothing(mutate: Callable[[bytes, int, int], bytes], at: int, value: int):
+    data = GREETING + call(1) + frames.window_update(0, 10) + call(3, b"xyz") + call(5, block=with_path("/a/Stream"))
+    server = Server()
+    server.feed(mutate(data, at % len(data), value))
+    server.connection.connection_lost(None)
+    await asyncio.sleep(0)
+    assert set(server.served) <= {b"abc", b"xyz"} or at >= len(GREETING)
