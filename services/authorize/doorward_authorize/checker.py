@@ -14,10 +14,12 @@ from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.held_decisions import HeldDecision, HeldDecisions
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.outcome import Outcome
-from doorward_authorize.principals import BehindError
+from doorward_authorize.principals import NOTHING, PendingError
 
 WAITING_LIMIT = 1_000
 """Checks that may wait for something at once; beyond it they are refused early instead of timing out late."""
+_QUESTIONS = 2
+"""That a check may wait for, one after another: a new session, and whether it is idle."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -55,10 +57,10 @@ class Checker:
         try:
             request = parse_check(data)
             return self._answer(request, self._evaluator.decide(request), decision_id)
-        except BehindError as behind:
+        except PendingError as pending:
             if self._waiting >= WAITING_LIMIT:
                 return self.overloaded(data)
-            return self._check_later(request, behind, decision_id)
+            return self._check_later(request, pending, decision_id)
         except Exception as error:
             return self._failed(decision_id, error)
 
@@ -68,11 +70,17 @@ class Checker:
         self._metrics.shed.inc()
         return unavailable(self._next_id()).SerializeToString()
 
-    async def _check_later(self, request: CheckedRequest, behind: BehindError, decision_id: str) -> bytes:
+    async def _check_later(self, request: CheckedRequest, pending: PendingError, decision_id: str) -> bytes:
         self._waiting += 1
         try:
-            arrived = await self._evaluator.catch_up(behind)
-            return self._answer(request, self._evaluator.decide(request, arrived), decision_id)
+            learned = NOTHING
+            for _ in range(_QUESTIONS):
+                learned = await self._evaluator.find_out(pending, learned)
+                try:
+                    return self._answer(request, self._evaluator.decide(request, learned), decision_id)
+                except PendingError as another:
+                    pending = another
+            raise pending
         except Exception as error:
             return self._failed(decision_id, error)
         finally:

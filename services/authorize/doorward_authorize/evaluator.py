@@ -16,7 +16,7 @@ from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.cross_origin import is_forbidden, preflight_origin
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.outcome import Outcome, Verdict
-from doorward_authorize.principals import Arrived, BehindError, Principal, Principals, Rejected
+from doorward_authorize.principals import NOTHING, Learned, PendingError, Principal, Principals, Rejected
 from doorward_authorize.snapshot import REMOVED_SECONDS, CompiledRoute, Snapshot
 
 _OWN_PAGES = frozenset({InternalRoute.PAGES.value, InternalRoute.SIGN_IN.value})
@@ -43,32 +43,32 @@ class Evaluator:
         self._clock = clock
         self._metrics = metrics
 
-    def decide(self, request: CheckedRequest, arrived: Arrived | None = None) -> Outcome:
+    def decide(self, request: CheckedRequest, learned: Learned = NOTHING) -> Outcome:
         """What becomes of ``request``. May raise; whoever calls it refuses then.
 
         Raises:
-            BehindError: see ``Principals.of``.
+            PendingError: see ``Principals.of``.
         """
         snapshot = self.snapshot
         if request.route_id in _ANSWERED_BY_ENVOY and request.digest == INTERNAL_DIGEST:
             # Envoy itself answers 404 or 503 behind this; there is no upstream to reach.
             return Outcome(verdict=Verdict.ALLOW, reasons=(request.route_id.removeprefix("@"),))
         if request.route_id in _OWN_PAGES and request.digest == INTERNAL_DIGEST:
-            return self._own_page(request, snapshot, arrived)
+            return self._own_page(request, snapshot, learned)
         route = snapshot.routes.get(request.route_id)
         policies = () if route is None or self._is_gone(route) else route.policies_for(request.digest)
         if route is None or not policies:
             self._metrics.unknown_digest.inc()
             return Outcome(verdict=Verdict.UNAVAILABLE, reasons=("configuration-unknown",))
-        return self._route(request, route, policies, snapshot, arrived)
+        return self._route(request, route, policies, snapshot, learned)
 
-    async def catch_up(self, behind: BehindError) -> Arrived:
-        """See ``Principals.catch_up``."""
-        return await self._principals.catch_up(behind)
+    async def find_out(self, pending: PendingError, learned: Learned) -> Learned:
+        """See ``Principals.find_out``."""
+        return await self._principals.find_out(pending, learned)
 
-    def _own_page(self, request: CheckedRequest, snapshot: Snapshot, arrived: Arrived | None) -> Outcome:
+    def _own_page(self, request: CheckedRequest, snapshot: Snapshot, learned: Learned) -> Outcome:
         """Our own pages are for everybody; what they do with a cookie is still nobody else's to start."""
-        found = self._principals.of(request, snapshot.settings, arrived)
+        found = self._principals.of(request, snapshot.settings, learned)
         principal = found if isinstance(found, Principal) else None
         if found is not None and is_forbidden(request, self._own_origins(request), ()):
             return _about(found, verdict=Verdict.FOREIGN_ORIGIN, reasons=("foreign-origin",))
@@ -82,7 +82,7 @@ class Evaluator:
         route: CompiledRoute,
         policies: tuple[CompiledPolicy, ...],
         snapshot: Snapshot,
-        arrived: Arrived | None,
+        learned: Learned,
     ) -> Outcome:
         refused = self._refused_as_written(request, route)
         if refused is not None:
@@ -96,7 +96,7 @@ class Evaluator:
             return Outcome(verdict=Verdict.BAD_REQUEST, reasons=("path-not-utf-8",), route=route)
         if preflight_origin(request, route.route) is not None:
             return Outcome(verdict=Verdict.PREFLIGHT, reasons=("preflight",), route=route)
-        found = self._principals.of(request, snapshot.settings, arrived)
+        found = self._principals.of(request, snapshot.settings, learned)
         if found is not None and is_forbidden(request, frozenset({route.route.origin}), route.route.allowed_origins):
             return _about(found, verdict=Verdict.FOREIGN_ORIGIN, reasons=("foreign-origin",), route=route)
         return self.judge(found, facts, route, policies)

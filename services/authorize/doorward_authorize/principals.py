@@ -7,7 +7,7 @@ KNOWN      somebody, with the facts that policy may see
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from doorward.clock import Clock
@@ -81,18 +81,27 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
-    """What the databroker said about a session that the replica has not heard of."""
+class Learned:
+    """What was found out by waiting."""
 
-    data: bytes | None
+    asked: bool = False
+    """Whether the databroker was asked for a session that the replica has not heard of."""
+    session: bytes | None = None
+    """What it said."""
+    idle: bool | None = None
+    """Whether the session is idle; ``None`` while nobody has asked the others."""
 
 
-class BehindError(Exception):
-    """A handle names a session that is newer than the replica; deciding has to wait."""
+NOTHING = Learned()
 
-    def __init__(self, handle: SessionHandle) -> None:
-        super().__init__("the replica is behind a session handle")
+
+class PendingError(Exception):
+    """The answer has to wait: for a sign-in newer than the replica, or for what others know of a session's use."""
+
+    def __init__(self, handle: SessionHandle | None = None, session: Session | None = None) -> None:
+        super().__init__("more has to be found out first")
         self.handle = handle
+        self.session = session
 
 
 class Principals:
@@ -115,12 +124,12 @@ class Principals:
         self._judged: dict[bytes, tuple[bytes, Settings, Principal]] = {}
 
     def of(
-        self, request: CheckedRequest, settings: Settings, arrived: Arrived | None = None
+        self, request: CheckedRequest, settings: Settings, learned: Learned = NOTHING
     ) -> Principal | Rejected | None:
         """Who sent ``request``; ``None`` for nobody.
 
         Raises:
-            BehindError: a sign-in newer than the replica; ``catch_up`` and ask again with what it says.
+            PendingError: ``find_out`` and ask again with what it says.
         """
         name = SIGN_IN_COOKIE if request.route_id == InternalRoute.SIGN_IN else SESSION_COOKIE
         text = single_cookie(request.cookies, name)
@@ -131,15 +140,18 @@ class Principals:
             return None
         data = self._records.get(sessions.RECORD_TYPE, handle.session_id)
         if data is None and RecordVersion(handle.epoch, handle.number) > self._records.version:
-            if arrived is None:
-                raise BehindError(handle)
-            data = arrived.data
+            if not learned.asked:
+                raise PendingError(handle=handle)
+            data = learned.session
         if data is None:
             return None
         found = self.judge(data, settings)
         if isinstance(found, Principal) and self._activity is not None:
-            if not self._activity.is_recent(found.session) and await self._activity.is_idle(found.session):
-                return None
+            if not self._activity.is_recent(found.session):
+                if learned.idle is None:
+                    raise PendingError(session=found.session)
+                if learned.idle:
+                    return None
             self._activity.touch(found.session.id)
         return found
 
@@ -181,18 +193,25 @@ class Principals:
         )
         return self._principal(session, user, user_data, settings)
 
-    async def catch_up(self, behind: BehindError) -> Arrived:
+    async def find_out(self, pending: PendingError, learned: Learned) -> Learned:
+        """``learned`` and what ``pending`` waits for."""
+        if pending.session is not None:
+            idle = self._activity is None or await self._activity.is_idle(pending.session)
+            return replace(learned, idle=idle)
+        session = None if pending.handle is None else await self._newer(pending.handle)
+        return replace(learned, asked=True, session=session)
+
+    async def _newer(self, handle: SessionHandle) -> bytes | None:
         """A session written after what the replica has seen: wait a moment, then ask once."""
-        handle = behind.handle
         version = RecordVersion(handle.epoch, handle.number)
         if await self._records.wait_for_version(version, WAIT_SECONDS):
-            return Arrived(None)  # it is in the replica now, or has ended already
+            return None  # it is in the replica now, or has ended already
         if version.epoch != self._records.version.epoch:
-            return Arrived(None)  # history that is gone; the sign-in has to be made again
+            return None  # history that is gone; the sign-in has to be made again
         try:
-            return Arrived(await self._source.session(handle.session_id))
+            return await self._source.session(handle.session_id)
         except DoorwardError:
-            return Arrived(None)  # there is none, or nobody can say
+            return None  # there is none, or nobody can say
 
     def judge(self, data: bytes, settings: Settings) -> Principal | Rejected | None:
         """The principal of a session record, as things are now.
