@@ -1,7 +1,7 @@
 """Envoy's calls over a real socket: well-formed gRPC is served, everything else gets a status that is not OK."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 import grpc
@@ -11,7 +11,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from tests.support.deployment import short_folder
 
 from doorward.rpc.grpc_server import GrpcServer
-from doorward_authorize.transport import CHECK_METHOD, GUARD_METHOD, HEALTH_METHOD, check_methods
+from doorward_authorize.transport import CHECK_METHOD, HEALTH_METHOD, check_methods
 
 
 class Echo:
@@ -33,49 +33,26 @@ class Echo:
         return b"overloaded"
 
 
-class Guard:
-    """Ends in the way that the first message says."""
-
-    def __init__(self) -> None:
-        self.cancelled = asyncio.Event()
-        self.well = True
-
-    async def run(
-        self, receive: Callable[[], Awaitable[bytes | None]], send: Callable[[bytes], Awaitable[None]]
-    ) -> int:
-        first = await receive()
-        if first == b"bug":
-            raise RuntimeError("planted")
-        if first == b"ok":
-            return 0
-        if first == b"refuse":
-            return 7
-        await send(b"answer")
-        try:
-            while await receive() is not None:
-                pass
-        except asyncio.CancelledError:
-            self.cancelled.set()
-            raise
-        return 1
+class Health:
+    well = True
 
 
 @pytest.fixture
-async def served() -> AsyncIterator[tuple[grpc.aio.Channel, Guard, Path]]:
+async def served() -> AsyncIterator[tuple[grpc.aio.Channel, Health, Path]]:
     with short_folder() as folder:
-        guard = Guard()
+        health = Health()
         path = folder / "check.sock"
-        server = GrpcServer(check_methods(Echo(), guard, lambda: guard.well))
+        server = GrpcServer(check_methods(Echo(), lambda: health.well))
         await server.listen_unix(path)
         channel = grpc.aio.insecure_channel(f"unix:{path}", options=[("grpc.default_authority", "localhost")])
         try:
-            yield channel, guard, path
+            yield channel, health, path
         finally:
             await channel.close()
             await server.drain(1)
 
 
-Served = tuple[grpc.aio.Channel, Guard, Path]
+Served = tuple[grpc.aio.Channel, Health, Path]
 
 
 async def test_a_check_is_answered(served: Served):
@@ -108,22 +85,6 @@ async def test_a_compressed_message_is_refused(served: Served):
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-@pytest.mark.parametrize("first", [b"bug", b"ok", b"refuse"])
-async def test_a_guard_never_ends_with_ok(served: Served, first: bytes):
-    """To Envoy OK would mean that the stream needs no watching any more."""
-    stream = served[0].stream_stream(GUARD_METHOD)()
-    await stream.write(first)
-    assert await stream.code() is not grpc.StatusCode.OK
-
-
-async def test_a_guarded_stream_is_answered_and_ends_not_ok_when_the_peer_closes(served: Served):
-    stream = served[0].stream_stream(GUARD_METHOD)()
-    await stream.write(b"go")
-    assert await stream.read() == b"answer"
-    await stream.done_writing()
-    assert await stream.code() is not grpc.StatusCode.OK
-
-
 async def test_the_socket_is_private(served: Served):
     assert served[2].stat().st_mode & 0o077 == 0
 
@@ -139,11 +100,3 @@ async def test_envoy_is_told_whether_this_worker_can_decide(served: Served):
     assert (await ask(b"", timeout=5)).status == HealthCheckResponse.SERVING
     served[1].well = False
     assert (await ask(b"", timeout=5)).status == HealthCheckResponse.NOT_SERVING
-
-
-async def test_a_stream_that_the_peer_gives_up_is_cancelled(served: Served):
-    stream = served[0].stream_stream(GUARD_METHOD)()
-    await stream.write(b"go")
-    assert await stream.read() == b"answer"
-    stream.cancel()
-    await asyncio.wait_for(served[1].cancelled.wait(), 5)

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 START_SECONDS = 60.0
-PLANES = ("databroker", "authenticate", "authorize", "proxy")
+PLANES = ("databroker", "authenticate", "authorize", "proxy", "guard")
 
 
 @dataclass

@@ -6,6 +6,7 @@ received, byte for byte. Everything is on free ports and in temporary folders, a
 """
 
 import asyncio
+import base64
 import contextlib
 import dataclasses
 import json
@@ -24,13 +25,14 @@ import h2corn
 from google.rpc.status_pb2 import Status
 
 from doorward.api.authorize.v1 import authorize_pb2
+from doorward.api.guard.v1 import guard_pb2, guard_pb2_grpc
 from doorward.config.endpoints import LocalEndpoints
 from doorward.config.settings import Address, RoutePolicy, Settings, StalenessLimits, TlsSettings
 from doorward.envoy_api.envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
 from doorward.envoy_api.envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
-from doorward.envoy_api.envoy.service.ext_proc.v3 import external_processor_pb2, external_processor_pb2_grpc
 from doorward.keys.store import create_missing_keys
 from doorward.policy import Policy, parse_policy
+from doorward.route.internal import METADATA_STREAM
 from doorward.route.route import Match, MatchKind, Route, Upstream, unnamed_route_id
 from doorward.runtime.service import ServeOptions
 from doorward.source import Position, Problems
@@ -103,7 +105,7 @@ def settings_of(*routes: RoutePolicy, generation: str = "g1", port: int = 10443,
 @dataclass
 class FakeAuthorizer(
     external_auth_pb2_grpc.AuthorizationServicer,
-    external_processor_pb2_grpc.ExternalProcessorServicer,
+    guard_pb2_grpc.GuardServiceServicer,
 ):
     """Decides as told, and remembers what it was asked. Speaks all of authorize's protocols on its sockets."""
 
@@ -135,25 +137,41 @@ class FakeAuthorizer(
         )
         allowed.ok_response.headers_to_remove.append("x-doorward-client-address")
         context_extensions = request.attributes.context_extensions
-        allowed.dynamic_metadata.update({"route": context_extensions["route"]})
+        description = base64.b64encode(context_extensions["route"].encode()).decode()
+        allowed.dynamic_metadata.update({METADATA_STREAM: description})
         return allowed
 
-    async def Process(
-        self,
-        request_iterator: AsyncIterator[external_processor_pb2.ProcessingRequest],
-        context: grpc.aio.ServicerContext[
-            external_processor_pb2.ProcessingRequest, external_processor_pb2.ProcessingResponse
-        ],
-    ) -> AsyncIterator[external_processor_pb2.ProcessingResponse]:
-        async for message in request_iterator:
-            if message.HasField("request_headers"):
-                known = message.metadata_context.filter_metadata["envoy.filters.http.ext_authz"]
-                self.guarded.append(str(known["route"]))
-                yield external_processor_pb2.ProcessingResponse(
-                    request_headers=external_processor_pb2.HeadersResponse()
-                )
-                await self.guard_ends.wait()
-                await context.abort(grpc.StatusCode.PERMISSION_DENIED, "revoked")
+    async def WatchStreams(
+        self, request_iterator: AsyncIterator[guard_pb2.WatchStreamsRequest], context: object
+    ) -> AsyncIterator[guard_pb2.WatchStreamsResponse]:
+        """Let every stream go on until ``guard_ends``."""
+        open_streams: set[int] = set()
+        said = asyncio.Queue[guard_pb2.WatchStreamsResponse]()
+
+        async def read() -> None:
+            async for message in request_iterator:
+                open_streams.difference_update(message.closed)
+                answer = guard_pb2.WatchStreamsResponse(stamp=message.stamp)
+                for opened in message.opened:
+                    self.guarded.append(opened.description.decode())
+                    open_streams.add(opened.number)
+                    answer.verdicts.add(number=opened.number, allowed=True, limit_ms=5000)
+                said.put_nowait(answer)
+
+        async def end() -> None:
+            await self.guard_ends.wait()
+            answer = guard_pb2.WatchStreamsResponse()
+            for number in open_streams:
+                answer.verdicts.add(number=number, allowed=False, reason="revoked")
+            said.put_nowait(answer)
+
+        tasks = [asyncio.create_task(read()), asyncio.create_task(end())]
+        try:
+            while True:
+                yield await said.get()
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def GetStatus(
         self, request: authorize_pb2.GetStatusRequest, context: object
@@ -184,7 +202,7 @@ class FakeAuthorizer(
             path.unlink(missing_ok=True)
             server = grpc.aio.server()
             external_auth_pb2_grpc.add_AuthorizationServicer_to_server(self, server)
-            external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(self, server)
+            guard_pb2_grpc.add_GuardServiceServicer_to_server(self, server)
             server.add_generic_rpc_handlers((self._status_service(),))
             server.add_insecure_port(f"unix:{path}")
             await server.start()

@@ -2,8 +2,6 @@
 
 import json
 
-from google.protobuf.struct_pb2 import Struct
-
 from doorward.config.settings import Settings
 from doorward.envoy_api.envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import (
@@ -22,6 +20,7 @@ from doorward.route.internal import (
 from doorward_authorize.assertion import AssertionSigner
 from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.cross_origin import PREFLIGHT_SECONDS
+from doorward_authorize.guard.description import described
 from doorward_authorize.identity_headers import identity_headers
 from doorward_authorize.outcome import Outcome, Verdict
 from doorward_authorize.pages import content_security_policy, page
@@ -106,7 +105,7 @@ class Responder:
         )
         response.status.code = _OK
         if outcome.route is not None and outcome.route.route.continuous:
-            response.dynamic_metadata.CopyFrom(_for_the_guard(request, outcome, decision_id))
+            response.dynamic_metadata.CopyFrom(described(request, outcome, decision_id))
         return response
 
     def _preflight(self, request: CheckedRequest) -> CheckResponse:
@@ -186,23 +185,3 @@ def _header(name: str, value: str, action: "HeaderValueOption.HeaderAppendAction
         return HeaderValueOption(header=HeaderValue(key=name, value=value), append_action=action)
     # As bytes: a client's cookie may hold what is no UTF-8, and must arrive as it came.
     return HeaderValueOption(header=HeaderValue(key=name, raw_value=value.encode("latin-1")), append_action=action)
-
-
-def _for_the_guard(request: CheckedRequest, outcome: Outcome, decision_id: str) -> Struct:
-    """What the guard needs to decide this stream again; set by us, out of any client's reach."""
-    metadata = Struct()
-    metadata.update(
-        {
-            "decision_id": decision_id,
-            "session_id": outcome.session_id or "",
-            "user_id": outcome.user_id or "",
-            "route": request.route_id,
-            "digest": request.digest,
-            "host": request.host,
-            "method": request.method,
-            "path": request.path,
-            "query": request.query,
-            "client_address": request.client_address or "",
-        }
-    )
-    return metadata

@@ -6,10 +6,12 @@ import gc
 import itertools
 import secrets
 
+import grpc.aio
 import structlog
 from prometheus_client import CollectorRegistry
 
 from doorward.api.authorize.v1.authorize_pb2_grpc import add_AuthorizeServiceServicer_to_server
+from doorward.api.guard.v1.guard_pb2_grpc import add_GuardServiceServicer_to_server
 from doorward.clock import SystemClock
 from doorward.config.endpoints import LocalEndpoints
 from doorward.config.load import load_settings
@@ -34,7 +36,9 @@ from doorward_authorize.check_response import Responder
 from doorward_authorize.checker import Checker
 from doorward_authorize.decision_log import DecisionLog
 from doorward_authorize.evaluator import Evaluator
-from doorward_authorize.guard import Guard
+from doorward_authorize.guard.service import SERVICE_NAME as GUARD_SERVICE_NAME
+from doorward_authorize.guard.service import GuardServicer
+from doorward_authorize.guard.watcher import Watcher
 from doorward_authorize.held_decisions import HeldDecisions
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.principals import Principals
@@ -103,28 +107,30 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         clock=clock,
         metrics=metrics,
     )
-    guard = Guard(evaluator, principals, replica.is_fresh, clock, metrics, activity.touch)
-    replica.subscribe(guard.on_record)
+    watcher = Watcher(evaluator, principals, replica.is_fresh, clock, metrics, activity.touch)
+    guards = GuardServicer(watcher, lambda: replica.data_age_seconds)
+    replica.subscribe(watcher.on_record)
     asked = itertools.count(1)
     servicer = AuthorizeServicer(
         evaluator, principals, replica, held, lambda: f"{authorizer_id}-q-{next(asked):x}", clock.now
     )
-    own_services = SocketServer(
-        endpoints.authorize,
-        Plane.OPERATOR,
-        lambda server: add_AuthorizeServiceServicer_to_server(servicer, server),
-        [SERVICE_NAME],
-    )
-    checks = GrpcServer(check_methods(checker, guard, replica.is_fresh))
+
+    def register(server: grpc.aio.Server) -> None:
+        add_AuthorizeServiceServicer_to_server(servicer, server)
+        add_GuardServiceServicer_to_server(guards, server)
+
+    own_services = SocketServer(endpoints.authorize, Plane.OPERATOR, register, [SERVICE_NAME, GUARD_SERVICE_NAME])
+    checks = GrpcServer(check_methods(checker, replica.is_fresh))
 
     async def on_change(changed: Settings) -> None:
-        evaluator.snapshot = compile_snapshot(changed, evaluator.snapshot, clock.monotonic())
-        guard.on_snapshot()
+        before = evaluator.snapshot
+        evaluator.snapshot = compile_snapshot(changed, before, clock.monotonic())
+        watcher.on_snapshot(before, evaluator.snapshot)
 
     tasks = {
         asyncio.create_task(replica.run(), name="replica"),
         asyncio.create_task(log.run(), name="decision log"),
-        asyncio.create_task(guard.tick(), name="guard"),
+        asyncio.create_task(watcher.run(), name="guarded streams"),
         asyncio.create_task(activity.run(), name="activity"),
         asyncio.create_task(watch_settings(options.config_path, settings, on_change), name="reload"),
     }
@@ -139,7 +145,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
             _log.critical("a part has ended", part=task.get_name(), error=str(task.exception()))
             task.result()
     finally:
-        guard.drain()
+        guards.drain()
         await checks.drain(_DRAIN_SECONDS)
         await own_services.stop(_STOP_SECONDS)
         for task in (*tasks, stopping, announcing):

@@ -1,14 +1,13 @@
-"""What Envoy calls: ``Check`` (unary), ``Process`` (both ways) and its own question whether we are well."""
+"""What Envoy calls: ``Check``, and its own question whether we are well."""
 
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
-from doorward.rpc.grpc_methods import Methods, Receive, Send
+from doorward.rpc.grpc_methods import Methods
 
 CHECK_METHOD = "/envoy.service.auth.v3.Authorization/Check"
-GUARD_METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 
 
@@ -24,15 +23,7 @@ class CheckHandler(Protocol):
         ...
 
 
-class GuardHandler(Protocol):
-    """Guards streams."""
-
-    async def run(self, receive: Receive, send: Send) -> int:
-        """Guard one stream and return the status to end it with, never 0."""
-        ...
-
-
-def check_methods(checker: CheckHandler, guard: GuardHandler, is_serving: Callable[[], bool]) -> Methods:
+def check_methods(checker: CheckHandler, is_serving: Callable[[], bool]) -> Methods:
     """The methods on Envoy's socket. Not serving means that Envoy should ask another worker."""
     states = HealthCheckResponse
     serving, not_serving = (
@@ -43,6 +34,6 @@ def check_methods(checker: CheckHandler, guard: GuardHandler, is_serving: Callab
             CHECK_METHOD.encode(): checker.check,
             HEALTH_METHOD.encode(): lambda _: serving if is_serving() else not_serving,
         },
-        streams={GUARD_METHOD.encode(): guard.run},
+        streams={},
         overloaded=checker.overloaded,
     )

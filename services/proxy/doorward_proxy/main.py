@@ -28,6 +28,7 @@ from doorward_proxy.envoy.bootstrap import as_json, bootstrap
 from doorward_proxy.envoy.process import EnvoyCommand, EnvoyProcess, write_private
 from doorward_proxy.envoy.validator import EnvoyValidator
 from doorward_proxy.gate import admit_bootstrap
+from doorward_proxy.guard.process import GuardProcess
 from doorward_proxy.isolation import Isolation
 from doorward_proxy.metrics import ProxyMetrics
 from doorward_proxy.publisher import Publisher
@@ -87,6 +88,7 @@ class ProxyPlane:
         self.metrics = ProxyMetrics(CollectorRegistry())
         surroundings = Surroundings(
             check_sockets=(endpoints.check(0),),
+            guard_socket=endpoints.guard,
             pages_socket=endpoints.proxy_pages,
             authenticate_socket=endpoints.authenticate_pages,
             discovery_socket=endpoints.discovery,
@@ -127,6 +129,7 @@ class ProxyPlane:
             binary=binary, bootstrap_file=self._bootstrap_file, concurrency=settings.envoy_concurrency
         )
         self.envoy = EnvoyProcess(command, EnvoyAdmin(endpoints.envoy_admin), clock, self.metrics)
+        self._guard = GuardProcess(options)
         self._discovery_server: grpc.aio.Server | None = None
         self._pages_task: asyncio.Task[None] | None = None
 
@@ -136,10 +139,12 @@ class ProxyPlane:
         self._endpoints.envoy_admin.unlink(missing_ok=True)
         self._discovery_server = await serve_discovery(self.discovery, self._endpoints.discovery)
         self.publisher.submit(self._settings)
+        await self._guard.start()
         self._pages_task = asyncio.create_task(self._pages.serve(), name="pages")
         return [
             self._pages_task,
             asyncio.create_task(self.publisher.run(), name="publisher"),
+            asyncio.create_task(self._guard.run(), name="guard"),
             asyncio.create_task(self.envoy.run(), name="envoy"),
         ]
 
@@ -152,6 +157,7 @@ class ProxyPlane:
     async def stop(self) -> None:
         """Drain and end Envoy, then everything that it needs. Idempotent."""
         await self.envoy.drain()
+        await self._guard.stop()
         if self._discovery_server is not None:
             await self._discovery_server.stop(0.2)
         if self._pages_task is not None and not self._pages_task.done():

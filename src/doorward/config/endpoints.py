@@ -23,7 +23,7 @@ class LocalEndpoints:
         return self._socket(f"databroker.{caller}.sock")
 
     def check(self, worker: int) -> Path:
-        """Envoy's checks and guard streams, one socket for each authorizer worker."""
+        """Envoy's checks, one socket for each authorizer worker."""
         return self._socket(f"check.{worker}.sock")
 
     @property
@@ -50,6 +50,11 @@ class LocalEndpoints:
     def discovery(self) -> Path:
         """The proxy plane's discovery service, for Envoy."""
         return self._socket("discovery.sock")
+
+    @property
+    def guard(self) -> Path:
+        """The guard beside Envoy, for Envoy alone."""
+        return self._socket("guard.sock")
 
     @property
     def envoy_admin(self) -> Path:

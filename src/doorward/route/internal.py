@@ -32,6 +32,8 @@ CONTEXT_HOST = "host"
 
 METADATA_NAMESPACE = "envoy.filters.http.ext_authz"
 """Where authorize's dynamic metadata lies for the guard."""
+METADATA_STREAM = "doorward.stream"
+"""Its one field: what Check says about a request on a guarded route, in base64."""
 
 PAGES_PREFIX = "/.doorward"
 """Everything from here on is ours, on every host."""

@@ -16,6 +16,7 @@ def surroundings() -> Surroundings:
     folder = Path("/run/doorward")
     return Surroundings(
         check_sockets=(folder / "check.0.sock", folder / "check.1.sock"),
+        guard_socket=folder / "guard.sock",
         pages_socket=folder / "pages.sock",
         authenticate_socket=folder / "authenticate.sock",
         discovery_socket=folder / "discovery.sock",

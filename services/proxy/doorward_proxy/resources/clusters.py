@@ -18,6 +18,7 @@ from doorward.envoy_api.envoy.config.core.v3.protocol_pb2 import (
     Http1ProtocolOptions,
     Http2ProtocolOptions,
     HttpProtocolOptions,
+    KeepaliveSettings,
 )
 from doorward.envoy_api.envoy.config.endpoint.v3.endpoint_components_pb2 import LbEndpoint, LocalityLbEndpoints
 from doorward.envoy_api.envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
@@ -51,6 +52,8 @@ _CONNECT_SECONDS = 2.0
 _IDLE_SECONDS = 55.0
 """Below the minute after which most servers close an idle connection: a request must not meet one that is closing."""
 _HEALTH_SECONDS = 0.2
+_GUARD_PING_SECONDS = 1.0
+_GUARD_PONG_SECONDS = 3.0
 _LEAST_LIMIT = 1024
 _CHECKS_LIMIT = 100_000
 _DEFAULT_PORTS = {"http": 80, "h2c": 80, "https": 443}
@@ -60,7 +63,7 @@ def clusters(settings: Settings, surroundings: Surroundings) -> dict[str, Cluste
     """Every cluster by name."""
     found = {
         AUTHORIZE_CLUSTER: _checked_sockets(AUTHORIZE_CLUSTER, surroundings.check_sockets, _CHECKS_LIMIT),
-        GUARD_CLUSTER: _checked_sockets(GUARD_CLUSTER, surroundings.check_sockets, settings.max_streams),
+        GUARD_CLUSTER: _guard(surroundings.guard_socket, settings.max_streams),
         PAGES_CLUSTER: _own(PAGES_CLUSTER, [surroundings.pages_socket], _LEAST_LIMIT),
         AUTHENTICATE_CLUSTER: _own(AUTHENTICATE_CLUSTER, [surroundings.authenticate_socket], _LEAST_LIMIT),
     }
@@ -163,6 +166,18 @@ def _own(name: str, sockets: Sequence[Path], limit: int) -> Cluster:
         circuit_breakers=_breakers(max(limit, _LEAST_LIMIT)),
     )
     explicit = UpstreamProtocolOptions.ExplicitHttpConfig(http2_protocol_options=_http2())
+    _set_protocol(cluster, UpstreamProtocolOptions(explicit_http_config=explicit))
+    return cluster
+
+
+def _guard(socket: Path, limit: int) -> Cluster:
+    """The guard beside Envoy. One that hangs must be noticed: with its connection, all its streams end."""
+    cluster = _own(GUARD_CLUSTER, [socket], limit)
+    http2 = _http2()
+    http2.connection_keepalive.CopyFrom(
+        KeepaliveSettings(interval=seconds(_GUARD_PING_SECONDS), timeout=seconds(_GUARD_PONG_SECONDS))
+    )
+    explicit = UpstreamProtocolOptions.ExplicitHttpConfig(http2_protocol_options=http2)
     _set_protocol(cluster, UpstreamProtocolOptions(explicit_http_config=explicit))
     return cluster
 

@@ -24,6 +24,7 @@ class Surroundings:
 
     check_sockets: tuple[Path, ...]
     """One for each authorizer worker: each is an endpoint of its own, or one of them would get everything."""
+    guard_socket: Path
     pages_socket: Path
     authenticate_socket: Path
     discovery_socket: Path

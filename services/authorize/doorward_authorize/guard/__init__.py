@@ -1,0 +1,12 @@
+"""Open streams: decided again whenever something that their decision read has changed.
+
+    Check ── description ──► Envoy ──► the guard beside it ── description ──► service ─► watcher ─► decided, watched
+                                                                                 ▲            │
+                              records, configuration, clock ── change ─► watcher ── refusal ──┘
+
+    description   what Check says about a stream, and how it is read again
+    watcher       which streams a change concerns, and what becomes of them
+    service       the guards' calls
+
+What does not belong here: holding Envoy's calls (the guard in the proxy plane), and how a request is decided.
+"""

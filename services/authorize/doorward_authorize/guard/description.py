@@ -1,0 +1,93 @@
+"""What Check says about a stream: enough to decide it again, carried by Envoy and the guard, out of any client's reach."""
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Struct
+
+from doorward.api.authorize.v1.authorize_pb2 import HeaderValues
+from doorward.api.authorize.v1.authorize_pb2 import RequestFacts as RequestMessage
+from doorward.api.guard.v1.guard_pb2 import StreamDescription
+from doorward.errors import DataCorruptedError, NotFoundError
+from doorward.policy import RequestFacts
+from doorward.route.internal import METADATA_STREAM
+from doorward.route.paths import decoded_path
+from doorward_authorize.check_request import CheckedRequest
+from doorward_authorize.outcome import Outcome
+
+_HEADER_READ = "http_header/"
+"""How a policy declares that it reads a header."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A stream as Check let it pass."""
+
+    decision_id: str
+    route: str
+    digest: str
+    session_id: str
+    """Empty for somebody who is not signed in."""
+    user_id: str
+    facts: RequestFacts
+
+
+def described(request: CheckedRequest, outcome: Outcome, decision_id: str) -> Struct:
+    """Dynamic metadata for a request that is let through on a guarded route."""
+    reads = outcome.route.policy.reads if outcome.route is not None else frozenset()
+    wanted = {name.removeprefix(_HEADER_READ) for name in reads if name.startswith(_HEADER_READ)}
+    message = StreamDescription(
+        decision_id=decision_id,
+        digest=request.digest,
+        session_id=outcome.session_id or "",
+        user_id=outcome.user_id or "",
+        request=RequestMessage(
+            route_id=request.route_id,
+            method=request.method,
+            path=request.path,
+            query=request.query,
+            client_address=request.client_address or "",
+            headers={name: HeaderValues(values=values) for name, values in request.headers.items() if name in wanted},
+        ),
+    )
+    metadata = Struct()
+    # A Struct holds text alone.
+    metadata.fields[METADATA_STREAM].string_value = base64.b64encode(message.SerializeToString()).decode("ascii")
+    return metadata
+
+
+def read_description(data: bytes, host_of: Callable[[str], str | None]) -> Description:
+    """The stream that Check described; ``host_of`` knows the host of a route.
+
+    Raises:
+        DataCorruptedError: Check never wrote this.
+        NotFoundError: its route is gone.
+    """
+    try:
+        message = StreamDescription.FromString(data)
+    except DecodeError as error:
+        raise DataCorruptedError("a stream's description does not parse") from error
+    request = message.request
+    path, host = decoded_path(request.path), host_of(request.route_id)
+    if host is None:
+        raise NotFoundError("no such route")
+    if not message.digest or path is None:
+        raise DataCorruptedError("a stream's description lacks its digest or its path")
+    return Description(
+        decision_id=message.decision_id,
+        route=request.route_id,
+        digest=message.digest,
+        session_id=message.session_id,
+        user_id=message.user_id,
+        facts=RequestFacts(
+            method=request.method,
+            host=host,
+            path=path,
+            raw_path=request.path,
+            query=request.query,
+            headers={name: tuple(values.values) for name, values in request.headers.items()},
+            client_address=request.client_address or None,
+        ),
+    )

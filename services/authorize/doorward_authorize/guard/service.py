@@ -1,0 +1,136 @@
+"""The guards' calls: each guard speaks for all its streams over one of them."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeAlias
+
+import grpc.aio
+
+from doorward.api.guard.v1 import guard_pb2 as pb
+from doorward.api.guard.v1 import guard_pb2_grpc
+from doorward.errors import UnavailableError
+from doorward_authorize.guard.watcher import SLICE, StreamVerdict, Watcher
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["GuardService"].full_name
+_VERDICTS_AT_ONCE = 500
+
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class GuardServicer(guard_pb2_grpc.GuardServiceServicer):
+    """See ``protos/doorward/api/guard/v1/guard.proto``."""
+
+    def __init__(self, watcher: Watcher, data_age_seconds: Callable[[], float | None]) -> None:
+        self._watcher = watcher
+        self._data_age = data_age_seconds
+        self._links: set[_GuardLink] = set()
+        self._leaving = False
+
+    async def WatchStreams(
+        self, request_iterator: AsyncIterator[pb.WatchStreamsRequest], context: _Context
+    ) -> AsyncIterator[pb.WatchStreamsResponse]:
+        """Decide and watch the streams that one guard names.
+
+        Raises:
+            UnavailableError: this authorizer cannot vouch for anything, or is leaving; the guard goes to another one.
+        """
+        del context
+        if self._leaving or not self._watcher.can_vouch:
+            raise UnavailableError("this authorizer does not vouch for streams now")
+        link = _GuardLink(self._data_age)
+        self._watcher.join(link)
+        self._links.add(link)
+        reading = asyncio.create_task(self._read(request_iterator, link))
+        try:
+            while True:
+                response = await link.next()
+                yield response
+                if response.leaving:
+                    return
+        finally:
+            reading.cancel()
+            self._links.discard(link)
+            self._watcher.leave(link)
+
+    def drain(self) -> None:
+        """Send every guard to another authorizer; their streams live on the proof that they have."""
+        self._leaving = True
+        for link in self._links:
+            link.go()
+
+    async def _read(self, requests: AsyncIterator[pb.WatchStreamsRequest], link: "_GuardLink") -> None:
+        try:
+            async for request in requests:
+                for number in request.closed:
+                    self._watcher.close(link, number)
+                for position, opened in enumerate(request.opened):
+                    if position and position % SLICE == 0:
+                        await asyncio.sleep(0)
+                    self._watcher.open(link, opened.number, opened.description)
+                if request.stamp:
+                    # A proof says that everything known is decided: first what is in doubt, then the stamp.
+                    await self._watcher.settle()
+                    link.echo(request.stamp)
+        finally:
+            link.fail()
+
+
+class _GuardLink:
+    """One guard's call: what is to be said, in order. Implements ``Watching``."""
+
+    def __init__(self, data_age_seconds: Callable[[], float | None]) -> None:
+        self._data_age = data_age_seconds
+        self._queue: deque[StreamVerdict | int] = deque()
+        self._wake = asyncio.Event()
+        self._going = False
+        self._failed = False
+
+    def say(self, verdict: StreamVerdict) -> None:
+        """See ``Watching.say``."""
+        self._queue.append(verdict)
+        self._wake.set()
+
+    def fail(self) -> None:
+        """See ``Watching.fail``."""
+        self._failed = True
+        self._wake.set()
+
+    def echo(self, stamp: int) -> None:
+        """Echo a stamp after everything that was said before."""
+        self._queue.append(stamp)
+        self._wake.set()
+
+    def go(self) -> None:
+        """Say farewell."""
+        self._going = True
+        self._wake.set()
+
+    async def next(self) -> pb.WatchStreamsResponse:
+        """What to say next.
+
+        Raises:
+            UnavailableError: the call must end.
+        """
+        while not (self._queue or self._going or self._failed):
+            self._wake.clear()
+            await self._wake.wait()
+        if self._failed:
+            raise UnavailableError("this authorizer does not vouch for streams any more")
+        response = pb.WatchStreamsResponse(leaving=self._going)
+        while self._queue and len(response.verdicts) < _VERDICTS_AT_ONCE:
+            item = self._queue.popleft()
+            if isinstance(item, int):
+                age = self._data_age()
+                if age is not None:
+                    response.stamp = item
+                    response.data_age_ms = int(age * 1000) + 1
+                    break
+                continue
+            response.verdicts.add(
+                number=item.number,
+                allowed=item.allowed,
+                limit_ms=int(item.limit_seconds * 1000),
+                reason=item.reason,
+            )
+        return response

@@ -1,0 +1,372 @@
+"""Which streams a change concerns, and what becomes of them. No input or output.
+
+A stream is found by what its decision read: the records of its principal, its route, and the time at which the same
+facts may be judged otherwise. Only the streams that a change concerns are decided again, in slices, so that checks are
+answered in between.
+
+Concurrency: belongs to one event loop; ``run`` is one task.
+"""
+
+import asyncio
+import contextlib
+import heapq
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import structlog
+
+from doorward.clock import Clock
+from doorward.errors import DataCorruptedError, NotFoundError
+from doorward.identity import session as sessions
+from doorward.identity import user as users
+from doorward_authorize.evaluator import Evaluator
+from doorward_authorize.guard.description import Description, read_description
+from doorward_authorize.metrics import AuthorizeMetrics
+from doorward_authorize.outcome import Outcome, Verdict
+from doorward_authorize.principals import Principal, Principals
+from doorward_authorize.snapshot import CompiledRoute, Snapshot
+
+TICK_SECONDS = 0.1
+"""How late a boundary of the clock may be noticed."""
+TOUCH_SECONDS = 2.0
+"""How often sessions with open streams are noted as used; the shortest idle time that can be configured is longer."""
+SLICE = 25
+"""Streams decided again before others get their turn; about a millisecond's worth."""
+_BACKWARDS_SECONDS = 0.5
+"""A wall clock that goes back further than this was set, and every stream is decided again."""
+
+_NEVER = -1
+_Key = TypeVar("_Key")
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamVerdict:
+    """What is said about one stream."""
+
+    number: int
+    allowed: bool
+    limit_seconds: float = 0.0
+    """How old the newest proof may be."""
+    reason: str = ""
+
+
+class Watching(Protocol):
+    """A guard's call: where verdicts go."""
+
+    def say(self, verdict: StreamVerdict) -> None:
+        """Queue one verdict; never waits."""
+        ...
+
+    def fail(self) -> None:
+        """End the call: this authorizer cannot vouch for anything now."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class WatchedStream:
+    """A stream that was let go on."""
+
+    link: Watching
+    number: int
+    description: Description
+    limit_seconds: float = 0.0
+    due: int = _NEVER
+    """Tenth of a second on the wall clock at which it is decided again though nothing has changed."""
+
+
+@dataclass(slots=True)
+class _Cut:
+    """Why a stream must end."""
+
+    reasons: tuple[str, ...]
+    outcome: Outcome | None = None
+
+
+@dataclass(slots=True)
+class _Link:
+    streams: dict[int, WatchedStream] = field(default_factory=dict)
+
+
+class Watcher:
+    """Watches the streams of every guard that has a call here."""
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        principals: Principals,
+        is_fresh: Callable[[float], bool],
+        clock: Clock,
+        metrics: AuthorizeMetrics,
+        touch: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """``touch`` hears of sessions that are in use."""
+        self._touch = touch
+        self._touched = float("-inf")
+        self._evaluator = evaluator
+        self._principals = principals
+        self._is_fresh = is_fresh
+        self._clock = clock
+        self._metrics = metrics
+        self._links: dict[Watching, _Link] = {}
+        self._by_record: dict[tuple[str, str], dict[WatchedStream, None]] = {}
+        self._by_route: dict[str, dict[WatchedStream, None]] = {}
+        self._due: dict[int, dict[WatchedStream, None]] = {}
+        """Streams by the tenth of a second at which they are decided again."""
+        self._tenths: list[int] = []
+        """A heap of these, each once, for as long as it lies ahead."""
+        self._known_tenths: set[int] = set()
+        self._doubtful: dict[WatchedStream, None] = {}
+        self._wake = asyncio.Event()
+        self._seen_now = clock.now()
+
+    @property
+    def can_vouch(self) -> bool:
+        """Whether the data are fresh enough for anybody."""
+        return self._is_fresh(self._evaluator.snapshot.settings.staleness.longest)
+
+    def __len__(self) -> int:
+        return sum(len(link.streams) for link in self._links.values())
+
+    # What the guards say.
+
+    def join(self, link: Watching) -> None:
+        """A guard's call begins."""
+        self._links[link] = _Link()
+
+    def leave(self, link: Watching) -> None:
+        """A guard's call has ended, and with it our part in its streams."""
+        for stream in tuple(self._links[link].streams.values()):
+            self._forget(stream)
+        del self._links[link]
+
+    def open(self, link: Watching, number: int, data: bytes) -> None:
+        """Decide a stream, say so, and watch it if it may go on. It is watched before it is decided."""
+        stream: WatchedStream | None = None
+        try:
+            stream = WatchedStream(link, number, read_description(data, self._host_of))
+            self._enter(stream)
+            cut = self._judge(stream)
+        except NotFoundError:
+            cut = _Cut(("route-changed",))
+        except DataCorruptedError as error:
+            _log.error("a guard names a stream that no check described", error=str(error))
+            cut = _Cut(("description-malformed",))
+        except Exception as error:
+            # A bug here must refuse the stream, not leave it unwatched.
+            self._metrics.failures.inc()
+            _log.error("a stream could not be decided and is refused", error=str(error), exc_info=True)
+            cut = _Cut(("internal-error",))
+        if cut is None and stream is not None:
+            link.say(StreamVerdict(number, allowed=True, limit_seconds=stream.limit_seconds))
+        elif stream is not None:
+            self._end(stream, cut or _Cut(("internal-error",)))
+        else:
+            link.say(StreamVerdict(number, allowed=False, reason=",".join(cut.reasons if cut else ())))
+
+    def close(self, link: Watching, number: int) -> None:
+        """A stream has ended by itself. Unknown numbers are those that we have ended."""
+        stream = self._links[link].streams.get(number)
+        if stream is not None:
+            self._forget(stream)
+
+    # What changes.
+
+    def on_record(self, record_type: str, record_id: str) -> None:
+        """A record has changed: the streams that read it are in doubt, and no others."""
+        self._doubt(self._by_record.get((record_type, record_id), ()))
+
+    def on_snapshot(self, before: Snapshot, after: Snapshot) -> None:
+        """The configuration has changed: the streams of the routes that differ are in doubt, and no others."""
+        if before.settings.identity_providers != after.settings.identity_providers:
+            self._doubt_all()
+            return
+        for route_id, streams in self._by_route.items():
+            if _differs(before.routes.get(route_id), after.routes.get(route_id)) or (
+                before.settings.staleness != after.settings.staleness
+            ):
+                self._doubt(streams)
+
+    def on_time(self) -> None:
+        """Time has passed: what is due is in doubt; with data that are too old for anybody, no guard is vouched for."""
+        now = self._clock.now()
+        if now < self._seen_now - _BACKWARDS_SECONDS:
+            self._doubt_all()
+        self._seen_now = now
+        while self._tenths and self._tenths[0] <= now * 10:
+            tenth = heapq.heappop(self._tenths)
+            self._known_tenths.discard(tenth)
+            for stream in self._due.pop(tenth, ()):
+                stream.due = _NEVER
+                self._doubt((stream,))
+        if self._clock.monotonic() - self._touched >= TOUCH_SECONDS:
+            self._touched = self._clock.monotonic()
+            self._count_as_use()
+        if not self.can_vouch:
+            for link in tuple(self._links):
+                link.fail()
+
+    def _count_as_use(self) -> None:
+        """An open stream is a use of its session, unless its route says otherwise."""
+        routes = self._evaluator.snapshot.routes
+        for (kind, record_id), streams in self._by_record.items():
+            if kind == sessions.RECORD_TYPE and any(
+                (route := routes.get(stream.description.route)) is not None and not route.route.idle_strict
+                for stream in streams
+            ):
+                self._touch(record_id)
+
+    # Deciding again.
+
+    async def run(self) -> None:
+        """Decide what is in doubt again until cancelled."""
+        looked = float("-inf")
+        while True:
+            if not self._doubtful:
+                self._wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(TICK_SECONDS):
+                        await self._wake.wait()
+            if self._clock.monotonic() - looked >= TICK_SECONDS:
+                looked = self._clock.monotonic()
+                self.on_time()
+            await self.settle()
+
+    async def settle(self) -> None:
+        """Return when everything that is in doubt now is decided; other callbacks get their turn in between."""
+        count = 0
+        for stream in tuple(self._doubtful):
+            if stream not in self._doubtful:
+                continue  # it has ended, or somebody else has settled it
+            del self._doubtful[stream]
+            self._decide_again(stream)
+            count += 1
+            if count % SLICE == 0:
+                await asyncio.sleep(0)
+
+    def _decide_again(self, stream: WatchedStream) -> None:
+        limit = stream.limit_seconds
+        try:
+            cut = self._judge(stream)
+        except Exception as error:
+            # What cannot be decided must end.
+            self._metrics.failures.inc()
+            _log.error("an open stream could not be decided and is cut", error=str(error), exc_info=True)
+            cut = _Cut(("internal-error",))
+        if cut is not None:
+            self._end(stream, cut)
+        elif stream.limit_seconds != limit:
+            stream.link.say(StreamVerdict(stream.number, allowed=True, limit_seconds=stream.limit_seconds))
+
+    def _judge(self, stream: WatchedStream) -> _Cut | None:
+        """Why the stream must end, or ``None`` while it may go on; says when to ask again."""
+        described = stream.description
+        snapshot = self._evaluator.snapshot
+        route = snapshot.routes.get(described.route)
+        if (
+            route is None
+            or route.removed_at is not None
+            or route.route.broken is not None
+            or route.route.digest != described.digest
+        ):
+            return _Cut(("route-changed",))
+        staleness = snapshot.settings.staleness
+        stream.limit_seconds = staleness.sensitive if route.route.sensitive else staleness.default
+        found = None
+        if described.session_id:
+            found = self._principals.of_session(described.session_id, snapshot.settings)
+            if found is None or (isinstance(found, Principal) and found.user.id != described.user_id):
+                return _Cut(("session-ended",))
+        outcome = self._evaluator.judge(found, described.facts, route, (route.policy,))
+        if outcome.verdict is not Verdict.ALLOW:
+            return _Cut(outcome.reasons or ("denied",), outcome)
+        self._ask_again_at(stream, found.session.expires_at if isinstance(found, Principal) else float("inf"))
+        return None
+
+    def _ask_again_at(self, stream: WatchedStream, time: float) -> None:
+        tenth = math.ceil(time * 10) if math.isfinite(time) else _NEVER
+        if tenth == stream.due:
+            return
+        _discard(self._due, stream.due, stream)
+        stream.due = tenth
+        if tenth != _NEVER:
+            self._due.setdefault(tenth, {})[stream] = None
+            if tenth not in self._known_tenths:
+                self._known_tenths.add(tenth)
+                heapq.heappush(self._tenths, tenth)
+
+    def _end(self, stream: WatchedStream, cut: _Cut) -> None:
+        self._metrics.streams_cut.inc()
+        reason = ",".join(cut.reasons)
+        _log.info(
+            "a stream is cut", decision_id=stream.description.decision_id, route=stream.description.route, reason=reason
+        )
+        stream.link.say(StreamVerdict(stream.number, allowed=False, reason=reason))
+        self._forget(stream)
+
+    # The books.
+
+    def _enter(self, stream: WatchedStream) -> None:
+        self._links[stream.link].streams[stream.number] = stream
+        self._by_route.setdefault(stream.description.route, {})[stream] = None
+        for key in _records_of(stream.description):
+            self._by_record.setdefault(key, {})[stream] = None
+        self._metrics.guarded_streams.inc()
+
+    def _forget(self, stream: WatchedStream) -> None:
+        self._links[stream.link].streams.pop(stream.number, None)
+        self._doubtful.pop(stream, None)
+        _discard(self._due, stream.due, stream)
+        _discard(self._by_route, stream.description.route, stream)
+        for key in _records_of(stream.description):
+            _discard(self._by_record, key, stream)
+        self._metrics.guarded_streams.dec()
+
+    def _is_watched(self, stream: WatchedStream) -> bool:
+        link = self._links.get(stream.link)
+        return link is not None and link.streams.get(stream.number) is stream
+
+    def _doubt(self, streams: Iterable[WatchedStream]) -> None:
+        for stream in streams:
+            self._doubtful[stream] = None
+        if self._doubtful:
+            self._wake.set()
+
+    def _doubt_all(self) -> None:
+        for link in self._links.values():
+            self._doubt(link.streams.values())
+
+    def _host_of(self, route_id: str) -> str | None:
+        route = self._evaluator.snapshot.routes.get(route_id)
+        return route.route.host if route is not None else None
+
+
+def _records_of(description: Description) -> tuple[tuple[str, str], ...]:
+    """The records that the principal is made of."""
+    if not description.session_id:
+        return ()
+    return (sessions.RECORD_TYPE, description.session_id), (users.RECORD_TYPE, description.user_id)
+
+
+def _differs(before: CompiledRoute | None, after: CompiledRoute | None) -> bool:
+    """Whether a stream of this route could be decided otherwise."""
+    if before is None or after is None:
+        return before is not after
+    return (
+        before.route.digest != after.route.digest
+        or before.policy.digest != after.policy.digest
+        or before.removed_at != after.removed_at
+        or before.route.sensitive != after.route.sensitive
+        or before.route.broken != after.route.broken
+    )
+
+
+def _discard(index: dict[_Key, dict[WatchedStream, None]], key: _Key, stream: WatchedStream) -> None:
+    streams = index.get(key)
+    if streams is not None:
+        streams.pop(stream, None)
+        if not streams:
+            del index[key]

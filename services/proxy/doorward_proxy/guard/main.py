@@ -1,0 +1,71 @@
+"""The guard as a process; the only place that builds its concrete parts."""
+
+import asyncio
+import contextlib
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from doorward.clock import SystemClock
+from doorward.config.endpoints import LocalEndpoints
+from doorward.rpc.client import open_channel
+from doorward.runtime.service import ServeOptions, Stop, run_service
+from doorward_proxy.guard.http2 import Connection
+from doorward_proxy.guard.link import AuthorizeLink
+from doorward_proxy.guard.metrics import GuardMetrics
+from doorward_proxy.guard.streams import Streams
+from doorward_proxy.guard.watchdog import Watchdog
+
+TICK_SECONDS = 0.05
+STREAMS_LIMIT = 1_000_000
+"""Envoy's circuit breaker has the operator's limit; this only keeps a fault from growing without end."""
+_FAREWELL_SECONDS = 0.2
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+def run(options: ServeOptions) -> int:
+    """Run the guard until a signal ends it, and return the exit status."""
+    return run_service(options, serve)
+
+
+async def serve(options: ServeOptions, stop: Stop) -> None:
+    """Serve until ``stop``, then cut what is still open."""
+    endpoints = LocalEndpoints(options.run_dir)
+    clock = SystemClock()
+    metrics = GuardMetrics(CollectorRegistry())
+    streams = Streams(clock, metrics, STREAMS_LIMIT)
+    channels = [open_channel(endpoints.authorize)]
+    link = AuthorizeLink(channels, streams, clock, metrics)
+    endpoints.guard.unlink(missing_ok=True)
+    server = await asyncio.get_running_loop().create_unix_server(lambda: Connection(streams), endpoints.guard)
+    endpoints.guard.chmod(0o600)
+
+    async def tick() -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            streams.tick()
+
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    tasks = {
+        asyncio.create_task(link.run(), name="link"),
+        asyncio.create_task(tick(), name="tick"),
+        asyncio.create_task(Watchdog().run(), name="watchdog"),
+    }
+    stop.ready()
+    try:
+        done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {stopping}:
+            # None of them ever returns. One that raised is a bug; with the process, every stream ends.
+            _log.critical("a part has ended", part=task.get_name(), error=str(task.exception()))
+            task.result()
+    finally:
+        server.close()
+        streams.stop()
+        await asyncio.sleep(_FAREWELL_SECONDS)  # what was said to Envoy leaves
+        for task in (*tasks, stopping):
+            task.cancel()
+        await asyncio.gather(*tasks, stopping, return_exceptions=True)
+        for channel in channels:
+            with contextlib.suppress(Exception):
+                await channel.close(None)

@@ -1,0 +1,64 @@
+"""The guard's life, seen from the proxy plane: started before Envoy, started again when it ends, ended after Envoy.
+
+While it is away Envoy answers 500 on guarded routes and has reset their streams: closed, never open.
+"""
+
+import asyncio
+import signal
+import sys
+
+import structlog
+
+from doorward.errors import UnavailableError
+from doorward.runtime.children import Child, spawn_ready
+from doorward.runtime.service import ServeOptions
+
+PLANE = "guard"
+_START_SECONDS = 20.0
+_END_SECONDS = 2.0
+_PAUSE_SECONDS = 0.1
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class GuardProcess:
+    """Keeps one guard running until it is stopped. Concurrency: belongs to one event loop; ``run`` is one task."""
+
+    def __init__(self, options: ServeOptions) -> None:
+        self._command = [
+            sys.executable, "-m", "doorward.cli.app", "serve", PLANE,
+            "--config", str(options.config_path),
+            "--data", str(options.data_dir),
+            "--run-dir", str(options.run_dir),
+        ]  # fmt: skip
+        self._child: Child | None = None
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Return once it takes Envoy's calls.
+
+        Raises:
+            UnavailableError: it does not start.
+        """
+        self._child = await spawn_ready("guard", self._command, timeout_seconds=_START_SECONDS)
+
+    async def run(self) -> None:
+        """Start it again whenever it ends, until ``stop``."""
+        while True:
+            if self._child is not None:
+                status = await self._child.wait()
+                if self._stopping:
+                    return
+                _log.error("the guard ended, and with it every guarded stream; starting it again", status=status)
+                self._child = None
+            await asyncio.sleep(_PAUSE_SECONDS)
+            try:
+                await self.start()
+            except UnavailableError as error:
+                _log.error("the guard does not start", error=str(error))
+
+    async def stop(self) -> None:
+        """End it. Idempotent."""
+        self._stopping = True
+        if self._child is not None:
+            await self._child.stop(signal.SIGTERM, _END_SECONDS)

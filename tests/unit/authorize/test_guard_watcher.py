@@ -1,0 +1,260 @@
+"""Open streams: which of them a change concerns, and what becomes of them."""
+
+import base64
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from tests.unit.authorize.builders import CONFIG, World, passed
+
+from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
+from doorward.identity.session import Session
+from doorward.route.internal import METADATA_STREAM
+from doorward_authorize.guard.watcher import StreamVerdict, Watcher
+
+GUARDED = CONFIG.replace("policy:", "continuous: true\n    policy:")
+ALICE, BOB = "616c696365".ljust(32, "0"), "626f62".ljust(32, "0")
+
+
+@dataclass(eq=False)
+class Link:
+    """A guard's call that remembers."""
+
+    said: list[StreamVerdict] = field(default_factory=list)
+    failed: bool = False
+
+    def say(self, verdict: StreamVerdict) -> None:
+        self.said.append(verdict)
+
+    def fail(self) -> None:
+        self.failed = True
+
+    def taken(self) -> list[tuple[int, bool, str]]:
+        said, self.said = self.said, []
+        return [(verdict.number, verdict.allowed, verdict.reason) for verdict in said]
+
+
+class Streams:
+    """A world with a watcher and one guard."""
+
+    def __init__(self, folder: Path) -> None:
+        self.world = World(folder, GUARDED)
+        self.watcher = Watcher(
+            self.world.evaluator,
+            self.world.principals,
+            self.world.records.is_fresh,
+            self.world.clock,
+            self.world.metrics,
+        )
+        self.link = Link()
+        self.watcher.join(self.link)
+        self.numbers = 0
+
+    async def describe(self, route: str = "app", **options: str) -> bytes:
+        response = await self.world.check(route, **options)
+        assert passed(response), response
+        return description(response)
+
+    def open(self, data: bytes) -> int:
+        self.numbers += 1
+        self.watcher.open(self.link, self.numbers, data)
+        return self.numbers
+
+    async def opened(self, route: str = "app", **options: str) -> int:
+        number = self.open(await self.describe(route, **options))
+        assert self.link.taken() == [(number, True, "")]
+        return number
+
+    async def settle(self) -> list[tuple[int, bool, str]]:
+        await self.watcher.settle()
+        return self.link.taken()
+
+    async def change(self, config: str) -> list[tuple[int, bool, str]]:
+        before = self.world.evaluator.snapshot
+        self.world.reload(config)
+        self.watcher.on_snapshot(before, self.world.evaluator.snapshot)
+        return await self.settle()
+
+
+def description(response: CheckResponse) -> bytes:
+    return base64.b64decode(response.dynamic_metadata.fields[METADATA_STREAM].string_value)
+
+
+@pytest.fixture
+def streams(tmp_path: Path) -> Streams:
+    return Streams(tmp_path)
+
+
+async def test_a_stream_is_decided_when_it_is_named_and_not_only_by_check(streams: Streams):
+    """Between Check and the guard's first word a revoke must not be lost."""
+    data = await streams.describe(cookie=streams.world.sign_in())
+    del streams.world.records.data["Session", ALICE]
+    assert streams.open(data) == 1
+    assert streams.link.taken() == [(1, False, "session-ended")]
+    assert len(streams.watcher) == 0
+
+
+async def test_the_limit_of_the_route_travels_with_the_verdict(streams: Streams):
+    for route, host, limit in (("app", "app.example.com", 5.0), ("admin", "admin.example.com", 2.0)):
+        streams.open(await streams.describe(route, cookie=streams.world.sign_in(host=host)))
+        assert streams.link.said.pop().limit_seconds == limit
+
+
+async def test_s86_the_end_of_a_session_ends_its_streams_and_no_others(streams: Streams):
+    alice = await streams.opened(cookie=streams.world.sign_in("alice"))
+    await streams.opened(cookie=streams.world.sign_in("bob"))
+    del streams.world.records.data["Session", ALICE]
+    streams.watcher.on_record("Session", ALICE)
+    assert await streams.settle() == [(alice, False, "session-ended")]
+    assert len(streams.watcher) == 1
+
+
+async def test_s65_a_lost_group_ends_the_streams_that_needed_it(streams: Streams):
+    number = await streams.opened("admin", cookie=streams.world.sign_in(host="admin.example.com"))
+    await streams.opened(cookie=streams.world.sign_in())
+    streams.world.sign_in(groups=frozenset({"eng"}))
+    user = next(key for kind, key in streams.world.records.data if kind == "User")
+    streams.watcher.on_record("User", user)
+    assert await streams.settle() == [(number, False, "groups-unauthorized")]
+
+
+async def test_s66_a_disabled_user_is_cut(streams: Streams):
+    number = await streams.opened(cookie=streams.world.sign_in())
+    streams.world.sign_in(active=False)
+    user = next(key for kind, key in streams.world.records.data if kind == "User")
+    streams.watcher.on_record("User", user)
+    assert await streams.settle() == [(number, False, "user-inactive")]
+
+
+async def test_s66_the_clock_ends_a_stream_though_no_record_changes(streams: Streams):
+    number = await streams.opened(cookie=streams.world.sign_in())
+    streams.world.clock.advance(3599)
+    streams.watcher.on_time()
+    assert await streams.settle() == []
+    streams.world.clock.advance(1.2)
+    streams.watcher.on_time()
+    assert await streams.settle() == [(number, False, "session-ended")]
+
+
+async def test_a_longer_session_is_asked_about_later(streams: Streams):
+    number = await streams.opened(cookie=streams.world.sign_in())
+    session = Session.from_bytes(streams.world.records.data["Session", ALICE])
+    streams.world.records.data["Session", ALICE] = Session(
+        id=session.id,
+        user_id=session.user_id,
+        identity_provider_id=session.identity_provider_id,
+        issued_at=session.issued_at,
+        expires_at=session.expires_at + 100,
+        authenticated_at=session.authenticated_at,
+    ).to_bytes()
+    streams.watcher.on_record("Session", ALICE)
+    assert await streams.settle() == []
+    streams.world.clock.advance(3650)
+    streams.watcher.on_time()
+    assert await streams.settle() == []
+    streams.world.clock.advance(60)
+    streams.watcher.on_time()
+    assert await streams.settle() == [(number, False, "session-ended")]
+
+
+async def test_a_clock_that_is_set_back_puts_every_stream_in_doubt(streams: Streams):
+    await streams.opened(cookie=streams.world.sign_in())
+    del streams.world.records.data["Session", ALICE]
+    streams.world.clock.advance(-10)
+    streams.watcher.on_time()
+    assert [allowed for _, allowed, _ in await streams.settle()] == [False]
+
+
+async def test_a_policy_change_decides_the_streams_of_its_route_and_no_others(streams: Streams):
+    """Ten thousand streams must not be decided again because one route's policy was edited."""
+    cookie = streams.world.sign_in("bob", groups=frozenset({"eng"}))
+    number = await streams.opened(cookie=cookie)
+    await streams.opened("public")
+    asked = []
+    judge = streams.world.evaluator.judge
+
+    def counting(*arguments: object) -> object:
+        asked.append(arguments)
+        return judge(*arguments)  # type: ignore[arg-type]  # passed on
+
+    streams.world.evaluator.judge = counting  # type: ignore[method-assign, assignment]  # counts
+    assert await streams.change(GUARDED + "# nothing\n") == []
+    assert asked == []
+    changed = GUARDED.replace(
+        "[{allow: {and: [{authenticated_user: true}]}}]", "[{allow: {and: [{groups: {has: x}}]}}]"
+    )
+    assert await streams.change(changed) == [(number, False, "groups-unauthorized")]
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("http://127.0.0.1:9000", "http://127.0.0.1:9999", "route-changed"),
+        (
+            "from: https://app.example.com\n    to: http://127.0.0.1:9000",
+            "from: https://app.example.com",
+            "route-changed",
+        ),
+        ("- name: app", "- name: renamed", "route-changed"),
+        ("id: corp", "id: other", "identity-provider-not-accepted"),
+    ],
+    ids=["moved", "broken", "renamed", "identity provider gone"],
+)
+async def test_what_a_route_reaches_or_who_vouches_changes(streams: Streams, old: str, new: str, reason: str):
+    number = await streams.opened(cookie=streams.world.sign_in())
+    assert await streams.change(GUARDED.replace(old, new)) == [(number, False, reason)]
+
+
+async def test_a_route_that_becomes_sensitive_shortens_the_limit_of_its_streams(streams: Streams):
+    number = await streams.opened(cookie=streams.world.sign_in())
+    changed = GUARDED.replace("- name: app", "- name: app\n    sensitive: true")
+    assert await streams.change(changed) == [(number, True, "")]
+
+
+async def test_streams_of_nobody_live_on_public_routes(streams: Streams):
+    number = await streams.opened("public")
+    assert await streams.change(GUARDED.replace("{accept: true}", "{authenticated_user: true}")) == [
+        (number, False, "user-unauthenticated")
+    ]
+
+
+async def test_s85_a_description_that_no_check_wrote_is_refused(streams: Streams):
+    for data in (b"", b"\xff\xff", b"\x0a\x03abc"):
+        streams.open(data)
+        assert [allowed for _, allowed, _ in streams.link.taken()] == [False]
+    assert len(streams.watcher) == 0
+
+
+async def test_a_bug_in_a_decision_cuts(streams: Streams):
+    number = await streams.opened(cookie=streams.world.sign_in())
+
+    def broken(*_: object) -> object:
+        raise RuntimeError("planted")
+
+    streams.world.evaluator.judge = broken  # type: ignore[method-assign, assignment]  # fails
+    streams.watcher.on_record("Session", ALICE)
+    assert await streams.settle() == [(number, False, "internal-error")]
+
+
+async def test_data_that_are_too_old_for_anybody_end_the_guards_calls(streams: Streams):
+    await streams.opened("public")
+    streams.world.records.age = 5.0
+    streams.watcher.on_time()
+    assert streams.link.failed
+    assert not streams.watcher.can_vouch
+
+
+async def test_what_has_ended_is_forgotten_wherever_it_was_known(streams: Streams):
+    """A guarded route also carries short requests, by the million."""
+    cookie = streams.world.sign_in()
+    for _ in range(50):
+        number = await streams.opened(cookie=cookie)
+        streams.watcher.close(streams.link, number)
+    watcher = streams.watcher
+    assert len(watcher) == 0
+    assert (watcher._by_record, watcher._by_route, watcher._due, watcher._doubtful) == ({}, {}, {}, {})
+    assert len(watcher._tenths) == len(watcher._known_tenths) == 1
+    await streams.opened(cookie=cookie)
+    watcher.leave(streams.link)
+    assert (watcher._by_record, watcher._by_route, watcher._due) == ({}, {}, {})
