@@ -11,6 +11,7 @@
     ├── UnavailableError       nothing was done; try again later
     ├── OutcomeUnknownError    it may or may not have been done; read before writing again
     └── DataCorruptedError     a stored value does not open or parse; never the same as "no record"
+        └── KeyMissingError    it is sealed under a key that is not held here
 
 Callers branch on the type, never on the text. Texts are for the log: lower case, no full stop, back-ticks
 round what came from outside. What people see in a browser is chosen elsewhere from safe constants.
@@ -67,3 +68,7 @@ class OutcomeUnknownError(DoorwardError):
 
 class DataCorruptedError(DoorwardError):
     """A stored value cannot be opened or decoded; it must be reported, never taken for absent."""
+
+
+class KeyMissingError(DataCorruptedError):
+    """A stored value is sealed under a key that is not held; it is there, and the key has to be found."""

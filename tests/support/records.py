@@ -32,8 +32,9 @@ class StoreRecords:
     async def list(self, record_type: str) -> AsyncIterator[Record]:
         after = ""
         while True:
-            records, after = await self.store.page(record_type, after, PAGE)
-            for record in records:
+            page = await self.store.page(record_type, after, PAGE)
+            after = page.next_id
+            for record in page.records:
                 yield record
             if not after:
                 return
@@ -41,8 +42,9 @@ class StoreRecords:
     async def query(self, record_type: str, index: str, value: str) -> AsyncIterator[Record]:
         after = ""
         while True:
-            records, after = await self.store.query(record_type, index, value, after, PAGE)
-            for record in records:
+            page = await self.store.query(record_type, index, value, after, PAGE)
+            after = page.next_id
+            for record in page.records:
                 yield record
             if not after:
                 return

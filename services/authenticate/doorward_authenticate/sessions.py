@@ -210,5 +210,5 @@ def session_record(session: Session) -> Record:
         id=session.id,
         data=session.to_bytes(),
         expires_at=session.expires_at,
-        indexes={"user_id": session.user_id, "identity_provider_id": session.identity_provider_id},
+        indexes={"user_id": (session.user_id,), "identity_provider_id": (session.identity_provider_id,)},
     )

@@ -1,25 +1,28 @@
 """Freshness, proven by a write.
 
-Four times a second a heartbeat goes through the store. Only when it is stored, and everything before it has been handed to the
-watchers, does each watcher get a lease that echoes its newest ping from before the write began. A store that cannot take
-writes, or a reader that lags, extends nothing.
+Four times a second a heartbeat goes through the store. Only when it is stored where the deployment demands, and everything before
+it has been handed to the watchers, does each watcher get a lease that echoes its newest ping from before the write began. A store
+that cannot take writes, a reader that lags, or a clock that disagrees with the store's extends nothing.
+
+The heartbeat carries which authorizers may hold a lease from this databroker and how far each has come: a revoke that another
+databroker carries out waits for them too.
 """
 
 import asyncio
-import secrets
 
 import structlog
 
 from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.clock import Clock
-from doorward.errors import DoorwardError
-from doorward.records.record import Record, Write
+from doorward.errors import DoorwardError, UnavailableError
+from doorward_databroker.metrics import DatabrokerMetrics
+from doorward_databroker.peers import Peers
 from doorward_databroker.store.port import RecordStore
 from doorward_databroker.watch import WatchHub
 
 INTERVAL_SECONDS = 0.25
+CLOCK_LIMIT_SECONDS = 2.0
 _CATCH_UP_SECONDS = 1.0
-_LIFE_SECONDS = 60.0
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -27,13 +30,21 @@ _log = structlog.stdlib.get_logger(__name__)
 class Heartbeat:
     """Writes heartbeats and grants leases."""
 
-    def __init__(self, store: RecordStore, hub: WatchHub, clock: Clock, databroker_id: str) -> None:
+    def __init__(
+        self, store: RecordStore, hub: WatchHub, peers: Peers, clock: Clock, metrics: DatabrokerMetrics
+    ) -> None:
         self._store = store
         self._hub = hub
+        self._peers = peers
         self._clock = clock
-        self._id = databroker_id
-        self.healthy = False
-        """Whether the last heartbeat was stored."""
+        self._metrics = metrics
+        self.problem: str | None = "no heartbeat has been stored yet"
+        """Why this databroker cannot do its work; ``None`` when it can."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last heartbeat was stored, by a clock that agrees with the store's."""
+        return self.problem is None
 
     async def run(self) -> None:
         """Beat until cancelled."""
@@ -41,29 +52,34 @@ class Heartbeat:
             began = self._clock.monotonic()
             try:
                 await self.beat()
-                if not self.healthy:
+                if self.problem is not None:
                     _log.info("the store takes writes")
-                self.healthy = True
+                self.problem = None
             except DoorwardError as error:
-                if self.healthy:
+                if self.problem is None or self.problem != str(error):
                     _log.error("the store takes no writes", reason=str(error))
-                self.healthy = False
+                self.problem = str(error)
+                self._metrics.failed_heartbeats.inc()
+            self._metrics.healthy.set(self.healthy)
             await asyncio.sleep(max(0.02, INTERVAL_SECONDS - (self._clock.monotonic() - began)))
 
     async def beat(self) -> None:
         """One heartbeat and its leases.
 
         Raises:
-            DoorwardError: it was not stored; no lease was granted.
+            DoorwardError: it was not stored, or the clocks disagree; no lease was granted.
         """
         began = self._clock.monotonic()
         stamps = {watcher: watcher.stamp for watcher in self._hub.watchers}
-        record = Record(type="Heartbeat", id=self._id, expires_at=self._clock.now() + _LIFE_SECONDS)
-        await self._store.put([Write(record=record)], secrets.token_hex(16))
-        head = await self._store.head()
-        if not await self._hub.wait_for(head, _CATCH_UP_SECONDS):
+        beat = await self._store.beat(self._peers.id, self._peers.report())
+        self._peers.hear(beat)
+        took = self._clock.monotonic() - began
+        self._metrics.heartbeat_seconds.observe(took)
+        offset = self._clock.now() - beat.store_time
+        if abs(offset) > CLOCK_LIMIT_SECONDS + took:
+            raise UnavailableError(f"this clock is {offset:+.1f} s from the store's")
+        if not self._hub.mended.is_set() or not await self._hub.wait_for(beat.head.version, _CATCH_UP_SECONDS):
             return
         for watcher, stamp in stamps.items():
-            if stamp is not None:
-                watcher.offer(pb.WatchResponse(lease=pb.WatchResponse.Lease(stamp=stamp)))
-                watcher.lease_sent_at = began
+            if stamp is not None and watcher.cut is None and self._hub.vouches_for(watcher.types):
+                watcher.offer(pb.WatchResponse(lease=pb.WatchResponse.Lease(stamp=stamp)).SerializeToString())

@@ -4,8 +4,8 @@ import asyncio
 import secrets
 
 import structlog
+from prometheus_client import CollectorRegistry
 
-from doorward.api.databroker.v1.databroker_pb2_grpc import add_DatabrokerServiceServicer_to_server
 from doorward.clock import SystemClock
 from doorward.config.endpoints import LocalEndpoints
 from doorward.config.load import load_settings
@@ -14,10 +14,14 @@ from doorward.rpc.planes import Plane
 from doorward.rpc.server import SocketServer, start_all, stop_all
 from doorward.runtime.service import ServeOptions, Stop, run_service
 from doorward_databroker.heartbeat import Heartbeat
+from doorward_databroker.metrics import DatabrokerMetrics
+from doorward_databroker.peers import Peers
 from doorward_databroker.revoke import Revoker
-from doorward_databroker.server import SERVICE_NAME, DatabrokerServicer
+from doorward_databroker.server import SERVICE_NAME, DatabrokerServicer, register
 from doorward_databroker.store.codec import SealedCodec
+from doorward_databroker.store.connection import Link
 from doorward_databroker.store.redis import RedisStore
+from doorward_databroker.store.servers import Servers
 from doorward_databroker.store.types import RECORD_TYPES
 from doorward_databroker.sweeper import Sweeper
 from doorward_databroker.watch import WatchHub
@@ -39,19 +43,22 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     endpoints = LocalEndpoints(options.run_dir)
     clock = SystemClock()
     codec = SealedCodec(KeyStore(options.keys_dir).keyring(Purpose.RECORDS))
-    store = RedisStore(settings.redis_url or f"unix://{endpoints.redis}", codec, clock)
+    metrics = DatabrokerMetrics(CollectorRegistry())
+    link = Link(Servers.parse(settings.redis_url or f"unix://{endpoints.redis}"))
+    store = RedisStore(link, codec, clock)
     databroker_id = secrets.token_hex(8)
     hub = WatchHub(store, clock)
-    heartbeat = Heartbeat(store, hub, clock, databroker_id)
-    revoker = Revoker(store, hub, clock, settings.staleness.longest)
-    servicer = DatabrokerServicer(store, hub, heartbeat, revoker)
+    peers = Peers(hub, clock, databroker_id, settings.staleness.longest)
+    heartbeat = Heartbeat(store, hub, peers, clock, metrics)
+    revoker = Revoker(store, hub, peers, clock, metrics)
+    servicer = DatabrokerServicer(store, hub, heartbeat, revoker, peers, clock, metrics)
     swept = [kind.name for kind in RECORD_TYPES.values() if kind.in_feed]
-    sweeper = Sweeper(store, swept, clock, databroker_id)
+    sweeper = Sweeper(store, swept, clock, databroker_id, metrics)
     servers = [
         SocketServer(
             endpoints.databroker(plane),
             plane,
-            lambda server: add_DatabrokerServiceServicer_to_server(servicer, server),
+            lambda server: register(servicer, server),
             [SERVICE_NAME],
         )
         for plane in _CALLERS

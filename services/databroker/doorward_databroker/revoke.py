@@ -2,17 +2,19 @@
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from doorward.clock import Clock
 from doorward.records.record import NO_VERSION, Record, RecordVersion, Write
-from doorward_databroker.store.port import RecordStore
+from doorward_databroker.metrics import DatabrokerMetrics
+from doorward_databroker.peers import SESSION, Peers
+from doorward_databroker.store.port import Page, RecordStore
 from doorward_databroker.watch import WatchHub
 
 WAIT_SECONDS = 2.0
+_STEP_SECONDS = 0.05
 _BATCH = 200
-SESSION = "Session"
 TOKENS = "SessionTokens"
 
 
@@ -29,29 +31,28 @@ class RevokeOutcome:
 class Revoker:
     """Ends sessions."""
 
-    def __init__(self, store: RecordStore, hub: WatchHub, clock: Clock, staleness_limit_seconds: float) -> None:
+    def __init__(
+        self, store: RecordStore, hub: WatchHub, peers: Peers, clock: Clock, metrics: DatabrokerMetrics
+    ) -> None:
         self._store = store
         self._hub = hub
+        self._peers = peers
         self._clock = clock
-        self._limit = staleness_limit_seconds
-        self._gone: dict[str, float] = {}
-        """Watchers whose stream ended, and until when the lease that they may still hold can last."""
+        self._metrics = metrics
 
-    def watcher_gone(self, watcher_id: str, lease_sent_at: float | None) -> None:
-        """Remember a watcher whose stream ended: it decides by its copy until its lease has run out."""
-        now = self._clock.monotonic()
-        self._gone = {name: until for name, until in self._gone.items() if until > now}
-        if lease_sent_at is not None:
-            self._gone[watcher_id] = lease_sent_at + self._limit
-
-    async def revoke(self, session_ids: list[str]) -> RevokeOutcome:
+    async def revoke(self, session_ids: Sequence[str]) -> RevokeOutcome:
         """End the sessions of these ids; returns once applied, or after two seconds.
 
         Raises:
             DoorwardError: not, or not certainly, stored.
         """
+        began = self._clock.monotonic()
         version = await self._store_end(session_ids)
         pending = await self._wait_applied(version)
+        if pending:
+            self._metrics.revokes_pending.inc()
+        else:
+            self._metrics.revoke_seconds.observe(self._clock.monotonic() - began)
         return RevokeOutcome(len(session_ids), pending, version)
 
     async def sessions_by(self, index: str, value: str) -> list[str]:
@@ -62,16 +63,19 @@ class Revoker:
         """Ids of all live sessions."""
         return await self._ids(lambda after_id: self._store.page(SESSION, after_id, _BATCH))
 
-    async def _ids(self, page: Callable[[str], Awaitable[tuple[list[Record], str]]]) -> list[str]:
+    async def _ids(self, read: Callable[[str], Awaitable[Page]]) -> list[str]:
+        """Ids on all pages; that of a session that does not open is among them, for it must end too."""
         found: list[str] = []
         after_id = ""
         while True:
-            records, after_id = await page(after_id)
-            found += [record.id for record in records]
+            page = await read(after_id)
+            found += [record.id for record in page.records]
+            found += [damaged.id for damaged in page.damaged]
+            after_id = page.next_id
             if not after_id:
                 return found
 
-    async def _store_end(self, session_ids: list[str]) -> RecordVersion:
+    async def _store_end(self, session_ids: Sequence[str]) -> RecordVersion:
         version = NO_VERSION
         for start in range(0, len(session_ids), _BATCH):
             writes = [
@@ -80,31 +84,24 @@ class Revoker:
                 for kind in (SESSION, TOKENS)
             ]
             version = (await self._store.put(writes, secrets.token_hex(16)))[-1]
-        return version if version != NO_VERSION else await self._store.head()
+        return version if version != NO_VERSION else (await self._store.head()).version
 
     async def _wait_applied(self, version: RecordVersion) -> tuple[str, ...]:
         deadline = self._clock.monotonic() + WAIT_SECONDS
-        async with self._hub.acknowledged:
-            while pending := self._pending(version):
-                remaining = deadline - self._clock.monotonic()
-                if remaining <= 0:
-                    break
-                try:
-                    await asyncio.wait_for(self._hub.acknowledged.wait(), min(remaining, 0.1))
-                except TimeoutError:
-                    continue
-        return tuple(sorted(pending))
-
-    def _pending(self, version: RecordVersion) -> set[str]:
-        """Who may still let the ended sessions in."""
-        now = self._clock.monotonic()
-        live = {
-            watcher.id
-            for watcher in self._hub.watchers
-            if SESSION in watcher.types
-            and watcher.acknowledged < version
-            and watcher.lease_sent_at is not None
-            and watcher.lease_sent_at + self._limit > now
-        }
-        confirmed = {watcher.id for watcher in self._hub.watchers if watcher.acknowledged >= version}
-        return live | {name for name, until in self._gone.items() if until > now and name not in confirmed}
+        while True:
+            # Asked after the tombstones were stored: only then are all who may not know of them named.
+            self._peers.hear(await self._store.beat(self._peers.id, b""))
+            until = min(deadline, self._clock.monotonic() + _STEP_SECONDS)
+            others_are_through = False
+            async with self._hub.acknowledged:
+                while pending := self._peers.behind(version):
+                    remaining = until - self._clock.monotonic()
+                    if remaining <= 0:
+                        break
+                    try:
+                        await asyncio.wait_for(self._hub.acknowledged.wait(), remaining)
+                    except TimeoutError:
+                        break
+                others_are_through = not pending
+            if others_are_through or self._clock.monotonic() >= deadline:
+                return tuple(sorted(pending))

@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
+import grpc
 import grpc.aio
 
 from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.api.databroker.v1 import databroker_pb2_grpc
-from doorward.errors import InvalidArgumentError
+from doorward.clock import Clock
+from doorward.errors import DataCorruptedError, InvalidArgumentError, UnavailableError, WatchExpiredError
 from doorward.records.record import (
+    Fence,
     Record,
     Write,
     record_message,
@@ -22,9 +25,11 @@ from doorward.records.record import (
 from doorward.rpc.planes import Plane
 from doorward.rpc.server import caller
 from doorward_databroker.heartbeat import Heartbeat
+from doorward_databroker.metrics import DatabrokerMetrics
+from doorward_databroker.peers import Peers
 from doorward_databroker.revoke import Revoker
 from doorward_databroker.rights import Verb, require, require_lease, require_revoke
-from doorward_databroker.store.port import RecordStore
+from doorward_databroker.store.port import Page, Position, RecordStore
 from doorward_databroker.store.types import check_id, type_of
 from doorward_databroker.watch import Watcher, WatchHub
 
@@ -33,6 +38,7 @@ BATCH_LIMIT = 500
 _PAGE = 500
 _PAGE_LIMIT = 1000
 _LEASE_LIMIT_SECONDS = 3600.0
+_MEND_SECONDS = 2.0
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -40,36 +46,62 @@ _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
     """See ``protos/doorward/api/databroker/v1/databroker.proto``."""
 
-    def __init__(self, store: RecordStore, hub: WatchHub, heartbeat: Heartbeat, revoker: Revoker) -> None:
+    def __init__(
+        self,
+        store: RecordStore,
+        hub: WatchHub,
+        heartbeat: Heartbeat,
+        revoker: Revoker,
+        peers: Peers,
+        clock: Clock,
+        metrics: DatabrokerMetrics,
+    ) -> None:
         self._store = store
         self._hub = hub
         self._heartbeat = heartbeat
         self._revoker = revoker
+        self._peers = peers
+        self._clock = clock
+        self._metrics = metrics
+
+    async def _mended(self) -> RecordStore:
+        """The store, once it holds again what it is known to have lost.
+
+        Raises:
+            UnavailableError: that takes too long.
+        """
+        if not self._hub.mended.is_set():
+            try:
+                await asyncio.wait_for(self._hub.mended.wait(), _MEND_SECONDS)
+            except TimeoutError:
+                raise UnavailableError("the store has lost history and is being mended") from None
+        return self._store
 
     async def Get(self, request: pb.GetRequest, context: _Context) -> pb.GetResponse:
         """One live record."""
         del context
         require(caller.get(), Verb.GET, request.type)
         check_id(request.id)
-        return pb.GetResponse(record=record_message(await self._store.get(request.type, request.id)))
+        store = await self._mended()
+        return pb.GetResponse(record=record_message(await store.get(request.type, request.id)))
 
     async def List(self, request: pb.ListRequest, context: _Context) -> pb.ListResponse:
         """A page of a type."""
         del context
         require(caller.get(), Verb.LIST, request.type)
-        records, token = await self._store.page(request.type, _token(request.page_token), _size(request.page_size))
-        return pb.ListResponse(records=[record_message(record) for record in records], next_page_token=token)
+        store = await self._mended()
+        page = await store.page(request.type, _token(request.page_token), _size(request.page_size))
+        return pb.ListResponse(records=_readable(page), next_page_token=page.next_id)
 
     async def Query(self, request: pb.QueryRequest, context: _Context) -> pb.QueryResponse:
         """A page of an index."""
         del context
         require(caller.get(), Verb.QUERY, request.type)
-        if request.index not in type_of(request.type).indexes:
-            raise InvalidArgumentError(f"`{request.type}` has no index `{request.index[:64]}`")
-        records, token = await self._store.query(
+        store = await self._mended()
+        page = await store.query(
             request.type, request.index, request.value, _token(request.page_token), _size(request.page_size)
         )
-        return pb.QueryResponse(records=[record_message(record) for record in records], next_page_token=token)
+        return pb.QueryResponse(records=_readable(page), next_page_token=page.next_id)
 
     async def Put(self, request: pb.PutRequest, context: _Context) -> pb.PutResponse:
         """A batch, all or none."""
@@ -78,12 +110,13 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
         if not 0 < len(request.writes) <= BATCH_LIMIT:
             raise InvalidArgumentError(f"a batch holds 1 to {BATCH_LIMIT} writes")
         writes = [_write(message) for message in request.writes]
-        if len({(write.record.type, write.record.id) for write in writes}) != len(writes):
-            raise InvalidArgumentError("a batch names a record twice")
         for write in writes:
             verb = Verb.DELETE if write.record.deleted else Verb.CREATE if write.absent else Verb.PUT
             require(plane, verb, write.record.type)
-        versions = await self._store.put(writes, _request_id(plane, request.request_id))
+        store = await self._mended()
+        versions = await store.put(writes, _request_id(plane, request.request_id), _fence(plane, request))
+        for write in writes:
+            self._metrics.records_written.labels(write.record.type).inc()
         return pb.PutResponse(versions=[version_message(version) for version in versions])
 
     async def Delete(self, request: pb.DeleteRequest, context: _Context) -> pb.DeleteResponse:
@@ -96,13 +129,14 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
             record=Record(type=request.type, id=request.id, deleted=True),
             expected=None if expected is None else version_of(expected),
         )
-        versions = await self._store.put([write], _request_id(plane, request.request_id))
+        store = await self._mended()
+        versions = await store.put([write], _request_id(plane, request.request_id), _fence(plane, request))
         return pb.DeleteResponse(version=version_message(versions[0]))
 
-    async def Watch(
+    async def Watch(  # type: ignore[override]  # bytes: see `register`
         self, requests: AsyncIterator[pb.WatchRequest], context: _Context
-    ) -> AsyncIterator[pb.WatchResponse]:
-        """A snapshot unless resumed, then every change."""
+    ) -> AsyncIterator[bytes]:
+        """A snapshot unless resumed, then every change; encoded already, since all watchers get the same bytes."""
         del context
         plane = caller.get()
         first = await anext(requests, None)
@@ -116,21 +150,29 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
             require(plane, Verb.WATCH, name)
             if not type_of(name).in_feed:
                 raise InvalidArgumentError(f"`{name}` is not in the feed")
+        await self._mended()
         watcher = Watcher(id=f"{plane}/{start.watcher_id}", types=frozenset(start.types))
         listening = asyncio.create_task(self._listen(requests, watcher))
-        after = version_of(start.after) if start.HasField("after") else None
+        after = Position(version_of(start.after), start.after_tag) if start.HasField("after") else None
+        self._metrics.watchers.inc()
         try:
             async for response in self._hub.watch(watcher, after):
                 yield response
+        except WatchExpiredError:
+            if after is not None and after.tag:
+                await self._hub.report_loss(after)
+            raise
         finally:
             listening.cancel()
-            self._revoker.watcher_gone(watcher.id, watcher.lease_sent_at)
+            self._metrics.watchers.dec()
+            self._peers.watcher_gone(watcher)
 
     async def _listen(self, requests: AsyncIterator[pb.WatchRequest], watcher: Watcher) -> None:
         async for request in requests:
             match request.WhichOneof("message"):
                 case "ping":
                     watcher.stamp = request.ping.stamp
+                    watcher.stamped_at = self._clock.monotonic()
                 case "acknowledge":
                     watcher.acknowledged = version_of(request.acknowledge.version)
                     async with self._hub.acknowledged:
@@ -164,6 +206,7 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
         """End sessions."""
         del context
         require_revoke(caller.get())
+        await self._mended()
         match request.WhichOneof("target"):
             case "session_id":
                 check_id(request.session_id)
@@ -193,6 +236,37 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
             store_healthy=self._heartbeat.healthy,
             watchers=sorted(watcher.id for watcher in self._hub.watchers),
         )
+
+
+def register(servicer: DatabrokerServicer, server: grpc.aio.Server) -> None:
+    """Serve on ``server``. Watch's responses leave as the bytes that they are; the newest handler of a name counts."""
+    watch = grpc.stream_stream_rpc_method_handler(
+        servicer.Watch, request_deserializer=pb.WatchRequest.FromString, response_serializer=bytes
+    )
+    databroker_pb2_grpc.add_DatabrokerServiceServicer_to_server(servicer, server)
+    server.add_registered_method_handlers(SERVICE_NAME, {"Watch": watch})  # type: ignore[attr-defined]  # missing in the stubs
+
+
+def _readable(page: Page) -> list[pb.Record]:
+    """The page's records.
+
+    Raises:
+        DataCorruptedError: one of them does not open; a list must not look complete without it.
+    """
+    if page.damaged:
+        first = page.damaged[0]
+        raise DataCorruptedError(f"`{first.type}` `{first.id}`: {first.reason}")
+    return [record_message(record) for record in page.records]
+
+
+def _fence(plane: Plane, request: pb.PutRequest | pb.DeleteRequest) -> Fence | None:
+    if not request.HasField("fence"):
+        return None
+    require_lease(plane)
+    fence = request.fence
+    check_id(fence.lease)
+    check_id(fence.holder)
+    return Fence(fence.lease, fence.holder, fence.number)
 
 
 def _write(message: pb.Write) -> Write:

@@ -5,15 +5,17 @@
 
 A snapshot is fuzzy: it notes the head, reads the records in id order, then replays the feed from the noted head; a watcher
 applies by version, so a record that the snapshot showed newer than a change wins. A watcher that does not keep up is cut and
-resumes by version.
+resumes by version and chain tag.
+
+A stored record that does not open is skipped, and nothing of its type is vouched for until it has been written anew: watchers
+of that type get no lease, and refuse by themselves before long.
 
 Concurrency: belongs to one event loop. Within a watcher's queue order is the feed's order.
 """
 
 import asyncio
 import secrets
-from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -21,24 +23,29 @@ import structlog
 from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.clock import Clock
 from doorward.errors import DoorwardError, UnavailableError, WatchExpiredError
-from doorward.records.record import (
-    NO_VERSION,
-    Record,
-    RecordVersion,
-    Write,
-    record_message,
-    version_message,
-)
-from doorward_databroker.store.port import FeedEntry, RecordStore
+from doorward.records.record import NO_VERSION, Record, RecordVersion, record_message, version_message
+from doorward_databroker.recovery import Window, mend
+from doorward_databroker.store.port import Damaged, FeedEntry, Position, RecordStore
 
 BATCH_RECORDS = 500
+BATCH_SECONDS = 0.005
+"""Changes that come faster than this are handed out together."""
 QUEUE_LIMIT = 1_000
-WINDOW = 10_000
-"""Deletions remembered, to be put back should the store forget them."""
+QUEUE_LIMIT_BYTES = 32 * 1024 * 1024
+_READ_ENTRIES = 200
 _WAIT_SECONDS = 1.0
 _PAUSE_SECONDS = 0.1
+_HOLD_SECONDS = 600.0
 
 _log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A ``WatchResponse`` as bytes, the same for every watcher that gets it."""
+
+    data: bytes
+    version: RecordVersion
 
 
 @dataclass(eq=False)
@@ -47,25 +54,27 @@ class Watcher:
 
     id: str
     types: frozenset[str]
-    queue: "asyncio.Queue[pb.WatchResponse | None]" = field(default_factory=asyncio.Queue)
+    queue: "asyncio.Queue[bytes | None]" = field(default_factory=asyncio.Queue)
+    queued_bytes: int = 0
     position: RecordVersion = NO_VERSION
     """What has been queued for it."""
     acknowledged: RecordVersion = NO_VERSION
     stamp: int | None = None
     """Its newest ping."""
-    lease_sent_at: float | None = None
-    """When a lease last went out, on our monotonic clock; its own lease cannot count from later."""
+    stamped_at: float | None = None
+    """When that ping came, on our monotonic clock; no lease of its own can count from later."""
     cut: str | None = None
     """Why it is being cut."""
 
-    def offer(self, response: pb.WatchResponse) -> None:
+    def offer(self, data: bytes) -> None:
         """Queue a response, or cut the watcher when it has fallen behind."""
         if self.cut is not None:
             return
-        if self.queue.qsize() >= QUEUE_LIMIT:
+        if self.queue.qsize() >= QUEUE_LIMIT or self.queued_bytes + len(data) > QUEUE_LIMIT_BYTES:
             self.end("fell behind")
             return
-        self.queue.put_nowait(response)
+        self.queued_bytes += len(data)
+        self.queue.put_nowait(data)
 
     def end(self, reason: str) -> None:
         """Cut the watcher."""
@@ -81,24 +90,40 @@ class WatchHub:
         self._clock = clock
         self._watchers: set[Watcher] = set()
         self._moved = asyncio.Condition()
-        self._deleted: deque[tuple[str, str]] = deque(maxlen=WINDOW)
-        self.position: RecordVersion | None = None
-        """What the reader has handed out; ``None`` until the store has answered once."""
+        self._window = Window()
+        self._position: Position | None = None
+        self._handed_at = 0.0
+        self.damaged: dict[tuple[str, str], Damaged] = {}
+        """Stored records that do not open, until they are written anew."""
+        self.mended = asyncio.Event()
+        """Clear from when the store is seen to have lost history until what can be put back has been."""
+        self.mended.set()
         self.acknowledged = asyncio.Condition()
         """Notified when a watcher acknowledges or goes."""
+        self.cuts = 0
+        """How many watchers were cut for being slow."""
+
+    @property
+    def position(self) -> RecordVersion | None:
+        """What the reader has handed out; ``None`` until the store has answered once."""
+        return None if self._position is None else self._position.version
 
     @property
     def watchers(self) -> frozenset[Watcher]:
         """The live ones."""
         return frozenset(self._watchers)
 
+    def vouches_for(self, types: frozenset[str]) -> bool:
+        """Whether every stored record of these types could be read."""
+        return not any(record_type in types for record_type, _ in self.damaged)
+
     async def run(self) -> None:
         """Follow the feed until cancelled."""
         while True:
             try:
-                if self.position is None:
-                    self.position = await self._store.head()
-                entries = await self._store.changes(self.position, BATCH_RECORDS, _WAIT_SECONDS)
+                if self._position is None:
+                    self._position = await self._store.head()
+                entries = await self._read(self._position)
             except WatchExpiredError as error:
                 await self._start_over(str(error))
                 continue
@@ -109,49 +134,92 @@ class WatchHub:
             if entries:
                 await self._hand_out(entries)
 
+    async def _read(self, position: Position) -> list[FeedEntry]:
+        """The next entries; stops waiting when the store is seen to have gone back."""
+        early = self._handed_at + BATCH_SECONDS - self._clock.monotonic()
+        if 0 < early <= BATCH_SECONDS:
+            await asyncio.sleep(early)
+        if self._store.lost.is_set():
+            raise WatchExpiredError("the store has gone back behind what it had said")
+        reading = asyncio.create_task(self._store.changes(position, _READ_ENTRIES, _WAIT_SECONDS))
+        losing = asyncio.create_task(self._store.lost.wait())
+        try:
+            await asyncio.wait({reading, losing}, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                raise WatchExpiredError("the store has gone back behind what it had said")
+            return reading.result()
+        finally:
+            losing.cancel()
+            reading.cancel()
+            await asyncio.gather(reading, losing, return_exceptions=True)
+
     async def _start_over(self, reason: str) -> None:
         """The store no longer continues what was handed out: begin again, in a new epoch if nobody has yet.
 
-        Deletions that were handed out are put back: whoever was signed out stays so, whatever the store forgot.
+        What was handed out is put back where it is missing: whoever was signed out stays so, whatever the store forgot.
         """
         _log.error("the store has lost history; watchers start over", reason=reason)
-        lost, self.position = self.position, None
+        self.mended.clear()
         for watcher in tuple(self._watchers):
             watcher.end("the history is gone")
         try:
-            if lost is not None:
-                await self._store.recover(lost)
-            while self._deleted:
-                batch = [self._deleted[index] for index in range(min(len(self._deleted), BATCH_RECORDS // 2))]
-                writes = [Write(record=Record(type=kind, id=name, deleted=True)) for kind, name in dict.fromkeys(batch)]
-                await self._store.put(writes, secrets.token_hex(16))
-                for _ in batch:
-                    self._deleted.popleft()
+            if self._position is not None:
+                await mend(self._store, self._window, self._position, self._clock)
+            self._position = await self._store.head()
+            self._window = Window()
+            self.damaged.clear()
+            self._store.lost.clear()
+            self.mended.set()
         except DoorwardError as error:
             _log.error("the store cannot be mended yet", reason=str(error))
-            self.position = lost
             await asyncio.sleep(_PAUSE_SECONDS)
 
+    async def report_loss(self, claimed: Position) -> None:
+        """Begin anew because a watcher knows a newer history than the store has, unless that is settled already.
+
+        A databroker that was started after the loss has nothing to compare with; what its watchers hold is the only witness.
+        """
+        head = await self._store.head()
+        if claimed.version.epoch == head.version.epoch:
+            _log.error("a watcher knows history that the store has lost", version=str(claimed.version))
+            self._window.witness(claimed)
+            self._store.lost.set()
+
     async def _hand_out(self, entries: Sequence[FeedEntry]) -> None:
-        encoded: dict[frozenset[str], list[pb.WatchResponse]] = {}
+        encoded: dict[frozenset[str], list[Encoded]] = {}
+        self._note_damage(entries)
         for watcher in tuple(self._watchers):
             responses = encoded.get(watcher.types)
             if responses is None:
                 responses = encoded[watcher.types] = _responses(entries, watcher.types)
             for response in responses:
-                if _covered(response) > watcher.position:
-                    watcher.offer(response)
+                if response.version > watcher.position:
+                    watcher.offer(response.data)
             watcher.position = max(watcher.position, entries[-1].version)
-        self.position = entries[-1].version
-        self._deleted.extend((r.type, r.id) for entry in entries for r in entry.records if r.deleted)
+            self.cuts += watcher.cut == "fell behind"
+        self._position = entries[-1].position
+        self._handed_at = self._clock.monotonic()
+        self._window.add(entries)
         async with self._moved:
             self._moved.notify_all()
+
+    def _note_damage(self, entries: Iterable[FeedEntry]) -> None:
+        for entry in entries:
+            for record in entry.records:
+                self.damaged.pop((record.type, record.id), None)
+            self._report(entry.damaged)
+
+    def _report(self, damaged: Iterable[Damaged]) -> None:
+        for one in damaged:
+            if (one.type, one.id) not in self.damaged:
+                _log.error("a stored record does not open", type=one.type, id=one.id, reason=one.reason)
+            self.damaged[one.type, one.id] = one
 
     async def wait_for(self, version: RecordVersion, seconds: float) -> bool:
         """Whether everything up to ``version`` has been handed out within ``seconds``."""
 
         def reached() -> bool:
-            return self.position is not None and self.position >= version
+            return self._position is not None and self._position.version >= version
 
         async with self._moved:
             try:
@@ -160,96 +228,115 @@ class WatchHub:
                 return False
         return True
 
-    async def watch(self, watcher: Watcher, after: RecordVersion | None) -> AsyncIterator[pb.WatchResponse]:
-        """Everything for ``watcher``: a snapshot unless it resumes, then changes and leases.
+    async def watch(self, watcher: Watcher, after: Position | None) -> AsyncIterator[bytes]:
+        """Everything for ``watcher``, encoded: a snapshot unless it resumes, then changes and leases.
 
         Raises:
             WatchExpiredError: ``after`` cannot be resumed from.
             UnavailableError: the watcher was cut; it resumes by version.
         """
-        head = await self._store.head()
-        start = head if after is None else after
-        # From here on the reader queues for this watcher; what the replay below covers is skipped by position.
-        entered = await self._enter(watcher, start)
+        hold = f"{watcher.id}-{secrets.token_hex(4)}"
+        if after is None:
+            await self._store.hold(hold, _HOLD_SECONDS)
         try:
+            start = await self._store.head() if after is None else after
+            # From here on the reader queues for this watcher; what the replay below covers is skipped by position.
+            entered = await self._enter(watcher, start.version)
             if after is None:
-                async for response in self._snapshot(watcher.types):
-                    yield response
-            async for response in self._replay(watcher.types, start, entered):
-                yield response
-            yield pb.WatchResponse(consistent=pb.WatchResponse.Consistent(version=version_message(entered)))
+                async for page in self._snapshot(watcher.types):
+                    yield page
+            async for response in self._replay(watcher.types, start, entered.version):
+                yield response.data
+            if after is None:
+                await self._store.release(hold)
+            consistent = pb.WatchResponse.Consistent(version=version_message(entered.version), tag=entered.tag)
+            yield pb.WatchResponse(consistent=consistent).SerializeToString()
             while True:
                 queued = await watcher.queue.get()
                 if queued is None:
                     raise UnavailableError(f"the watch is cut: {watcher.cut}")
+                watcher.queued_bytes -= len(queued)
                 yield queued
         finally:
             self._watchers.discard(watcher)
             async with self.acknowledged:
                 self.acknowledged.notify_all()
 
-    async def _enter(self, watcher: Watcher, start: RecordVersion) -> RecordVersion:
+    async def _enter(self, watcher: Watcher, start: RecordVersion) -> Position:
         """Admit ``watcher`` to the live feed and return the position from which it is served there."""
-        if self.position is None or not await self.wait_for(start, 2.0) or self.position is None:
-            if self.position is not None and start.epoch != self.position.epoch:
+        if self._position is None or not await self.wait_for(start, 2.0):
+            if self._position is not None and start.epoch != self._position.version.epoch:
                 raise WatchExpiredError(f"`{start}` belongs to another epoch")
             raise UnavailableError("the feed is not being read")
-        if start.epoch != self.position.epoch:
+        if start.epoch != self._position.version.epoch:
             raise WatchExpiredError(f"`{start}` belongs to another epoch")
-        watcher.position = self.position
+        watcher.position = self._position.version
         self._watchers.add(watcher)
-        return self.position
+        return self._position
 
-    async def _snapshot(self, types: frozenset[str]) -> AsyncIterator[pb.WatchResponse]:
+    async def _snapshot(self, types: frozenset[str]) -> AsyncIterator[bytes]:
         for record_type in sorted(types):
             after_id = ""
             while True:
-                records, after_id = await self._store.page(record_type, after_id, BATCH_RECORDS)
-                if records:
-                    yield _batch(records, NO_VERSION)
+                page = await self._store.snapshot(record_type, after_id, BATCH_RECORDS)
+                self._report(page.damaged)
+                if page.records:
+                    yield _joined(page.records)
+                after_id = page.next_id
                 if not after_id:
                     break
 
-    async def _replay(
-        self, types: frozenset[str], start: RecordVersion, until: RecordVersion
-    ) -> AsyncIterator[pb.WatchResponse]:
+    async def _replay(self, types: frozenset[str], start: Position, until: RecordVersion) -> AsyncIterator[Encoded]:
         """The changes after ``start``, up to where the live feed takes over; checks that ``start`` is in the history."""
         position = start
         while True:
-            entries = await self._store.changes(position, BATCH_RECORDS, 0.001)
+            entries = await self._store.changes(position, _READ_ENTRIES, 0.001)
             wanted = [entry for entry in entries if entry.version <= until]
+            self._note_damage(wanted)
             for response in _responses(wanted, types):
                 yield response
             if not wanted or len(wanted) < len(entries):
                 return
-            position = wanted[-1].version
+            position = wanted[-1].position
 
 
-def _responses(entries: Sequence[FeedEntry], types: frozenset[str]) -> list[pb.WatchResponse]:
+def _responses(entries: Sequence[FeedEntry], types: frozenset[str]) -> list[Encoded]:
     """The entries as few messages as the bound allows; one put is never split."""
-    responses: list[pb.WatchResponse] = []
+    responses: list[Encoded] = []
     pending: list[Record] = []
-    version = NO_VERSION
+    last: Position | None = None
     for entry in entries:
         records = [record for record in entry.records if record.type in types]
-        if pending and len(pending) + len(records) > BATCH_RECORDS:
-            responses.append(_batch(pending, version))
+        if last is not None and pending and len(pending) + len(records) > BATCH_RECORDS:
+            responses.append(_batch(pending, last))
             pending = []
         pending += records
-        version = entry.version
-    if version != NO_VERSION:
+        last = entry.position
+    if last is not None:
         # Also without records: the watcher's version must move on, or it would resume from too far back.
-        responses.append(_batch(pending, version))
+        responses.append(_batch(pending, last))
     return responses
 
 
-def _batch(records: Sequence[Record], version: RecordVersion) -> pb.WatchResponse:
-    return pb.WatchResponse(
-        batch=pb.WatchResponse.Batch(
-            records=[record_message(record) for record in records], version=version_message(version)
-        )
+def _batch(records: Sequence[Record], position: Position) -> Encoded:
+    batch = pb.WatchResponse.Batch(
+        records=[record_message(record) for record in records],
+        version=version_message(position.version),
+        tag=position.tag,
     )
+    return Encoded(pb.WatchResponse(batch=batch).SerializeToString(), position.version)
 
 
-def _covered(response: pb.WatchResponse) -> RecordVersion:
-    return RecordVersion(response.batch.version.epoch, response.batch.version.number)
+def _joined(records: Sequence[bytes]) -> bytes:
+    """A batch of records that are serialized already: as `Batch.records`, inside `WatchResponse.batch` (both field 1)."""
+    body = b"".join(part for record in records for part in (b"\x0a", _varint(len(record)), record))
+    return b"\x0a" + _varint(len(body)) + body
+
+
+def _varint(number: int) -> bytes:
+    parts = bytearray()
+    while number > 0x7F:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    parts.append(number)
+    return bytes(parts)

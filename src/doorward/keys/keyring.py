@@ -57,9 +57,13 @@ class Keyring:
         return self._keys[0]
 
     @property
-    def oldest(self) -> Key:
-        """The key that has been here longest."""
-        return self._keys[-1]
+    def keys(self) -> tuple[Key, ...]:
+        """All of them, newest first."""
+        return self._keys
+
+    def holds(self, key_id: bytes) -> bool:
+        """Whether there is a key with this id."""
+        return key_id in self._by_id
 
     def find(self, key_id: bytes) -> Key:
         """The key with this id.

@@ -66,6 +66,13 @@ class Sealer:
             raise InvalidTokenError("the seal does not verify") from None
 
 
+def key_id_of(token: bytes) -> bytes | None:
+    """The id of the key that sealed ``token``; ``None`` when it is no sealed value."""
+    if len(token) < OVERHEAD_BYTES or token[:1] != _FORMAT:
+        return None
+    return token[1 : 1 + KEY_ID_BYTES]
+
+
 def _derive(key: bytes, nonce: bytes) -> AESGCM:
     """The per-message cipher of XAES-256-GCM: a key from AES-CMAC over the first half of the nonce."""
     encryptor = Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # noqa: S305  # one block of a key derivation

@@ -12,6 +12,7 @@ from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.api.databroker.v1.databroker_pb2_grpc import DatabrokerServiceStub
 from doorward.errors import OutcomeUnknownError, UnavailableError
 from doorward.records.record import (
+    Fence,
     Record,
     RecordVersion,
     Write,
@@ -92,14 +93,16 @@ class RecordClient:
             if not token:
                 return
 
-    async def put(self, writes: Sequence[Write]) -> tuple[RecordVersion, ...]:
-        """Write all or nothing and return the versions.
+    async def put(self, writes: Sequence[Write], fence: Fence | None = None) -> tuple[RecordVersion, ...]:
+        """Write all or nothing and return the versions; with ``fence``, only while its lease was not taken again.
 
         Raises:
-            ConflictError: a precondition failed.
+            ConflictError: a precondition failed, or somebody has taken the lease since.
             OutcomeUnknownError: no answer after several tries.
         """
         request = pb.PutRequest(writes=[_write_message(write) for write in writes], request_id=secrets.token_hex(16))
+        if fence is not None:
+            request.fence.CopyFrom(_fence_message(fence))
         for attempt in range(_WRITE_TRIES):
             try:
                 answer = await call(self.stub.Put(request, timeout=DEADLINE_SECONDS))
@@ -110,16 +113,20 @@ class RecordClient:
                 await asyncio.sleep(_PAUSE_SECONDS)
         raise OutcomeUnknownError("no answer to a put")
 
-    async def delete(self, record_type: str, record_id: str, expected: RecordVersion | None = None) -> RecordVersion:
+    async def delete(
+        self, record_type: str, record_id: str, expected: RecordVersion | None = None, fence: Fence | None = None
+    ) -> RecordVersion:
         """Write a tombstone and return its version; deleting what is not there succeeds.
 
         Raises:
-            ConflictError: the stored version is not ``expected``.
+            ConflictError: the stored version is not ``expected``, or somebody has taken the lease of ``fence`` since.
             OutcomeUnknownError: no answer after several tries.
         """
         request = pb.DeleteRequest(type=record_type, id=record_id, request_id=secrets.token_hex(16))
         if expected is not None:
             request.precondition.version.CopyFrom(version_message(expected))
+        if fence is not None:
+            request.fence.CopyFrom(_fence_message(fence))
         for attempt in range(_WRITE_TRIES):
             try:
                 return version_of((await call(self.stub.Delete(request, timeout=DEADLINE_SECONDS))).version)
@@ -193,6 +200,10 @@ def _write_message(write: Write) -> pb.Write:
     elif write.absent:
         message.precondition.absent = True
     return message
+
+
+def _fence_message(fence: Fence) -> pb.Fence:
+    return pb.Fence(lease=fence.lease, holder=fence.holder, number=fence.number)
 
 
 def _duration(seconds: float) -> Duration:

@@ -7,14 +7,15 @@ from contextlib import asynccontextmanager
 
 from doorward.errors import ConflictError, DoorwardError
 from doorward.records.client import RecordClient
+from doorward.records.record import Fence
 
 
 class HeldLease:
     """A lease that is renewed in the background."""
 
-    def __init__(self, fencing_number: int) -> None:
-        self.fencing_number = fencing_number
-        """Grows with every taking of the lease; a write fenced with an older one is refused."""
+    def __init__(self, fence: Fence) -> None:
+        self.fence = fence
+        """To be given with every write made under the lease; refused once somebody has taken it since."""
         self.lost = asyncio.Event()
         """Set once the lease could not be renewed: somebody else may hold it now, so stop."""
 
@@ -29,7 +30,7 @@ async def hold_lease(client: RecordClient, name: str, holder: str, seconds: floa
     fencing_number = await client.acquire_lease(name, holder, seconds)
     if fencing_number is None:
         raise ConflictError(f"the lease `{name}` is held by somebody else")
-    held = HeldLease(fencing_number)
+    held = HeldLease(Fence(name, holder, fencing_number))
     renewing = asyncio.create_task(_renew(client, name, holder, seconds, held))
     try:
         yield held

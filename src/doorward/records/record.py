@@ -34,7 +34,8 @@ class Record:
     modified_at: float = 0.0
     expires_at: float | None = None
     deleted: bool = False
-    indexes: Mapping[str, str] = field(default_factory=dict)
+    indexes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What it is found under, by declared index; a member of many groups has many values."""
 
     def is_live(self, now: float) -> bool:
         """Whether it counts at ``now``: neither deleted nor expired."""
@@ -50,6 +51,15 @@ class Write:
     """The stored version; ``None`` expects nothing."""
     absent: bool = False
     """No live record may be stored: create only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Binds writes to one taking of a lease; they are refused once somebody has taken it since."""
+
+    lease: str
+    holder: str
+    number: int
 
 
 def version_message(version: RecordVersion) -> databroker_pb2.Version:
@@ -70,7 +80,7 @@ def record_message(record: Record) -> databroker_pb2.Record:
         version=version_message(record.version),
         data=record.data,
         deleted=record.deleted,
-        indexes=dict(record.indexes),
+        indexes={name: databroker_pb2.IndexValues(values=values) for name, values in record.indexes.items()},
     )
     if record.modified_at:
         message.modified_at.CopyFrom(_timestamp(record.modified_at))
@@ -89,7 +99,7 @@ def record_of(message: databroker_pb2.Record) -> Record:
         modified_at=_seconds(message.modified_at),
         expires_at=_seconds(message.expires_at) if message.HasField("expires_at") else None,
         deleted=message.deleted,
-        indexes=dict(message.indexes),
+        indexes={name: tuple(entry.values) for name, entry in message.indexes.items()},
     )
 
 

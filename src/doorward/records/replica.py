@@ -65,6 +65,8 @@ class Replica:
         self._changed = asyncio.Event()
         self.version: RecordVersion = NO_VERSION
         """Everything up to here is applied."""
+        self._tag = b""
+        """The chain tag at ``version``: it tells this history from another under the same numbers."""
         self.ready = asyncio.Event()
         """Set once the first snapshot is complete."""
 
@@ -139,6 +141,7 @@ class Replica:
         resuming = self.version != NO_VERSION
         if resuming:
             start.after.CopyFrom(version_message(self.version))
+            start.after_tag = self._tag
         outgoing.put_nowait(pb.WatchRequest(start=start))
 
         async def requests() -> AsyncIterator[pb.WatchRequest]:
@@ -163,14 +166,14 @@ class Replica:
                     case "batch":
                         await self._apply(message.batch.records, target, notify=building is None)
                         if building is None:
-                            self._advance(version_of(message.batch.version), outgoing)
+                            self._advance(version_of(message.batch.version), message.batch.tag, outgoing)
                     case "consistent":
                         if building is not None:
                             self._swap(building)
                             building = None
                             target = self._entries
                         self.ready.set()
-                        self._advance(version_of(message.consistent.version), outgoing)
+                        self._advance(version_of(message.consistent.version), message.consistent.tag, outgoing)
                     case "lease":
                         if building is None:
                             self._stamp = message.lease.stamp / 1e9
@@ -196,8 +199,9 @@ class Replica:
             raise error_of(error) from error
         raise error_for(code, details)
 
-    def _advance(self, version: RecordVersion, outgoing: asyncio.Queue[pb.WatchRequest]) -> None:
-        self.version = max(self.version, version)
+    def _advance(self, version: RecordVersion, tag: bytes, outgoing: asyncio.Queue[pb.WatchRequest]) -> None:
+        if version >= self.version:
+            self.version, self._tag = version, tag
         self._changed.set()
         acknowledge = pb.WatchRequest.Acknowledge(version=version_message(self.version))
         outgoing.put_nowait(pb.WatchRequest(acknowledge=acknowledge))

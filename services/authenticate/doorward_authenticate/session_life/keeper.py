@@ -59,7 +59,7 @@ class Keeper:
         while True:
             try:
                 async with hold_lease(client, LEASE, holder, _LEASE_SECONDS) as held:
-                    _log.info("looking after sessions", fencing_number=held.fencing_number)
+                    _log.info("looking after sessions", fencing_number=held.fence.number)
                     await self._work(held)
             except ConflictError:
                 pass  # somebody else does it

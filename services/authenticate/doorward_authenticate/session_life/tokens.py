@@ -64,7 +64,7 @@ class KeptTokens:
             id=self.session_id,
             data=message.SerializeToString(),
             expires_at=self.session_ends_at,
-            indexes={DUE_INDEX: bucket(self.due_at)},
+            indexes={DUE_INDEX: (bucket(self.due_at),)},
         )
 
     @classmethod

@@ -12,10 +12,13 @@ from typing import Protocol
 from google.protobuf.message import DecodeError
 
 from doorward.api.databroker.v1 import databroker_pb2
-from doorward.errors import DataCorruptedError, InvalidTokenError
+from doorward.errors import DataCorruptedError, InvalidTokenError, KeyMissingError
 from doorward.keys.keyring import Keyring
-from doorward.keys.sealed import Sealer
+from doorward.keys.sealed import Sealer, key_id_of
 from doorward.records.record import Record, RecordVersion, record_message, record_of
+
+_MARK = b"doorward records"
+_MARK_CONTEXT = b"mark of the keys in use"
 
 
 class Codec(Protocol):
@@ -25,27 +28,50 @@ class Codec(Protocol):
         """The stored form of ``record``, whose version is assigned."""
         ...
 
-    def decode(self, record_type: str, record_id: str, version: RecordVersion, stored: bytes) -> Record:
-        """The record; it is the one stored under exactly this type, id and version.
+    def message(self, record_type: str, record_id: str, version: RecordVersion, stored: bytes) -> databroker_pb2.Record:
+        """The record as a message; it is the one stored under exactly this type, id and version.
 
         Raises:
+            KeyMissingError: it is sealed under a key that is not held.
             DataCorruptedError: the bytes do not open or are another record's.
         """
         ...
 
-    def index_value(self, record_type: str, index: str, value: str) -> str:
-        """What stands in the store for an index value; hexadecimal."""
+    def index_values(self, record_type: str, index: str, value: str) -> tuple[str, ...]:
+        """What stands in the store for an index value; hexadecimal. New entries use the first one."""
         ...
+
+    def mark(self) -> str:
+        """A text that only holders of the keys can read, to be kept with the records."""
+        ...
+
+    def check_mark(self, mark: str) -> None:
+        """Return when ``mark`` was made with keys that are held.
+
+        Raises:
+            KeyMissingError: it was not.
+        """
+        ...
+
+    def is_current(self, stored: bytes) -> bool:
+        """Whether stored bytes are sealed under the key that seals now."""
+        ...
+
+
+def decode(codec: Codec, record_type: str, record_id: str, version: RecordVersion, stored: bytes) -> Record:
+    """The record as a value; raises as ``Codec.message`` does."""
+    return record_of(codec.message(record_type, record_id, version, stored))
 
 
 class SealedCodec:
     """Seals with the keys of the purpose ``records``."""
 
     def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
         self._sealer = Sealer(keyring)
-        # Index hashes must not change with a rotation, or queries would miss what was stored before: the oldest key
-        # stays in use for them until the records are sealed anew.
-        self._index_key = hmac.digest(keyring.oldest.secret.reveal(), b"doorward record index", "sha256")
+        self._index_keys = [
+            hmac.digest(key.secret.reveal(), b"doorward record index", "sha256") for key in keyring.keys
+        ]
 
     def encode(self, record: Record) -> bytes:
         """See ``Codec.encode``."""
@@ -53,21 +79,49 @@ class SealedCodec:
             record_message(record).SerializeToString(), _context(record.type, record.id, record.version)
         )
 
-    def decode(self, record_type: str, record_id: str, version: RecordVersion, stored: bytes) -> Record:
-        """See ``Codec.decode``."""
+    def message(self, record_type: str, record_id: str, version: RecordVersion, stored: bytes) -> databroker_pb2.Record:
+        """See ``Codec.message``."""
+        key_id = key_id_of(stored)
+        if key_id is not None and not self._keyring.holds(key_id):
+            raise KeyMissingError(
+                f"a stored `{record_type}` is sealed under the key `{key_id.hex()}`, which is not held"
+            )
         try:
             plain = self._sealer.open(stored, _context(record_type, record_id, version))
-            record = record_of(databroker_pb2.Record.FromString(plain))
+            record = databroker_pb2.Record.FromString(plain)
         except (InvalidTokenError, DecodeError) as error:
             raise DataCorruptedError(f"a stored `{record_type}` does not open: {error}") from error
-        if (record.type, record.id, record.version) != (record_type, record_id, version):
+        is_same = record.type == record_type and record.id == record_id
+        if not is_same or (record.version.epoch, record.version.number) != (version.epoch, version.number):
             raise DataCorruptedError(f"a stored `{record_type}` is another record's")
         return record
 
-    def index_value(self, record_type: str, index: str, value: str) -> str:
-        """See ``Codec.index_value``."""
+    def index_values(self, record_type: str, index: str, value: str) -> tuple[str, ...]:
+        """See ``Codec.index_values``. Until everything is sealed anew, entries made with older keys are found too."""
         message = f"{record_type}\0{index}\0{value}".encode()
-        return hmac.new(self._index_key, message, hashlib.sha256).hexdigest()
+        return tuple(hmac.new(key, message, hashlib.sha256).hexdigest() for key in self._index_keys)
+
+    def mark(self) -> str:
+        """See ``Codec.mark``."""
+        return self._sealer.seal(_MARK, _MARK_CONTEXT).hex()
+
+    def check_mark(self, mark: str) -> None:
+        """See ``Codec.check_mark``."""
+        try:
+            sealed = bytes.fromhex(mark)
+            key_id = key_id_of(sealed)
+            if key_id is not None and self._keyring.holds(key_id):
+                self._sealer.open(sealed, _MARK_CONTEXT)
+                return
+        except (ValueError, InvalidTokenError) as error:
+            raise KeyMissingError("the mark of the keys in the store does not open") from error
+        raise KeyMissingError(
+            f"the store is sealed under the key `{key_id.hex() if key_id else 'unknown'}`, which is not held"
+        )
+
+    def is_current(self, stored: bytes) -> bool:
+        """See ``Codec.is_current``."""
+        return key_id_of(stored) == self._keyring.primary.id
 
 
 def _context(record_type: str, record_id: str, version: RecordVersion) -> bytes:

@@ -1,16 +1,31 @@
-"""One way to a Redis or Valkey, with its behaviours pinned and its errors made ours."""
+"""The way to the one server that takes writes, with the library's behaviours pinned and its errors made ours.
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+Concurrency: safe for any number of tasks. After a failure the primary is looked for again before the next use.
+"""
 
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+import structlog
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
+    AuthenticationError,
     BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
+    NoPermissionError,
+    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
+    ResponseError,
+    TryAgainError,
 )
 from redis.exceptions import (
     ConnectionError as RedisConnectionError,
@@ -19,46 +34,194 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
-from doorward.errors import OutcomeUnknownError, UnavailableError
+from doorward.errors import DataCorruptedError, DoorwardError, OutcomeUnknownError, UnavailableError
+from doorward_databroker.store.servers import Servers
 
-ANSWER_SECONDS = 2.0
-CONNECT_SECONDS = 1.0
+BLOCK_SECONDS = 5.0
+_REFUSED = (
+    BusyLoadingError, ReadOnlyError, OutOfMemoryError, MovedError, AskError, TryAgainError, ClusterDownError,
+    MasterDownError, AuthenticationError, NoPermissionError,
+)  # fmt: skip
+_REFUSED_TEXTS = (
+    "NOREPLICAS",
+    "MISCONF",
+    "NOPERM",
+    "NOAUTH",
+    "WRONGPASS",
+    "BUSY ",
+    "LOADING",
+    "CLUSTERDOWN",
+    "READONLY",
+    "OOM",
+)
+_CONNECTION = (RedisConnectionError, RedisTimeoutError, OSError)
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
-def connect(url: str, *, block_seconds: float = 0.0) -> Redis:
-    """A client for ``url`` (``redis://``, ``rediss://`` or ``unix://``); connects on first use.
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One of our scripts, called by its hash."""
 
-    The library's own retries are off: it would repeat a write whose answer was lost. ``block_seconds`` is for the
-    connection that waits for the feed, whose answers take that much longer.
+    text: str
+    sha: str
+
+    @classmethod
+    def load(cls, name: str) -> "Script":
+        """The script in ``scripts/<name>.lua``."""
+        text = resources.files(__package__).joinpath("scripts", f"{name}.lua").read_text()
+        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a script."""
+
+    script: Script
+    keys: Sequence[str]
+    arguments: Sequence[Any] = field(default=())
+
+    @property
+    def command(self) -> tuple[Any, ...]:
+        """As a command."""
+        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.arguments)
+
+
+class Link:
+    """The store's server.
+
+    ``replicas`` is how many replicas must hold a write before it counts as done, within ``replica_seconds``.
     """
-    return Redis.from_url(
-        url,
-        protocol=3,
-        legacy_responses=False,
-        decode_responses=False,
-        socket_timeout=ANSWER_SECONDS + block_seconds,
-        socket_connect_timeout=CONNECT_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-        max_connections=64,
-    )
+
+    def __init__(self, servers: Servers, *, replicas: int = 0, replica_seconds: float = 1.0) -> None:
+        self._servers = servers
+        self._replicas = replicas
+        self._replica_ms = int(replica_seconds * 1000)
+        self._clients: tuple[Redis, Redis] | None = None
+        self._finding = asyncio.Lock()
+        self.address = ""
+        """Whom we talk to, for people to read."""
+
+    async def close(self) -> None:
+        """Close every connection."""
+        clients, self._clients = self._clients, None
+        for client in clients or ():
+            await client.aclose()
+
+    async def run(self, *commands: Sequence[Any]) -> list[Any]:
+        """The answers to commands that only read, all sent at once.
+
+        Raises:
+            UnavailableError: no answer.
+        """
+        return [_good(answer) for answer in await self._send(commands, writing=False)]
+
+    async def block(self, *command: Any) -> Any:
+        """The answer to a command that waits up to ``BLOCK_SECONDS``, on a connection of its own.
+
+        Raises:
+            UnavailableError: no answer.
+        """
+        return _good((await self._send([command], writing=False, blocking=True))[0])
+
+    async def write(self, call: Call) -> Any:
+        """The answer of a script that may write, once the replicas that are demanded have it.
+
+        Raises:
+            UnavailableError: nothing was done.
+            OutcomeUnknownError: no answer, or too few replicas.
+        """
+        answer = (await self.write_all([call]))[0]
+        if isinstance(answer, NoScriptError):
+            answer = (await self.write_all([call]))[0]
+        return _good(answer)
+
+    async def write_all(self, calls: Sequence[Call]) -> list[Any]:
+        """The answers of several scripts, run in order on one connection; each may be an error of the server's.
+
+        A script that the server did not know (``NoScriptError``) has been loaded when this returns, and did nothing.
+
+        Raises:
+            UnavailableError: nothing was done.
+            OutcomeUnknownError: no answer, or too few replicas.
+        """
+        commands = [call.command for call in calls]
+        if self._replicas:
+            commands.append(("WAIT", self._replicas, self._replica_ms))
+        answers = await self._send(commands, writing=True)
+        if self._replicas:
+            reached = answers.pop()
+            if isinstance(reached, Exception) or int(reached) < self._replicas:
+                # A primary without its replicas may be one that has been replaced without knowing it.
+                await self._drop(self._clients)
+                raise OutcomeUnknownError(f"{reached} of {self._replicas} replicas have confirmed the write")
+        if any(isinstance(answer, NoScriptError) for answer in answers):
+            await self._send([("SCRIPT", "LOAD", text) for text in {call.script.text for call in calls}], writing=False)
+        return answers
+
+    async def _send(self, commands: Sequence[Sequence[Any]], *, writing: bool, blocking: bool = False) -> list[Any]:
+        clients = await self._find()
+        client: Any = clients[1 if blocking else 0]
+        try:
+            # Taken beforehand: a server that cannot be reached has certainly done nothing.
+            connection = await client.connection_pool.get_connection()
+        except (RedisError, OSError) as error:
+            await self._drop(clients)
+            raise UnavailableError(f"the store cannot be reached: {_named(error)}") from error
+        pipeline = client.pipeline(transaction=False)
+        pipeline.connection = connection
+        for command in commands:
+            pipeline.execute_command(*command)
+        try:
+            answers: list[Any] = await pipeline.execute(raise_on_error=False)
+        except _CONNECTION as error:
+            await self._drop(clients)
+            if writing:
+                raise OutcomeUnknownError(f"no answer from the store: {type(error).__name__}") from error
+            raise UnavailableError(f"the store does not answer: {type(error).__name__}") from error
+        if any(isinstance(answer, MovedError | ReadOnlyError | MasterDownError) for answer in answers):
+            await self._drop(clients)
+        return answers
+
+    async def _find(self) -> tuple[Redis, Redis]:
+        if self._clients is not None:
+            return self._clients
+        async with self._finding:
+            if self._clients is None:
+                address = await self._servers.primary()
+                self._clients = (self._servers.client(address), self._servers.client(address, BLOCK_SECONDS))
+                name = f"{address[0]}:{address[1]}" if address else str(self._servers.socket)
+                if name != self.address:
+                    _log.info("records are kept at", address=name)
+                self.address = name
+            return self._clients
+
+    async def _drop(self, clients: tuple[Redis, Redis] | None) -> None:
+        """Look for the primary anew before the next use."""
+        if clients is not None and clients is self._clients and self._servers.kind != "node":
+            self._clients = None
+            for client in clients:
+                await client.aclose()
 
 
-@asynccontextmanager
-async def translated(*, writing: bool = False) -> AsyncIterator[None]:
-    """Turns the library's errors into ours.
+def refusal(error: Exception) -> DoorwardError:
+    """Our error for one that the server answered with."""
+    if isinstance(error, _REFUSED) or str(error).startswith(_REFUSED_TEXTS):
+        return UnavailableError(f"the store refuses: {_named(error)}")
+    if isinstance(error, NoScriptError):
+        return UnavailableError("the store has forgotten a script")
+    if isinstance(error, ResponseError):
+        # A script that stopped half way met keys of another shape: something else lives under our prefix.
+        return DataCorruptedError(f"the store holds something else under our keys: {_named(error)}")
+    return UnavailableError(f"the store refuses: {_named(error)}")
 
-    Raises:
-        UnavailableError: nothing was done.
-        OutcomeUnknownError: only when ``writing``: sent, but no answer.
-    """
-    try:
-        yield
-    except (BusyLoadingError, ReadOnlyError, OutOfMemoryError) as error:
-        raise UnavailableError(f"the store takes no writes now: {type(error).__name__}") from error
-    except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-        if writing:
-            raise OutcomeUnknownError(f"no answer from the store: {type(error).__name__}") from error
-        raise UnavailableError(f"the store does not answer: {type(error).__name__}") from error
-    except RedisError as error:
-        raise UnavailableError(f"the store refuses: {error}") from error
+
+def _good(answer: Any) -> Any:
+    if isinstance(answer, Exception):
+        raise refusal(answer) from answer
+    return answer
+
+
+def _named(error: Exception) -> str:
+    text = str(error).splitlines()[0][:160] if str(error) else ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

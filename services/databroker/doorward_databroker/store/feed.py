@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from doorward.errors import DataCorruptedError
-from doorward.records.record import RecordVersion
-from doorward_databroker.store.codec import Codec
-from doorward_databroker.store.port import FeedEntry
+from doorward.errors import DataCorruptedError, WatchExpiredError
+from doorward.records.record import Record, RecordVersion
+from doorward_databroker.store.codec import Codec, decode
+from doorward_databroker.store.port import Damaged, FeedEntry, Position
 
 RawEntry: TypeAlias = tuple[bytes, Mapping[bytes, bytes]]
-"""Stream id and fields: ``p`` and ``t`` chain tags, ``n`` how many records, then for each ``t<i>`` type, ``i<i>`` id,
-``v<i>`` version, ``b<i>`` sealed bytes."""
+"""Stream id and fields: ``p`` and ``t`` chain tags, ``m`` when (ms), ``n`` how many records, then for each ``t<i>`` type,
+``i<i>`` id, ``v<i>`` version, ``b<i>`` sealed bytes."""
 
 
 def position_of(stream_id: bytes) -> RecordVersion:
@@ -19,31 +19,51 @@ def position_of(stream_id: bytes) -> RecordVersion:
     return RecordVersion(int(epoch), int(number))
 
 
+def version_from(text: bytes) -> RecordVersion:
+    """The version that ``epoch.number`` stands for."""
+    epoch, _, number = text.partition(b".")
+    return RecordVersion(int(epoch), int(number))
+
+
 def entry_of(entry: RawEntry, codec: Codec) -> FeedEntry:
-    """The changes in ``entry``.
+    """The changes in ``entry``. A record in it that does not open is told as damaged, and the others are still delivered.
 
     Raises:
-        DataCorruptedError: it does not open; nothing after it may be delivered as if it had not been there.
+        DataCorruptedError: not even its shape can be read.
     """
     stream_id, fields = entry
     version = position_of(stream_id)
+    records: list[Record] = []
+    damaged: list[Damaged] = []
+    last = None
     try:
-        records = tuple(
-            codec.decode(
-                fields[b"t%d" % place].decode(),
-                fields[b"i%d" % place].decode(),
-                _version(fields[b"v%d" % place]),
-                fields[b"b%d" % place],
-            )
-            for place in range(int(fields[b"n"]))
-        )
+        for place in range(int(fields[b"n"])):
+            record_type = fields[b"t%d" % place].decode()
+            record_id = fields[b"i%d" % place].decode()
+            last = version_from(fields[b"v%d" % place])
+            try:
+                records.append(decode(codec, record_type, record_id, last, fields[b"b%d" % place]))
+            except DataCorruptedError as error:
+                damaged.append(Damaged(record_type, record_id, last, str(error)))
+        tag = fields[b"t"]
     except (KeyError, ValueError, UnicodeDecodeError) as error:
         raise DataCorruptedError(f"the feed entry at `{version}` cannot be read") from error
-    if not records or records[-1].version != version:
+    if last != version:
         raise DataCorruptedError(f"the feed entry at `{version}` is not what its id says")
-    return FeedEntry(version, records)
+    return FeedEntry(version, tuple(records), tag, tuple(damaged))
 
 
-def _version(text: bytes) -> RecordVersion:
-    epoch, _, number = text.partition(b".")
-    return RecordVersion(int(epoch), int(number))
+def chained(entries: list[RawEntry], after: Position, codec: Codec) -> list[FeedEntry]:
+    """The entries, provided that each continues the chain from the one before it.
+
+    Raises:
+        WatchExpiredError: they do not continue from ``after``.
+    """
+    tag = after.tag
+    found = []
+    for entry in entries:
+        if tag and entry[1].get(b"p") != tag:
+            raise WatchExpiredError(f"the history after `{after.version}` is another one")
+        found.append(entry_of(entry, codec))
+        tag = found[-1].tag
+    return found

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from doorward.clock import Clock
-from doorward.errors import ConflictError, NotFoundError, WatchExpiredError
-from doorward.records.record import NO_VERSION, Record, RecordVersion, Write
-from doorward_databroker.store.codec import Codec
-from doorward_databroker.store.port import FeedEntry
-from doorward_databroker.store.types import check_record, type_of
+from doorward.errors import ConflictError, DataCorruptedError, NotFoundError, WatchExpiredError
+from doorward.records.record import NO_VERSION, Fence, Record, RecordVersion, Write, record_message
+from doorward_databroker.store.codec import Codec, decode
+from doorward_databroker.store.port import Beat, Damaged, FeedEntry, Page, Position, SnapshotPage
+from doorward_databroker.store.types import check_batch, check_index, type_of
 
 _EPOCH = 1
 
@@ -17,18 +17,23 @@ _EPOCH = 1
 class MemoryStore:
     """Everything in dictionaries; values go through the codec as they would in a real store."""
 
-    def __init__(self, clock: Clock, codec: Codec, history: int = 10_000) -> None:
+    def __init__(self, clock: Clock, codec: Codec) -> None:
         self._clock = clock
         self._codec = codec
-        self._history = history
         self._records: dict[tuple[str, str], tuple[RecordVersion, bytes]] = {}
-        self._feed: list[FeedEntry] = []
-        self._head = RecordVersion(_EPOCH, 0)
+        self._feed: list[tuple[float, FeedEntry]] = []
+        self._head = Position(RecordVersion(_EPOCH, 0), b"begin")
         self._trimmed = self._head
         self._results: dict[str, tuple[RecordVersion, ...]] = {}
         self._leases: dict[str, tuple[str, float]] = {}
-        self._fences: dict[str, int] = {}
+        self._fences: dict[str, tuple[int, str]] = {}
+        self._holds: dict[str, float] = {}
+        self._peers: dict[str, bytes] = {}
         self._changed = asyncio.Condition()
+        self.lost = asyncio.Event()
+
+    async def close(self) -> None:
+        """Nothing to close."""
 
     async def get(self, record_type: str, record_id: str) -> Record:
         """See ``RecordStore.get``."""
@@ -38,88 +43,145 @@ class MemoryStore:
             raise NotFoundError(f"no `{record_type}` of this id")
         return record
 
-    async def page(self, record_type: str, after_id: str, limit: int) -> tuple[list[Record], str]:
+    async def stored_version(self, record_type: str, record_id: str) -> tuple[RecordVersion, bool] | None:
+        """See ``RecordStore.stored_version``."""
+        record = self._stored(record_type, record_id)
+        return None if record is None else (record.version, record.deleted)
+
+    async def page(self, record_type: str, after_id: str, limit: int) -> Page:
         """See ``RecordStore.page``."""
         type_of(record_type)
         ids = sorted(record_id for kind, record_id in self._records if kind == record_type and record_id > after_id)
-        page = [self._stored(record_type, record_id) for record_id in ids[:limit]]
         now = self._clock.now()
-        live = [record for record in page if record is not None and record.is_live(now)]
-        return live, ids[limit - 1] if len(ids) > limit else ""
+        live: list[Record] = []
+        damaged: list[Damaged] = []
+        for record_id in ids[:limit]:
+            try:
+                record = self._stored(record_type, record_id)
+            except DataCorruptedError as error:
+                damaged.append(Damaged(record_type, record_id, self._records[record_type, record_id][0], str(error)))
+                continue
+            if record is not None and record.is_live(now):
+                live.append(record)
+        return Page(tuple(live), ids[limit - 1] if len(ids) > limit else "", tuple(damaged))
 
-    async def query(
-        self, record_type: str, index: str, value: str, after_id: str, limit: int
-    ) -> tuple[list[Record], str]:
+    async def snapshot(self, record_type: str, after_id: str, limit: int) -> SnapshotPage:
+        """See ``RecordStore.snapshot``."""
+        page = await self.page(record_type, after_id, limit)
+        records = tuple(record_message(record).SerializeToString() for record in page.records)
+        return SnapshotPage(records, page.next_id, page.damaged)
+
+    async def query(self, record_type: str, index: str, value: str, after_id: str, limit: int) -> Page:
         """See ``RecordStore.query``."""
-        found, next_id = await self.page(record_type, after_id, limit)
-        return [record for record in found if record.indexes.get(index) == value], next_id
+        check_index(record_type, index)
+        page = await self.page(record_type, after_id, limit)
+        return replace(page, records=tuple(r for r in page.records if value in r.indexes.get(index, ())))
 
     async def expired(self, record_type: str, before: float, limit: int) -> list[str]:
         """See ``RecordStore.expired``."""
         type_of(record_type)
         found = [self._stored(kind, record_id) for kind, record_id in self._records if kind == record_type]
-        ended = [r.id for r in found if r is not None and not r.deleted and not r.is_live(before)]
-        return sorted(ended)[:limit]
+        ended = [r for r in found if r is not None and not r.deleted and not r.is_live(before)]
+        return [r.id for r in sorted(ended, key=lambda r: r.expires_at or 0.0)][:limit]
 
-    async def put(self, writes: Sequence[Write], request_id: str) -> tuple[RecordVersion, ...]:
+    async def put(
+        self, writes: Sequence[Write], request_id: str, fence: Fence | None = None
+    ) -> tuple[RecordVersion, ...]:
         """See ``RecordStore.put``."""
-        for write in writes:
-            check_record(write.record)
+        check_batch(writes)
         if request_id in self._results:
             return self._results[request_id]
+        if fence is not None and self._fences.get(fence.lease) != (fence.number, fence.holder):
+            raise ConflictError("the lease has been taken by somebody else since")
         now = self._clock.now()
-        for write in writes:
-            stored = self._stored(write.record.type, write.record.id)
-            live = stored is not None and stored.is_live(now)
-            if write.absent and live:
-                raise ConflictError(f"there is such a `{write.record.type}` already")
-            if write.expected is not None and (stored is None or stored.version != write.expected):
-                raise ConflictError(f"the `{write.record.type}` has another version")
+        self._check_preconditions(writes, now)
         changed: list[Record] = []
         versions: list[RecordVersion] = []
+        number = self._head.version.number
         for write in writes:
             in_feed = type_of(write.record.type).in_feed
-            version = RecordVersion(self._head.epoch, self._head.number + 1) if in_feed else NO_VERSION
+            number += in_feed
+            version = RecordVersion(self._head.version.epoch, number) if in_feed else NO_VERSION
             record = replace(write.record, version=version, modified_at=now)
             if record.deleted:
-                record = replace(record, data=b"", indexes={})
-            self._records[record.type, record.id] = (version, self._codec.encode(record))
+                record = replace(record, data=b"", indexes={}, expires_at=None)
             versions.append(version)
             if in_feed:
-                self._head = version
                 changed.append(record)
+            elif record.deleted:
+                self._records.pop((record.type, record.id), None)
+                continue
+            self._records[record.type, record.id] = (version, self._codec.encode(record))
         self._results[request_id] = tuple(versions)
         if changed:
-            self._feed.append(FeedEntry(self._head, tuple(changed)))
-            while len(self._feed) > self._history:
-                self._trimmed = self._feed.pop(0).version
+            self._head = Position(changed[-1].version, b"%d" % number)
+            self._feed.append((now, FeedEntry(self._head.version, tuple(changed), self._head.tag)))
         async with self._changed:
             self._changed.notify_all()
         return tuple(versions)
 
-    async def head(self) -> RecordVersion:
+    def _check_preconditions(self, writes: Sequence[Write], now: float) -> None:
+        for write in writes:
+            stored = self._stored(write.record.type, write.record.id)
+            if write.absent and stored is not None and stored.is_live(now):
+                raise ConflictError(f"there is such a `{write.record.type}` already")
+            if write.expected is not None and (stored is None or stored.version != write.expected):
+                raise ConflictError(f"the `{write.record.type}` has another version")
+
+    async def beat(self, databroker_id: str, report: bytes) -> Beat:
+        """See ``RecordStore.beat``."""
+        if report:
+            self._peers[databroker_id] = report
+        return Beat(self._head, self._clock.now(), dict(self._peers))
+
+    async def head(self) -> Position:
         """See ``RecordStore.head``."""
         return self._head
 
-    async def changes(self, after: RecordVersion, limit: int, wait_seconds: float) -> list[FeedEntry]:
+    async def changes(self, after: Position, limit: int, wait_seconds: float) -> list[FeedEntry]:
         """See ``RecordStore.changes``."""
-        known = {entry.version for entry in self._feed} | {self._trimmed}
-        if after not in known:
-            raise WatchExpiredError(f"`{after}` is not in the retained history")
+        known = {entry.version: entry.tag for _, entry in self._feed} | {self._trimmed.version: self._trimmed.tag}
+        if after.version not in known or after.tag not in {b"", known[after.version]}:
+            raise WatchExpiredError(f"`{after.version}` is not in the retained history")
         async with self._changed:
-            if self._head <= after:
+            if self._head.version <= after.version:
                 try:
-                    await asyncio.wait_for(self._changed.wait_for(lambda: self._head > after), wait_seconds)
+                    await asyncio.wait_for(
+                        self._changed.wait_for(lambda: self._head.version > after.version), wait_seconds
+                    )
                 except TimeoutError:
                     return []
-        return [entry for entry in self._feed if entry.version > after][:limit]
+        return [entry for _, entry in self._feed if entry.version > after.version][:limit]
 
-    async def recover(self, lost: RecordVersion) -> RecordVersion:
+    async def contains(self, position: Position) -> bool:
+        """See ``RecordStore.contains``."""
+        return any(entry.version == position.version and entry.tag == position.tag for _, entry in self._feed)
+
+    async def recover(self, lost: RecordVersion) -> Position:
         """See ``RecordStore.recover``."""
-        if self._head.epoch <= lost.epoch:
-            self._head = self._trimmed = RecordVersion(lost.epoch + 1, 0)
+        if self._head.version.epoch <= lost.epoch:
+            self._head = self._trimmed = Position(RecordVersion(lost.epoch + 1, 0), b"epoch")
             self._feed.clear()
         return self._head
+
+    async def hold(self, name: str, seconds: float) -> None:
+        """See ``RecordStore.hold``."""
+        self._holds[name] = self._clock.now() + seconds
+
+    async def release(self, name: str) -> None:
+        """See ``RecordStore.release``."""
+        self._holds.pop(name, None)
+
+    async def trim(self, count: int, age_seconds: float) -> int:
+        """See ``RecordStore.trim``."""
+        now = self._clock.now()
+        self._holds = {name: until for name, until in self._holds.items() if until > now}
+        before = len(self._feed)
+        while not self._holds and len(self._feed) > 1:
+            if len(self._feed) <= count and self._feed[0][0] >= now - age_seconds:
+                break
+            self._trimmed = self._feed.pop(0)[1].position
+        return before - len(self._feed)
 
     async def acquire_lease(self, name: str, holder: str, seconds: float) -> int | None:
         """See ``RecordStore.acquire_lease``."""
@@ -127,9 +189,10 @@ class MemoryStore:
         held = self._leases.get(name)
         if held is not None and held[1] > now and held[0] != holder:
             return None
+        number = max(self._fences.get(name, (0, ""))[0], self._head.version.epoch * 2**32) + 1
         self._leases[name] = (holder, now + seconds)
-        self._fences[name] = self._fences.get(name, 0) + 1
-        return self._fences[name]
+        self._fences[name] = (number, holder)
+        return number
 
     async def renew_lease(self, name: str, holder: str, seconds: float) -> bool:
         """See ``RecordStore.renew_lease``."""
@@ -148,4 +211,4 @@ class MemoryStore:
 
     def _stored(self, record_type: str, record_id: str) -> Record | None:
         found = self._records.get((record_type, record_id))
-        return None if found is None else self._codec.decode(record_type, record_id, *found)
+        return None if found is None else decode(self._codec, record_type, record_id, *found)

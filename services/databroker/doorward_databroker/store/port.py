@@ -4,11 +4,31 @@ A store keeps versioned records, one ordered feed of their changes, and leases. 
 Implementations: ``memory`` (the reference) and ``redis``; both must pass ``tests/conformance/test_record_store.py``.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from doorward.records.record import Record, RecordVersion, Write
+from doorward.records.record import Fence, Record, RecordVersion, Write
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the feed: its version, and the chain tag that tells this history from another under the same numbers."""
+
+    version: RecordVersion
+    tag: bytes = b""
+    """Empty when it is not known; then only the numbers are compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A stored record that does not open. It is reported, and never taken for absent."""
+
+    type: str
+    id: str
+    version: RecordVersion
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +37,50 @@ class FeedEntry:
 
     version: RecordVersion
     records: tuple[Record, ...]
+    tag: bytes = b""
+    damaged: tuple[Damaged, ...] = ()
+
+    @property
+    def position(self) -> Position:
+        """The place after this entry."""
+        return Position(self.version, self.tag)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some records in id order."""
+
+    records: tuple[Record, ...]
+    next_id: str
+    """Where the next page begins; only an empty one ends the list."""
+    damaged: tuple[Damaged, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What came back from a heartbeat."""
+
+    head: Position
+    store_time: float
+    """The store's own clock, in seconds since the Unix epoch."""
+    peers: Mapping[str, bytes]
+    """What each databroker that was heard of lately has said."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPage:
+    """Some records in id order, each a serialized ``databroker.v1.Record``."""
+
+    records: tuple[bytes, ...]
+    next_id: str
+    damaged: tuple[Damaged, ...] = ()
 
 
 class RecordStore(Protocol):
     """Concurrency: safe for any number of tasks; puts are linearised."""
+
+    lost: asyncio.Event
+    """Set when the store was seen to have gone back behind what it had said; whoever reads the feed clears it."""
 
     async def get(self, record_type: str, record_id: str) -> Record:
         """The live record.
@@ -32,38 +92,51 @@ class RecordStore(Protocol):
         """
         ...
 
-    async def page(self, record_type: str, after_id: str, limit: int) -> tuple[list[Record], str]:
-        """Up to ``limit`` live records with ids after ``after_id``, in id order, and where the next page begins.
-
-        The page may be short; only an empty next id ends the list.
-        """
+    async def stored_version(self, record_type: str, record_id: str) -> tuple[RecordVersion, bool] | None:
+        """Version of what is stored, and whether it is a tombstone; ``None`` when there is nothing at all."""
         ...
 
-    async def query(
-        self, record_type: str, index: str, value: str, after_id: str, limit: int
-    ) -> tuple[list[Record], str]:
-        """As ``page``, for records whose index has exactly ``value``."""
+    async def page(self, record_type: str, after_id: str, limit: int) -> Page:
+        """Up to ``limit`` live records with ids after ``after_id``; a page may be short."""
+        ...
+
+    async def snapshot(self, record_type: str, after_id: str, limit: int) -> SnapshotPage:
+        """As ``page``, serialized: for those who only pass records on."""
+        ...
+
+    async def query(self, record_type: str, index: str, value: str, after_id: str, limit: int) -> Page:
+        """As ``page``, for records that are found under exactly ``value`` in an index."""
         ...
 
     async def expired(self, record_type: str, before: float, limit: int) -> list[str]:
-        """Ids of up to ``limit`` records that are not deleted and whose end lies before ``before``."""
+        """Ids of up to ``limit`` records that are not deleted and whose end lies before ``before``, oldest end first."""
         ...
 
-    async def put(self, writes: Sequence[Write], request_id: str) -> tuple[RecordVersion, ...]:
+    async def put(
+        self, writes: Sequence[Write], request_id: str, fence: Fence | None = None
+    ) -> tuple[RecordVersion, ...]:
         """Store all or none; a repeat of ``request_id`` returns the first outcome and writes nothing.
 
         Raises:
-            ConflictError: a precondition does not hold.
+            ConflictError: a precondition does not hold, or the lease of ``fence`` has been taken again since.
             UnavailableError: nothing was written.
             OutcomeUnknownError: it may have been written; repeat with the same request id.
         """
         ...
 
-    async def head(self) -> RecordVersion:
-        """The version of the newest change."""
+    async def beat(self, databroker_id: str, report: bytes) -> Beat:
+        """Store this databroker's heartbeat and hear the others'; an empty ``report`` only asks.
+
+        Raises:
+            UnavailableError, OutcomeUnknownError: it is not stored where the deployment demands.
+        """
         ...
 
-    async def changes(self, after: RecordVersion, limit: int, wait_seconds: float) -> list[FeedEntry]:
+    async def head(self) -> Position:
+        """The place after the newest change."""
+        ...
+
+    async def changes(self, after: Position, limit: int, wait_seconds: float) -> list[FeedEntry]:
         """Up to ``limit`` feed entries after ``after``, in order; waits for the first one if there is none.
 
         Raises:
@@ -72,8 +145,24 @@ class RecordStore(Protocol):
         """
         ...
 
-    async def recover(self, lost: RecordVersion) -> RecordVersion:
+    async def contains(self, position: Position) -> bool:
+        """Whether ``position``, with its tag, is in the retained feed."""
+        ...
+
+    async def recover(self, lost: RecordVersion) -> Position:
         """Begin a new epoch because ``lost`` is no longer part of the history, unless somebody has; its head."""
+        ...
+
+    async def hold(self, name: str, seconds: float) -> None:
+        """Keep all history from now on for ``seconds``, or until ``release``, while a snapshot is read."""
+        ...
+
+    async def release(self, name: str) -> None:
+        """End a hold; harmless when there is none."""
+        ...
+
+    async def trim(self, count: int, age_seconds: float) -> int:
+        """Forget history beyond ``count`` entries or older than ``age_seconds``, unless held; how many entries went."""
         ...
 
     async def acquire_lease(self, name: str, holder: str, seconds: float) -> int | None:

@@ -1,353 +1,333 @@
-"""Records on Redis or Valkey (the Redis 7.0 command set), one hash tag a deployment.
-
-    {dw}:meta                         hash     epoch, number, chain tag of the newest change
-    {dw}:feed                         stream   one entry a put; its id is <epoch>-<number>
-    {dw}:r:<type>:<id>                hash     version, tombstone, end, sealed bytes, index entries
-    {dw}:t:<type>                     zset     ids of live records, in order
-    {dw}:x:<type>:<index>:<hash>      zset     ids under an index value
-    {dw}:q:<request id>               string   outcome of a request, for its repeats
-    {dw}:l:<name>, {dw}:f:<name>      string   a lease and its fencing number
+"""Records on Redis or Valkey (the Redis 7.0 command set). ``keyspace`` has the keys, ``writer`` how a put works.
 
 Every feed entry carries a random tag and its predecessor's, so that a history that was cut and grown again (failover, a
 truncated file, a restore) is noticed even where the numbers fit: then the epoch is raised and watchers start over.
 """
 
+import asyncio
 import secrets
-from collections.abc import Sequence
-from dataclasses import replace
-from importlib import resources
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import structlog
 
+from doorward.api.databroker.v1 import databroker_pb2
 from doorward.clock import Clock
 from doorward.errors import (
-    ConflictError,
     DataCorruptedError,
     NotFoundError,
-    OutcomeUnknownError,
     UnavailableError,
     WatchExpiredError,
 )
-from doorward.records.record import NO_VERSION, Record, RecordVersion, Write
-from doorward_databroker.store.codec import Codec
-from doorward_databroker.store.connection import connect, translated
-from doorward_databroker.store.feed import entry_of, position_of
-from doorward_databroker.store.port import FeedEntry
-from doorward_databroker.store.types import check_record, type_of
+from doorward.records.record import NO_VERSION, Fence, Record, RecordVersion, Write, record_of
+from doorward_databroker.store.codec import Codec, decode
+from doorward_databroker.store.connection import BLOCK_SECONDS, Call, Link, Script
+from doorward_databroker.store.feed import RawEntry, chained, position_of, version_from
+from doorward_databroker.store.keyspace import Keyspace
+from doorward_databroker.store.port import Beat, Damaged, FeedEntry, Page, Position, SnapshotPage
+from doorward_databroker.store.types import check_batch, check_index, type_of
+from doorward_databroker.store.writer import Writer
 
-FEED_LENGTH = 100_000
-_RESULT_MS = 600_000
-_ATTEMPTS = 50
-_BLOCK_SECONDS = 5.0
-_TAGS = 1_000
+SCHEMA = 2
+"""Of what is stored. 1 had no ends in an index of their own; it is brought up to date at the first use."""
+_FIELDS = ("v", "d", "b")
+_HEARTBEAT = "Heartbeat"
+_SILENT_MS = 60_000
+"""A databroker that has said nothing for this long is forgotten; its leases ended long before."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
 class RedisStore:
-    """The store on one Redis or Valkey."""
+    """The store on one Redis or Valkey, however that one is found."""
 
-    def __init__(self, url: str, codec: Codec, clock: Clock, *, prefix: str = "{dw}") -> None:
-        # The library types every answer as a union of all protocols' shapes; ours is pinned in `connect`.
-        self._redis: Any = connect(url)
-        self._blocking: Any = connect(url, block_seconds=_BLOCK_SECONDS)
+    def __init__(self, link: Link, codec: Codec, clock: Clock, keys: Keyspace | None = None) -> None:
+        self._link = link
         self._codec = codec
         self._clock = clock
-        self._prefix = prefix
-        self._put = self._redis.register_script(_script("put"))
-        self._open = self._redis.register_script(_script("open"))
-        self._raise_epoch = self._redis.register_script(_script("epoch"))
-        self._lease = self._redis.register_script(_script("lease"))
-        self._meta: tuple[int, int, bytes] | None = None
-        """Epoch, head and chain tag as last heard; only a guess, which the script checks."""
-        self._highest_epoch = 0
-        self._tags: dict[RecordVersion, bytes] = {}
-        """Chain tags of the entries last read, to notice another history under the same numbers."""
+        self._keys = keys or Keyspace()
+        self._open = Script.load("open")
+        self._raise_epoch = Script.load("epoch")
+        self._lease = Script.load("lease")
+        self._trim = Script.load("trim")
+        self._beat = Script.load("beat")
+        self._writer = Writer(link, self._keys, codec, clock, self.head, self._heard)
+        self._newest: RecordVersion | None = None
+        """The newest head that was ever heard; the store must never fall behind it."""
+        self.lost = asyncio.Event()
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._redis.aclose()
-        await self._blocking.aclose()
+        await self._writer.close()
+        await self._link.close()
 
     async def get(self, record_type: str, record_id: str) -> Record:
         """See ``RecordStore.get``."""
         type_of(record_type)
-        async with translated():
-            fields = await self._redis.hmget(self._record_key(record_type, record_id), ["v", "d", "b"])
-        record = self._decode(record_type, record_id, fields)
+        (row,) = await self._link.run(("HMGET", self._keys.record(record_type, record_id), *_FIELDS))
+        record = self._decode(record_type, record_id, row)
         if record is None or not record.is_live(self._clock.now()):
             raise NotFoundError(f"no `{record_type}` of this id")
         return record
 
-    async def page(self, record_type: str, after_id: str, limit: int) -> tuple[list[Record], str]:
+    async def stored_version(self, record_type: str, record_id: str) -> tuple[RecordVersion, bool] | None:
+        """See ``RecordStore.stored_version``."""
+        (row,) = await self._link.run(("HMGET", self._keys.record(record_type, record_id), "v", "d"))
+        return None if row[0] is None else (version_from(row[0]), row[1] == b"1")
+
+    async def page(self, record_type: str, after_id: str, limit: int) -> Page:
         """See ``RecordStore.page``."""
         type_of(record_type)
-        return await self._page(f"{self._prefix}:t:{record_type}", record_type, after_id, limit)
+        return await self._page([self._keys.listing(record_type)], record_type, after_id, limit)
 
-    async def query(
-        self, record_type: str, index: str, value: str, after_id: str, limit: int
-    ) -> tuple[list[Record], str]:
+    async def snapshot(self, record_type: str, after_id: str, limit: int) -> SnapshotPage:
+        """See ``RecordStore.snapshot``. What was sealed is a serialized record already, so it is passed on as it is."""
+        type_of(record_type)
+        ids, rows, next_id = await self._rows([self._keys.listing(record_type)], record_type, after_id, limit)
+        now = self._clock.now()
+        records: list[bytes] = []
+        damaged: list[Damaged] = []
+        for record_id, row in zip(ids, rows, strict=True):
+            try:
+                message = self._message(record_type, record_id, row)
+            except DataCorruptedError as error:
+                damaged.append(_damaged(record_type, record_id, row, error))
+                continue
+            if message is None or message.deleted:
+                continue
+            if message.HasField("expires_at") and message.expires_at.seconds + message.expires_at.nanos * 1e-9 <= now:
+                continue
+            records.append(message.SerializeToString())
+        return SnapshotPage(tuple(records), next_id, tuple(damaged))
+
+    async def query(self, record_type: str, index: str, value: str, after_id: str, limit: int) -> Page:
         """See ``RecordStore.query``."""
-        records, next_id = await self._page(self._index_key(record_type, index, value), record_type, after_id, limit)
-        return [record for record in records if record.indexes.get(index) == value], next_id
+        check_index(record_type, index)
+        hashes = self._codec.index_values(record_type, index, value)
+        page = await self._page(
+            [self._keys.index(record_type, index, hashed) for hashed in hashes], record_type, after_id, limit
+        )
+        # The index only narrows it down; what counts is sealed.
+        found = tuple(record for record in page.records if value in record.indexes.get(index, ()))
+        return Page(found, page.next_id, page.damaged)
 
     async def expired(self, record_type: str, before: float, limit: int) -> list[str]:
         """See ``RecordStore.expired``."""
         type_of(record_type)
-        found: list[str] = []
-        after_id = ""
-        while len(found) < limit:
-            ids, rows, after_id = await self._rows(f"{self._prefix}:t:{record_type}", record_type, after_id, 1000)
-            for record_id, row in zip(ids, rows, strict=True):
-                record = self._decode(record_type, record_id, row)
-                if record is not None and not record.deleted and not record.is_live(before):
-                    found.append(record_id)
-            if not after_id:
-                break
-        return found[:limit]
+        command = (
+            "ZRANGEBYSCORE",
+            self._keys.ends(record_type),
+            "-inf",
+            f"({int(before * 1000) + 1}",
+            "LIMIT",
+            0,
+            limit,
+        )
+        (ids,) = await self._link.run(command)
+        return [record_id.decode() for record_id in ids]
 
-    async def put(self, writes: Sequence[Write], request_id: str) -> tuple[RecordVersion, ...]:
-        """See ``RecordStore.put``."""
-        for write in writes:
-            check_record(write.record)
-        attempt = 0
-        while True:
-            try:
-                return await self._put_once(writes, request_id)
-            except _StaleError:
-                attempt += 1
-                if attempt >= _ATTEMPTS:
-                    raise UnavailableError("too many writers at once") from None
-
-    async def _put_once(self, writes: Sequence[Write], request_id: str) -> tuple[RecordVersion, ...]:
-        """Seal for the versions that come next, and let the script check that they do."""
-        epoch, number, tag = self._meta or await self._read_meta()
-        stored = await self._stored_indexes(writes)
-        now = self._clock.now()
-        keys = [f"{self._prefix}:meta", f"{self._prefix}:feed", f"{self._prefix}:q:{request_id}"]
-        arguments: list[Any] = []
-        versions: list[RecordVersion] = []
-        for write, (seen, leaving) in zip(writes, stored, strict=True):
-            in_feed = type_of(write.record.type).in_feed
-            number += in_feed
-            version = RecordVersion(epoch, number) if in_feed else NO_VERSION
-            versions.append(version)
-            record = replace(write.record, version=version, modified_at=now)
-            if record.deleted:
-                record = replace(record, data=b"", indexes={}, expires_at=None)
-            entering = [self._index_key(record.type, name, value) for name, value in record.indexes.items()]
-            keys += [self._record_key(record.type, record.id), f"{self._prefix}:t:{record.type}", *leaving, *entering]
-            precondition = "absent" if write.absent else str(write.expected) if write.expected is not None else ""
-            ends = "" if record.expires_at is None else str(int(record.expires_at * 1000))
-            arguments += [record.type, record.id, int(in_feed), int(record.deleted), precondition, seen, ends]
-            arguments += [str(version), self._codec.encode(record), len(leaving), len(entering)]
-        result = ",".join(map(str, versions))
-        new_tag = secrets.token_bytes(8).hex().encode()
-        head: list[Any] = [
-            epoch,
-            versions_before(versions, number),
-            tag,
-            new_tag,
-            int(now * 1000),
-            _RESULT_MS,
-            FEED_LENGTH,
-        ]
-        async with translated(writing=True):
-            answer = await self._put(keys=keys, args=[*head, len(writes), result, *arguments])
-        return self._outcome(answer, writes, versions, new_tag)
-
-    def _outcome(
-        self, answer: Any, writes: Sequence[Write], versions: list[RecordVersion], new_tag: bytes
+    async def put(
+        self, writes: Sequence[Write], request_id: str, fence: Fence | None = None
     ) -> tuple[RecordVersion, ...]:
-        match answer[0]:
-            case b"ok":
-                written = [version for version in versions if version != NO_VERSION]
-                if written:
-                    self._meta = (written[-1].epoch, written[-1].number, new_tag)
-                return tuple(versions)
-            case b"done":
-                return tuple(_version(part) for part in answer[1].split(b","))
-            case b"moved":
-                self._remember(answer[1:])
-                raise _StaleError
-            case b"stale":
-                raise _StaleError
-            case b"conflict":
-                kind = writes[int(answer[1]) - 1].record.type
-                raise ConflictError(f"the stored `{kind}` is not as expected")
-            case _:
-                raise OutcomeUnknownError("the store gave an answer that is not understood")
+        """See ``RecordStore.put``."""
+        check_batch(writes)
+        return await self._writer.put(writes, request_id, fence)
 
-    async def head(self) -> RecordVersion:
+    async def beat(self, databroker_id: str, report: bytes) -> Beat:
+        """See ``RecordStore.beat``. Reports are sealed: a forged one could make a revoke look applied."""
+        sealed = b""
+        if report:
+            sealed = self._codec.encode(Record(type=_HEARTBEAT, id=databroker_id, data=report))
+        call = Call(self._beat, [self._keys.peers, self._keys.meta], [databroker_id, sealed, _SILENT_MS])
+        answer = await self._link.write(call)
+        peers = {}
+        for index in range(4, len(answer), 2):
+            name = answer[index].decode()
+            peers[name] = decode(self._codec, _HEARTBEAT, name, NO_VERSION, answer[index + 1]).data
+        return Beat(await self._heard(answer[1:4]), int(answer[0]) / 1000, peers)
+
+    async def head(self) -> Position:
         """See ``RecordStore.head``."""
-        epoch, number, _ = await self._read_meta()
-        return RecordVersion(epoch, number)
+        newest = self._newest.epoch if self._newest is not None else 0
+        arguments = [secrets.token_hex(8), newest + 1, SCHEMA, self._codec.mark()]
+        answer = await self._link.write(Call(self._open, [self._keys.meta], arguments))
+        self._check_ours(answer)
+        return await self._heard(answer)
 
-    async def changes(self, after: RecordVersion, limit: int, wait_seconds: float) -> list[FeedEntry]:
+    def _check_ours(self, answer: Sequence[bytes | None]) -> None:
+        """Refuse a history that is not ours, or that we could not read."""
+        epoch, number, tag, schema, mark = answer
+        if epoch is None or number is None or tag is None:
+            raise DataCorruptedError(f"the store holds something else under `{self._keys.meta}`; use another database")
+        if mark is not None:
+            self._codec.check_mark(mark.decode())
+        if int(schema or b"1") > SCHEMA:
+            raise UnavailableError(f"the store has schema {int(schema or 1)}, and this version knows {SCHEMA}")
+
+    async def _heard(self, answer: Sequence[Any]) -> Position:
+        """The head that the store told, which is never behind one that it told before.
+
+        A head that went back, as after a failover that lost the newest writes, begins a new epoch at once: a number must not be
+        used for two changes.
+        """
+        if answer[0] is None or answer[1] is None or answer[2] is None:
+            return await self.head()
+        head = Position(RecordVersion(int(answer[0]), int(answer[1])), answer[2])
+        if self._newest is not None and head.version < self._newest:
+            _log.error("the store has gone back", known=str(self._newest), found=str(head.version))
+            self.lost.set()
+            return await self.recover(self._newest)
+        self._newest = head.version
+        return head
+
+    async def changes(self, after: Position, limit: int, wait_seconds: float) -> list[FeedEntry]:
         """See ``RecordStore.changes``."""
-        key = f"{self._prefix}:feed"
-        position = f"{after.epoch}-{after.number}"
-        async with translated():
-            found = await self._redis.xrange(key, position, "+", count=limit + 1)
-        if after.number and not self._is_known(found, after):
-            raise WatchExpiredError(f"`{after}` is not in the retained history")
-        entries = found[1:] if after.number else found
-        if not after.number:
-            await self._check_beginning(after, entries)
-        if not entries:
-            async with translated():
-                answer = await self._blocking.xread(
-                    {key: position}, count=limit, block=max(1, int(min(wait_seconds, _BLOCK_SECONDS) * 1000))
-                )
-            entries = _stream(answer)
-        previous = found[0] if after.number else None
-        return self._checked(previous, entries, after)
+        place = f"{after.version.epoch}-{after.version.number}"
+        if not after.tag:
+            after = await self._placed(after)
+        wait = min(wait_seconds, BLOCK_SECONDS)
+        answer = await self._link.block(
+            "XREAD", "COUNT", limit, "BLOCK", max(1, int(wait * 1000)), "STREAMS", self._keys.feed, place
+        )
+        found: list[RawEntry] = next(iter(answer.values())) if answer else []
+        if not found:
+            await self._placed(after)
+            return []
+        entries = chained([(entry[0], _fields(entry[1])) for entry in found], after, self._codec)
+        newest = entries[-1].version
+        if self._newest is None or newest > self._newest:
+            self._newest = newest
+        return entries
 
-    def _is_known(self, found: Sequence[Any], after: RecordVersion) -> bool:
-        """Whether the history holds ``after``, and the same change under it as when we read it."""
-        if not found or position_of(found[0][0]) != after:
-            return False
-        tag = found[0][1][b"t"]
-        return bool(self._tags.get(after, tag) == tag)
+    async def _placed(self, after: Position) -> Position:
+        """``after`` with its tag, provided that it is still a place in this history.
 
-    def _checked(self, previous: Any, entries: Sequence[Any], after: RecordVersion) -> list[FeedEntry]:
-        """The entries, provided that each continues the chain from the one before it."""
-        tag = previous[1][b"t"] if previous is not None else None
-        checked = []
-        for entry in entries:
-            fields = entry[1]
-            if tag is not None and fields.get(b"p") != tag:
-                raise WatchExpiredError(f"the history after `{after}` is another one")
-            tag = fields[b"t"]
-            checked.append(entry_of(entry, self._codec))
-            self._tags[checked[-1].version] = tag
-        while len(self._tags) > _TAGS:
-            del self._tags[next(iter(self._tags))]
-        return checked
+        Raises:
+            WatchExpiredError: it is not.
+        """
+        if after.version.number == 0:
+            head = await self.head()
+            if head.version == after.version and after.tag in {b"", head.tag}:
+                return head
+            (found,) = await self._link.run(("XRANGE", self._keys.feed, f"{after.version.epoch}-1", "+", "COUNT", 1))
+            if found:
+                first, fields = position_of(found[0][0]), _fields(found[0][1])
+                begins = first.epoch == after.version.epoch and first.number == int(fields.get(b"n", b"0"))
+                if begins and after.tag in {b"", fields.get(b"p")}:
+                    return Position(after.version, fields[b"p"])
+            raise WatchExpiredError(f"`{after.version}` is not in the retained history")
+        place = f"{after.version.epoch}-{after.version.number}"
+        (found,) = await self._link.run(("XRANGE", self._keys.feed, place, place))
+        tag = _fields(found[0][1]).get(b"t") if found else None
+        if tag is None or after.tag not in {b"", tag}:
+            raise WatchExpiredError(f"`{after.version}` is not in the retained history")
+        return Position(after.version, tag)
 
-    async def _check_beginning(self, after: RecordVersion, entries: Sequence[Any]) -> None:
-        """From an epoch's beginning, the first retained entry must be its first one."""
-        if entries:
-            first = entry_of(entries[0], self._codec)
-            start = first.version.number - len(first.records)
-            if first.version.epoch != after.epoch or start != 0:
-                raise WatchExpiredError(f"the history after `{after}` has been trimmed")
-            return
-        head = await self.head()
-        if head != after:
-            raise WatchExpiredError(f"`{after}` is not in the retained history")
+    async def contains(self, position: Position) -> bool:
+        """See ``RecordStore.contains``."""
+        place = f"{position.version.epoch}-{position.version.number}"
+        (found,) = await self._link.run(("XRANGE", self._keys.feed, place, place))
+        return bool(found) and _fields(found[0][1]).get(b"t") == position.tag
 
-    async def recover(self, lost: RecordVersion) -> RecordVersion:
+    async def recover(self, lost: RecordVersion) -> Position:
         """See ``RecordStore.recover``."""
-        async with translated(writing=True):
-            answer = await self._raise_epoch(keys=[f"{self._prefix}:meta"], args=[lost.epoch, secrets.token_hex(8)])
-        epoch, number, _ = self._remember(answer)
-        self._tags.clear()
-        return RecordVersion(epoch, number)
+        arguments = [lost.epoch, secrets.token_hex(8), SCHEMA, self._codec.mark()]
+        answer = await self._link.write(Call(self._raise_epoch, [self._keys.meta], arguments))
+        self._check_ours(answer)
+        head = Position(RecordVersion(int(answer[0]), int(answer[1])), answer[2])
+        self._newest = head.version
+        self._writer.guess = head
+        return head
+
+    async def hold(self, name: str, seconds: float) -> None:
+        """See ``RecordStore.hold``."""
+        await self._link.run(("HSET", self._keys.holds, name, int((self._clock.now() + seconds) * 1000)))
+
+    async def release(self, name: str) -> None:
+        """See ``RecordStore.release``."""
+        await self._link.run(("HDEL", self._keys.holds, name))
+
+    async def trim(self, count: int, age_seconds: float) -> int:
+        """See ``RecordStore.trim``."""
+        now = self._clock.now()
+        arguments = [int(now * 1000), count, int((now - age_seconds) * 1000)]
+        return int(await self._link.write(Call(self._trim, [self._keys.feed, self._keys.holds], arguments)))
 
     async def acquire_lease(self, name: str, holder: str, seconds: float) -> int | None:
         """See ``RecordStore.acquire_lease``."""
-        return await self._run_lease("acquire", name, holder, seconds) or None
+        return int(await self._lease_call(name, "acquire", holder, int(seconds * 1000))) or None
 
     async def renew_lease(self, name: str, holder: str, seconds: float) -> bool:
         """See ``RecordStore.renew_lease``."""
-        return bool(await self._run_lease("renew", name, holder, seconds))
+        return bool(await self._lease_call(name, "renew", holder, int(seconds * 1000)))
 
     async def release_lease(self, name: str, holder: str) -> None:
         """See ``RecordStore.release_lease``."""
-        await self._run_lease("release", name, holder, 1)
+        await self._lease_call(name, "release", holder, 0)
 
-    async def _run_lease(self, verb: str, name: str, holder: str, seconds: float) -> int:
-        keys = [f"{self._prefix}:l:{name}", f"{self._prefix}:f:{name}"]
-        async with translated(writing=True):
-            return int(await self._lease(keys=keys, args=[verb, holder, max(1, int(seconds * 1000))]))
+    async def _lease_call(self, name: str, what: str, holder: str, milliseconds: int) -> Any:
+        keys = [self._keys.lease(name), self._keys.fence(name), self._keys.meta]
+        return await self._link.write(Call(self._lease, keys, [what, holder, milliseconds]))
 
-    async def _page(self, key: str, record_type: str, after_id: str, limit: int) -> tuple[list[Record], str]:
-        ids, rows, next_id = await self._rows(key, record_type, after_id, limit)
+    async def _page(self, sets: Sequence[str], record_type: str, after_id: str, limit: int) -> Page:
+        ids, rows, next_id = await self._rows(sets, record_type, after_id, limit)
         now = self._clock.now()
-        found = [self._decode(record_type, record_id, row) for record_id, row in zip(ids, rows, strict=True)]
-        return [record for record in found if record is not None and record.is_live(now)], next_id
+        records: list[Record] = []
+        damaged: list[Damaged] = []
+        for record_id, row in zip(ids, rows, strict=True):
+            try:
+                record = self._decode(record_type, record_id, row)
+            except DataCorruptedError as error:
+                damaged.append(_damaged(record_type, record_id, row, error))
+                continue
+            if record is not None and record.is_live(now):
+                records.append(record)
+        return Page(tuple(records), next_id, tuple(damaged))
 
     async def _rows(
-        self, key: str, record_type: str, after_id: str, limit: int
+        self, sets: Sequence[str], record_type: str, after_id: str, limit: int
     ) -> tuple[list[str], list[Sequence[bytes | None]], str]:
         """Ids, stored fields, and where the next page begins."""
         start = f"({after_id}" if after_id else "-"
-        async with translated():
-            found = await self._redis.zrange(key, start, "+", bylex=True, offset=0, num=limit + 1)
-            ids = [entry.decode() for entry in found]
-            rows: list[Sequence[bytes | None]] = []
-            if ids:
-                async with self._redis.pipeline(transaction=False) as pipeline:
-                    for record_id in ids[:limit]:
-                        pipeline.hmget(self._record_key(record_type, record_id), ["v", "d", "b"])
-                    rows = await pipeline.execute()
-        return ids[:limit], rows, ids[limit - 1] if len(ids) > limit else ""
+        found = await self._link.run(*(("ZRANGE", key, start, "+", "BYLEX", "LIMIT", 0, limit + 1) for key in sets))
+        ids = _merged(found)
+        shown = ids[:limit]
+        if not shown:
+            return [], [], ""
+        rows = await self._link.run(
+            *(("HMGET", self._keys.record(record_type, record_id), *_FIELDS) for record_id in shown)
+        )
+        return shown, rows, shown[-1] if len(ids) > limit else ""
 
-    async def _stored_indexes(self, writes: Sequence[Write]) -> list[tuple[str, list[str]]]:
-        """For each write the version now stored and the index entries that it would have to leave."""
-        async with translated(), self._redis.pipeline(transaction=False) as pipeline:
-            for write in writes:
-                pipeline.hmget(self._record_key(write.record.type, write.record.id), ["v", "i"])
-            rows = await pipeline.execute()
-        return [
-            ((version or b"").decode(), (indexes or b"").decode().split("\n") if indexes else [])
-            for version, indexes in rows
-        ]
+    def _decode(self, record_type: str, record_id: str, row: Sequence[bytes | None]) -> Record | None:
+        message = self._message(record_type, record_id, row)
+        return None if message is None else record_of(message)
 
-    async def _read_meta(self) -> tuple[int, int, bytes]:
-        async with translated(writing=True):
-            answer = await self._open(
-                keys=[f"{self._prefix}:meta"], args=[secrets.token_hex(8), self._highest_epoch + 1]
-            )
-        return self._remember(answer)
-
-    def _remember(self, answer: Sequence[bytes | None]) -> tuple[int, int, bytes]:
-        epoch, number, tag = answer
-        if epoch is None or number is None or tag is None:
-            self._meta = None
-            raise _StaleError
-        self._meta = (int(epoch), int(number), tag)
-        self._highest_epoch = max(self._highest_epoch, self._meta[0])
-        return self._meta
-
-    def _decode(self, record_type: str, record_id: str, fields: Sequence[bytes | None]) -> Record | None:
-        version, deleted, stored = fields
+    def _message(self, record_type: str, record_id: str, row: Sequence[bytes | None]) -> databroker_pb2.Record | None:
+        version, deleted, stored = row
         if version is None:
             return None
         if stored is None:
             raise DataCorruptedError(f"a stored `{record_type}` has lost its bytes")
-        record = self._codec.decode(record_type, record_id, _version(version), stored)
-        if record.deleted != (deleted == b"1"):
+        message = self._codec.message(record_type, record_id, version_from(version), stored)
+        if message.deleted != (deleted == b"1"):
             raise DataCorruptedError(f"the tombstone of a stored `{record_type}` does not agree with it")
-        return record
-
-    def _record_key(self, record_type: str, record_id: str) -> str:
-        return f"{self._prefix}:r:{record_type}:{record_id}"
-
-    def _index_key(self, record_type: str, index: str, value: str) -> str:
-        return f"{self._prefix}:x:{record_type}:{index}:{self._codec.index_value(record_type, index, value)}"
+        return message
 
 
-class _StaleError(Exception):
-    """What was read before the write has changed since; read again."""
+def _damaged(record_type: str, record_id: str, row: Sequence[bytes | None], error: DataCorruptedError) -> Damaged:
+    return Damaged(record_type, record_id, version_from(row[0]) if row[0] else NO_VERSION, str(error))
 
 
-def versions_before(versions: Sequence[RecordVersion], number: int) -> int:
-    """The head before ``versions`` were counted up to ``number``."""
-    return number - sum(version != NO_VERSION for version in versions)
+def _merged(found: Iterable[Sequence[bytes]]) -> list[str]:
+    lists = list(found)
+    if len(lists) == 1:
+        return [entry.decode() for entry in lists[0]]
+    return sorted({entry.decode() for entries in lists for entry in entries})
 
 
-def _script(name: str) -> str:
-    return resources.files(__package__).joinpath("scripts", f"{name}.lua").read_text()
-
-
-def _version(text: bytes) -> RecordVersion:
-    epoch, _, number = text.partition(b".")
-    return RecordVersion(int(epoch), int(number))
-
-
-def _stream(answer: Any) -> list[Any]:
-    """The entries of the one stream in an answer to XREAD."""
-    return next(iter(answer.values())) if answer else []
+def _fields(raw: Any) -> dict[bytes, bytes]:
+    """A stream entry's fields; RESP3 gives them flat to commands that the library does not know the shape of."""
+    if isinstance(raw, dict):
+        return raw
+    return {raw[index]: raw[index + 1] for index in range(0, len(raw), 2)}

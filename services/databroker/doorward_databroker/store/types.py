@@ -1,12 +1,16 @@
 """The record types: what may be stored at all."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from doorward.errors import InvalidArgumentError
-from doorward.records.record import Record
+from doorward.records.record import Record, Write
 
 DATA_LIMIT_BYTES = 1024 * 1024
 ID_LIMIT_BYTES = 256
+INDEX_VALUE_LIMIT_BYTES = 1024
+INDEX_ENTRIES_LIMIT = 10_000
+"""Most index entries of one batch; each is a key that the script names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,19 +21,21 @@ class RecordType:
     in_feed: bool = True
     """Whether changes get a version and reach watchers. What nobody watches stays out."""
     indexes: tuple[str, ...] = ()
+    ends_with_history: bool = False
+    """Whether its records end when acknowledged writes may have been lost: a lost one may have been a sign-out."""
 
 
 RECORD_TYPES: dict[str, RecordType] = {
     kind.name: kind
     for kind in (
-        RecordType("Session", indexes=("user_id", "identity_provider_id")),
-        RecordType("SessionTokens", indexes=("due",)),
-        RecordType("User"),
-        RecordType("DirectoryUser"),
-        RecordType("DirectoryGroup"),
+        RecordType("Session", indexes=("user_id", "identity_provider_id", "provider_session"), ends_with_history=True),
+        RecordType("SessionTokens", indexes=("due",), ends_with_history=True),
+        RecordType("User", indexes=("email", "identity_provider_id")),
+        RecordType("DirectoryUser", indexes=("directory_id", "join_value", "email", "group_id")),
+        RecordType("DirectoryGroup", indexes=("directory_id", "name")),
+        RecordType("DirectoryState"),
         RecordType("SpentCode", in_feed=False),
         RecordType("SessionActivity", in_feed=False),
-        RecordType("Heartbeat", in_feed=False),
     )
 }
 
@@ -56,6 +62,16 @@ def check_id(record_id: str) -> None:
         raise InvalidArgumentError("a record id is 1 to 256 printable ASCII characters")
 
 
+def check_index(record_type: str, index: str) -> None:
+    """Accept an index that the type declares.
+
+    Raises:
+        InvalidArgumentError: unknown type or index.
+    """
+    if index not in type_of(record_type).indexes:
+        raise InvalidArgumentError(f"`{record_type}` has no index `{index[:64]}`")
+
+
 def check_record(record: Record) -> None:
     """Accept what may be stored.
 
@@ -66,7 +82,27 @@ def check_record(record: Record) -> None:
     check_id(record.id)
     if len(record.data) > DATA_LIMIT_BYTES:
         raise InvalidArgumentError(f"a record holds at most {DATA_LIMIT_BYTES} bytes")
-    if unknown := set(record.indexes) - set(kind.indexes):
-        raise InvalidArgumentError(f"`{record.type}` has no index `{min(unknown)[:64]}`")
+    for index, values in record.indexes.items():
+        check_index(record.type, index)
+        if len(set(values)) != len(values) or any(len(value) > INDEX_VALUE_LIMIT_BYTES for value in values):
+            raise InvalidArgumentError(f"the values of `{index}` are different texts of at most 1024 characters")
     if not kind.in_feed and record.expires_at is None and not record.deleted:
         raise InvalidArgumentError(f"`{record.type}` needs an end")
+    if not kind.in_feed and record.indexes:
+        raise InvalidArgumentError(f"`{record.type}` has no indexes")
+
+
+def check_batch(writes: Sequence[Write]) -> None:
+    """Accept what may be written at once.
+
+    Raises:
+        InvalidArgumentError: a record that may not be stored, one named twice, none at all, or too many index entries.
+    """
+    for write in writes:
+        check_record(write.record)
+    if not writes:
+        raise InvalidArgumentError("a batch holds at least one write")
+    if len({(write.record.type, write.record.id) for write in writes}) != len(writes):
+        raise InvalidArgumentError("a batch names a record twice")
+    if sum(len(values) for write in writes for values in write.record.indexes.values()) > INDEX_ENTRIES_LIMIT:
+        raise InvalidArgumentError(f"a batch holds at most {INDEX_ENTRIES_LIMIT} index entries")

@@ -1,75 +1,113 @@
 -- Writes a batch of records, all or none.
 --
--- KEYS  1 meta, 2 feed, 3 result of this request; then for each write: its record, its type's list, the index
---       entries to leave, the index entries to enter.
--- ARGV  1 expected epoch, 2 expected head, 3 expected chain tag, 4 new chain tag, 5 now (ms), 6 how long results
---       are kept (ms), 7 longest feed, 8 number of writes, 9 result to keep; then for each write: type, id, in feed (1/0),
---       deleted (1/0), precondition ('', 'absent' or 'epoch.number'), version seen when the indexes were read, end
---       (ms, or ''), new version, stored bytes, number of index entries to leave, and to enter.
+-- KEYS  1 meta, 2 feed, 3 result of this request, 4 fence (meta when the writes are not fenced); then for each write: its
+--       record, its type's list, its type's ends, the index entries to leave, the index entries to enter.
+-- ARGV  1 expected epoch, 2 expected head, 3 expected chain tag, 4 new chain tag, 5 now (ms), 6 how long results are kept
+--       (ms), 7 longest feed, 8 how long a tombstone is kept (ms), 9 the same where the record had no end, 10 expected fence
+--       ('' for none), 11 result to keep, 12 number of writes; then for each write: type, id, in feed (1/0), deleted (1/0),
+--       precondition ('', 'absent' or 'epoch.number'), end (ms, or ''), new version, stored bytes, number of index entries to
+--       leave, and to enter.
 --
--- Returns {'ok'}, {'done', kept result}, {'moved', epoch, head, tag} (seal for other versions and try again),
--- {'stale'} (read the indexes again) or {'conflict', position}.
+-- Returns {'ok'}, {'done', kept result}, {'moved', epoch, head, tag} (seal for other versions and try again), {'stale'} (name
+-- the index entries to leave and try again), {'fenced'} or {'conflict', position}.
 --
 -- Redis does not roll back: everything is checked before the first write.
 
 local done = redis.call('GET', KEYS[3])
-if done then return {'done', done} end
+if done then
+  -- A write, so that a wait for replicas on this connection covers the first one.
+  redis.call('PEXPIRE', KEYS[3], ARGV[6])
+  return {'done', done}
+end
 
 local epoch, number, tag = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'number', 'tag'))
 if epoch ~= ARGV[1] or number ~= ARGV[2] or tag ~= ARGV[3] then
   return {'moved', epoch, number, tag}
 end
+if ARGV[10] ~= '' and redis.call('GET', KEYS[4]) ~= ARGV[10] then return {'fenced'} end
 
 local now, writes = tonumber(ARGV[5]), {}
-local key, argument = 4, 10
-for position = 1, tonumber(ARGV[8]) do
+local key, argument = 5, 13
+for position = 1, tonumber(ARGV[12]) do
   local write = {
-    record = KEYS[key], list = KEYS[key + 1], type = ARGV[argument], id = ARGV[argument + 1],
-    feed = ARGV[argument + 2] == '1', deleted = ARGV[argument + 3] == '1', precondition = ARGV[argument + 4],
-    seen = ARGV[argument + 5], ends = ARGV[argument + 6], version = ARGV[argument + 7],
-    stored = ARGV[argument + 8], leave = {}, enter = {},
+    record = KEYS[key], list = KEYS[key + 1], ending = KEYS[key + 2], type = ARGV[argument], id = ARGV[argument + 1],
+    feed = ARGV[argument + 2] == '1', deleted = ARGV[argument + 3] == '1', ends = ARGV[argument + 5],
+    version = ARGV[argument + 6], stored = ARGV[argument + 7], leave = {}, enter = {},
   }
-  local leaving, entering = tonumber(ARGV[argument + 9]), tonumber(ARGV[argument + 10])
-  for offset = 1, leaving do write.leave[offset] = KEYS[key + 1 + offset] end
-  for offset = 1, entering do write.enter[offset] = KEYS[key + 1 + leaving + offset] end
-  key = key + 2 + leaving + entering
-  argument = argument + 11
+  local precondition = ARGV[argument + 4]
+  local leaving, entering = tonumber(ARGV[argument + 8]), tonumber(ARGV[argument + 9])
+  local named = {}
+  for offset = 1, leaving do
+    write.leave[offset] = KEYS[key + 2 + offset]
+    named[write.leave[offset]] = true
+  end
+  for offset = 1, entering do
+    write.enter[offset] = KEYS[key + 2 + leaving + offset]
+    if not write.deleted then named[write.enter[offset]] = true end
+  end
+  key = key + 3 + leaving + entering
+  argument = argument + 10
 
-  local version, deleted, ends = unpack(redis.call('HMGET', write.record, 'v', 'd', 'x'))
+  local version, deleted, ends, indexes = unpack(redis.call('HMGET', write.record, 'v', 'd', 'x', 'i'))
   local live = version and deleted ~= '1' and (not ends or ends == '' or tonumber(ends) > now)
-  if write.precondition == 'absent' then
+  if precondition == 'absent' then
     if live then return {'conflict', position} end
-  elseif write.precondition ~= '' and write.precondition ~= (version or '') then
+  elseif precondition ~= '' and precondition ~= (version or '') then
     return {'conflict', position}
   end
-  if (version or '') ~= write.seen then return {'stale'} end
+  for index in string.gmatch(indexes or '', '[^\n]+') do
+    if not named[index] then return {'stale'} end
+  end
+  write.known, write.tombstone, write.ended = version, deleted == '1', ends
   writes[position] = write
 end
 
-local entry = {}
+local entry, head = {}, nil
 for _, write in ipairs(writes) do
-  redis.call('HSET', write.record, 'v', write.version, 'd', write.deleted and '1' or '0', 'x', write.ends,
-    'b', write.stored, 'i', table.concat(write.enter, '\n'))
-  if write.feed then
-    for _, value in ipairs({write.type, write.id, write.version, write.stored}) do entry[#entry + 1] = value end
-  elseif write.ends ~= '' then
-    redis.call('PEXPIREAT', write.record, write.ends)
+  if write.deleted and not write.feed then
+    redis.call('DEL', write.record)
+  else
+    local ends = write.ends
+    if write.deleted then
+      -- Kept at least as long as the record could still have counted, so that an old copy put back stays refused.
+      local ended = tonumber(write.ended or '')
+      if write.known and not ended then
+        ends = now + tonumber(ARGV[9])
+      else
+        ends = math.max(now + tonumber(ARGV[8]), ended or 0)
+      end
+      ends = string.format('%.0f', ends)
+    end
+    redis.call('HSET', write.record, 'v', write.version, 'd', write.deleted and '1' or '0', 'x', ends,
+      'b', write.stored, 'i', write.deleted and '' or table.concat(write.enter, '\n'))
+    if write.deleted or not write.feed then
+      redis.call('PEXPIREAT', write.record, ends)
+    elseif write.tombstone then
+      redis.call('PERSIST', write.record)
+    end
   end
   for _, index in ipairs(write.leave) do redis.call('ZREM', index, write.id) end
-  if write.deleted then
-    redis.call('ZREM', write.list, write.id)
-  elseif write.feed then
-    redis.call('ZADD', write.list, 0, write.id)
-    for _, index in ipairs(write.enter) do redis.call('ZADD', index, 0, write.id) end
+  if write.feed then
+    head = write.version
+    for _, value in ipairs({write.type, write.id, write.version, write.stored}) do entry[#entry + 1] = value end
+    if write.deleted then
+      redis.call('ZREM', write.list, write.id)
+      redis.call('ZREM', write.ending, write.id)
+    else
+      redis.call('ZADD', write.list, 0, write.id)
+      for _, index in ipairs(write.enter) do redis.call('ZADD', index, 0, write.id) end
+      if write.ends ~= '' then
+        redis.call('ZADD', write.ending, write.ends, write.id)
+      elseif write.known then
+        redis.call('ZREM', write.ending, write.id)
+      end
+    end
   end
 end
 
-if #entry > 0 then
-  local head = writes[1].version
-  for _, write in ipairs(writes) do if write.feed then head = write.version end end
-  local position = string.find(head, '.', 1, true)
-  local last = string.sub(head, position + 1)
-  local fields = {'p', ARGV[3], 't', ARGV[4], 'n', #entry / 4}
+if head then
+  local last = string.sub(head, string.find(head, '.', 1, true) + 1)
+  local fields = {'p', ARGV[3], 't', ARGV[4], 'm', ARGV[5], 'n', #entry / 4}
   for index = 1, #entry, 4 do
     local place = (index - 1) / 4
     for offset, letter in ipairs({'t', 'i', 'v', 'b'}) do
@@ -80,5 +118,5 @@ if #entry > 0 then
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[7], epoch .. '-' .. last, unpack(fields))
   redis.call('HSET', KEYS[1], 'number', last, 'tag', ARGV[4])
 end
-redis.call('SET', KEYS[3], ARGV[9], 'PX', ARGV[6])
+redis.call('SET', KEYS[3], ARGV[11], 'PX', ARGV[6])
 return {'ok'}

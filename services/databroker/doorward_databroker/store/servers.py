@@ -1,0 +1,178 @@
+"""Where the store's servers are, and which of them takes writes.
+
+    redis://host:port, rediss://…, unix:///path         one server
+    redis+sentinel://host:port,host:port/service        whatever the sentinels name as the service's primary
+    redis+cluster://host:port,host:port                 the primary of our one slot
+
+Cluster means that a deployment runs on one, in one slot, not that it is spread over it. So there is always exactly one server
+to talk to, found here and found again after it has failed, moved or become a replica.
+"""
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.exceptions import RedisError
+
+from doorward.errors import ConfigurationError, UnavailableError
+from doorward.keys.secret import Secret
+
+ANSWER_SECONDS = 2.0
+CONNECT_SECONDS = 1.0
+_PORT = 6379
+_SENTINEL_PORT = 26379
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """How to be let in."""
+
+    username: str | None = None
+    password: Secret[str] | None = None
+    ca_file: Path | None = None
+    """Trust for ``rediss``; ``None`` means the system's."""
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Servers:
+    """The addresses of a store."""
+
+    kind: str
+    """``node``, ``sentinel`` or ``cluster``."""
+    nodes: tuple[tuple[str, int], ...] = ()
+    socket: Path | None = None
+    service: str = ""
+    tls: bool = False
+    database: int = 0
+    credentials: Credentials = Credentials()
+
+    @classmethod
+    def parse(cls, url: str, credentials: Credentials | None = None) -> "Servers":
+        """The servers that ``url`` names; user and password in it win over ``credentials``.
+
+        Raises:
+            ConfigurationError: it names none.
+        """
+        given = credentials or Credentials()
+        scheme, separator, rest = url.partition("://")
+        base, _, kind = scheme.partition("+")
+        if not separator or base not in {"redis", "rediss", "unix"} or kind not in {"", "sentinel", "cluster"}:
+            raise ConfigurationError(
+                [f"error: `{scheme}` is no kind of store (redis, rediss, unix, …+sentinel, …+cluster)"]
+            )
+        if base == "unix":
+            return cls(kind="node", socket=Path(rest), credentials=given)
+        authority, _, path = rest.partition("/")
+        login, at, hosts = authority.rpartition("@")
+        if at:
+            user, _, password = login.partition(":")
+            given = Credentials(
+                username=unquote(user) or None,
+                password=Secret(unquote(password)) if password else None,
+                ca_file=given.ca_file,
+                certificate_file=given.certificate_file,
+                key_file=given.key_file,
+            )
+        nodes = tuple(_node(host, _SENTINEL_PORT if kind == "sentinel" else _PORT) for host in hosts.split(","))
+        if kind == "sentinel" and not path:
+            raise ConfigurationError(["error: a store behind sentinels needs the service's name (…/name)"])
+        if not kind and (len(nodes) != 1 or not (path or "0").isdecimal()):
+            raise ConfigurationError(["error: one server is `redis://host:port` or `redis://host:port/database`"])
+        return cls(
+            kind=kind or "node",
+            nodes=nodes,
+            service=path if kind == "sentinel" else "",
+            tls=base == "rediss",
+            database=int(path or 0) if not kind else 0,
+            credentials=given,
+        )
+
+    def client(self, address: tuple[str, int] | None, block_seconds: float = 0.0, *, login: bool = True) -> Redis:
+        """A client for one server. The library's own retries are off: it would repeat a write whose answer was lost."""
+        options: dict[str, Any] = {
+            "protocol": 3,
+            "legacy_responses": False,
+            "decode_responses": False,
+            "socket_timeout": ANSWER_SECONDS + block_seconds,
+            "socket_connect_timeout": CONNECT_SECONDS,
+            "retry": Retry(NoBackoff(), 0),
+            "retry_on_error": [],
+            "health_check_interval": 0,
+            "max_connections": 64,
+            "db": self.database,
+        }
+        if login and self.credentials.password is not None:
+            options |= {"username": self.credentials.username, "password": self.credentials.password.reveal()}
+        if self.tls:
+            options |= {
+                "ssl": True,
+                "ssl_cert_reqs": "required",
+                "ssl_check_hostname": True,
+                "ssl_min_version": ssl.TLSVersion.TLSv1_2,
+                "ssl_ca_certs": _text(self.credentials.ca_file),
+                "ssl_certfile": _text(self.credentials.certificate_file),
+                "ssl_keyfile": _text(self.credentials.key_file),
+            }
+        if address is None:
+            return Redis(unix_socket_path=str(self.socket), **options)
+        return Redis(host=address[0], port=address[1], **options)
+
+    async def primary(self) -> tuple[str, int] | None:
+        """The server that takes writes now; ``None`` for the one on a socket.
+
+        Raises:
+            UnavailableError: nobody can say.
+        """
+        if self.kind == "node":
+            return self.nodes[0] if self.nodes else None
+        reason = "no server named"
+        for node in self.nodes:
+            client = self.client(node, login=self.kind == "cluster")
+            try:
+                found = await self._ask(client)
+            except (RedisError, OSError, ValueError, LookupError, TypeError) as error:
+                reason = type(error).__name__
+                continue
+            finally:
+                await client.aclose()
+            if found is not None:
+                return found
+            reason = f"`{node[0]}:{node[1]}` knows no primary"
+        raise UnavailableError(f"the store's primary cannot be found: {reason}")
+
+    async def _ask(self, client: Any) -> tuple[str, int] | None:
+        if self.kind == "sentinel":
+            answer = await client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
+            return None if answer is None else (answer[0].decode(), int(answer[1]))
+        slot = key_slot(b"{dw}")
+        for shard in await client.execute_command("CLUSTER", "SLOTS"):
+            if int(shard[0]) <= slot <= int(shard[1]):
+                return _text_of(shard[2][0]), int(shard[2][1])
+        return None
+
+
+def _node(text: str, default_port: int) -> tuple[str, int]:
+    try:
+        parts = urlsplit(f"//{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host:
+        raise ConfigurationError([f"error: `{text[:64]}` is no host and port"])
+    return host, port or default_port
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _text_of(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
