@@ -37,7 +37,7 @@ _ACTION_FIELDS = {
     "max_stream_duration",
     "retry_policy",
     "auto_host_rewrite",
-    "append_x_forwarded_host",
+    "host_rewrite_literal",
     "upgrade_configs",
 }
 _SAFE_RETRIES = {"connect-failure", "refused-stream"}
@@ -93,10 +93,10 @@ def _route(route: Route, host: str, where: str) -> Iterator[str]:
         if context[CONTEXT_ROUTE] != _ANSWERS.get(route.direct_response.status):
             yield f"{where}: an answer of Envoy's own under another id"
     else:
-        yield from _action(route, context[CONTEXT_ROUTE], where, guarded=guarded)
+        yield from _action(route, context[CONTEXT_ROUTE], host, where, guarded=guarded)
 
 
-def _action(route: Route, route_id: str, where: str, *, guarded: bool) -> Iterator[str]:
+def _action(route: Route, route_id: str, host: str, where: str, *, guarded: bool) -> Iterator[str]:
     action = route.route
     yield from unlisted(action, where, _ACTION_FIELDS)
     expected = _OWN_PAGES.get(action.cluster)
@@ -108,6 +108,8 @@ def _action(route: Route, route_id: str, where: str, *, guarded: bool) -> Iterat
     elif not action.cluster.startswith(UPSTREAM_PREFIX) or route_id in _INTERNAL or route.HasField("metadata"):
         # Everybody may reach what carries an internal id: an upstream must never.
         yield f"{where}: an upstream that is not checked as a route of the operator"
+    if action.host_rewrite_literal and not _names(host, action.host_rewrite_literal):
+        yield f"{where}: an upstream is told of another host"
     if not guarded and not _is_bounded(action):
         yield f"{where}: a stream without guard and without end"
     if not guarded and action.upgrade_configs:
@@ -117,6 +119,12 @@ def _action(route: Route, route_id: str, where: str, *, guarded: bool) -> Iterat
     yield from unlisted(action.retry_policy, where, {"retry_on", "num_retries"})
     if not set(filter(None, action.retry_policy.retry_on.split(","))) <= _SAFE_RETRIES:
         yield f"{where}: repeats requests that may have been carried out"
+
+
+def _names(host: str, authority: str) -> bool:
+    """Whether ``authority`` is ``host``, with or without a port."""
+    name, separator, port = authority.rpartition(":")
+    return authority == host or (separator == ":" and name == host and port.isdigit())
 
 
 def _context(route: Route) -> dict[str, str] | None:

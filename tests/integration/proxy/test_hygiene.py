@@ -70,6 +70,7 @@ async def bench() -> AsyncIterator[Bench]:
     to = [("http", "127.0.0.1", upstream.port)]
     settings = settings_of(
         route(match="/static", to=to, set_request_headers=(("x-static", "100%"),)),
+        route(match="/preserved", to=to, preserve_host=True),
         route(to=to, claim_headers=(("x-email", "email"),)),
         route("grpc.localhost", to=[("h2c", "127.0.0.1", http2.port)], continuous=True),
     )
@@ -288,6 +289,21 @@ async def test_an_absolute_target_wins_over_the_host_header_for_all(bench: Bench
 async def test_s20_hosts_are_matched_without_case_and_port(bench: Bench, host: str) -> None:
     body_of(await bench.proxy.get("/", host=host))
     assert bench.authorizer.contexts()[-1]["host"] == "app.localhost"
+
+
+@pytest.mark.parametrize(
+    "written", ["app.localhost:1", "APP.localhost:99", "app.localhost:1@evil.example", "app.localhost:x"]
+)
+async def test_s20_an_upstream_learns_the_public_host_from_the_configuration(bench: Bench, written: str) -> None:
+    """What a client writes after the name would end up in links that the application makes."""
+    for path, header in (("/", "x-forwarded-host"), ("/preserved", "host")):
+        bench.upstream.requests.clear()
+        answer = await bench.proxy.get(path, host=written)
+        if bench.upstream.requests:
+            assert [value for name, value in bench.seen() if name == header] == ["app.localhost"]
+        else:
+            assert answer.status in {400, 404}
+        assert "evil" not in json.dumps(bench.upstream.requests)
 
 
 @pytest.mark.parametrize("host", ["app.localhost.", "x@app.localhost", "app.localhost@evil", "*", "[::1]", ""])

@@ -112,6 +112,9 @@ def change_context(route_: Route, **values: str) -> None:
 
 
 VIOLATIONS: dict[str, Callable[[], Snapshot]] = {
+    "another host for the upstream": lambda: in_route(
+        lambda route_: setattr(route_.route, "host_rewrite_literal", "app.localhost.evil.example")
+    ),
     "check lets errors pass": lambda: in_filter(1, ExtAuthz(), lambda m: setattr(m, "failure_mode_allow", True)),
     "check clears the route cache": lambda: in_filter(1, ExtAuthz(), lambda m: setattr(m, "clear_route_cache", True)),
     "check is sampled": lambda: in_filter(1, ExtAuthz(), lambda m: m.filter_enabled.SetInParent()),

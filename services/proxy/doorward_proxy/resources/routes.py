@@ -45,6 +45,7 @@ UNGUARDED_SECONDS = 60.0
 GUARDED_IDLE_SECONDS = 3600.0
 OWN_PAGES_SECONDS = 20.0
 UNKNOWN_HOST = "*"
+FORWARDED_HOST = "x-forwarded-host"
 
 _NOT_FOUND = "Not found.\n"
 _UNAVAILABLE = "This address is not available at the moment.\n"
@@ -127,9 +128,14 @@ def _operator_route(route: Route) -> EnvoyRoute:
         # Only what certainly never reached an application is sent again.
         retry_policy=RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=count(1)),
     )
-    if not route.preserve_host:
+    # The public host goes on in the configuration's words: a client may write any port, and more, after the name.
+    to_set = list(route.set_request_headers)
+    if route.preserve_host:
+        action.host_rewrite_literal = route.authority
+    else:
         action.auto_host_rewrite.CopyFrom(YES)
-        action.append_x_forwarded_host = True
+        if FORWARDED_HOST not in map(str.lower, route.remove_request_headers):
+            to_set.insert(0, (FORWARDED_HOST, route.authority))
     if route.continuous:
         # The guard ends it; the clock does not.
         action.timeout.CopyFrom(seconds(0))
@@ -142,7 +148,7 @@ def _operator_route(route: Route) -> EnvoyRoute:
     built = EnvoyRoute(
         match=match,
         route=action,
-        request_headers_to_add=overwritten(route.set_request_headers),
+        request_headers_to_add=overwritten(to_set),
         request_headers_to_remove=route.remove_request_headers,
         response_headers_to_add=overwritten(route.set_response_headers),
     )
