@@ -1,11 +1,14 @@
-"""One demo for all tests that do no harm to it, and fresh clients."""
+"""One demo and one site for all tests that do no harm to them, and fresh clients."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
-from tests.support.deployment import Running, short_folder, start
+from tests.support.deployment import Running, free_port, short_folder, start
+from tests.support.echo import EchoServer, echo_server
 from tests.support.http_client import BrowserlessClient
+from tests.support.site import Site, everyone, group, signed_in, site
 
 PASSWORDS = {
     "alice": ("alice@example.com", "alice-demo"),
@@ -42,3 +45,53 @@ def browser(demo: Running) -> Iterator[Callable[..., BrowserlessClient]]:
             return client
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def shared_echo() -> Iterator[EchoServer]:
+    with echo_server("echo") as server:
+        yield server
+
+
+@pytest.fixture
+def echo(shared_echo: EchoServer) -> EchoServer:
+    """The upstream of every route of `open_site` but `rpc`, with nothing seen yet."""
+    shared_echo.seen.clear()
+    return shared_echo
+
+
+@pytest.fixture(scope="session")
+def http2_port() -> int:
+    """Where a test may run the upstream of the route `rpc` (clear-text HTTP/2)."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
+def open_site(shared_echo: EchoServer, http2_port: int) -> Iterator[Site]:
+    """Routes for everything that clients may try on a request."""
+    to = f"http://127.0.0.1:{shared_echo.port}"
+    who = {"x-who": "email", "x-groups": "groups"}
+    port = free_port()
+    by_path = [
+        {
+            "allow": {"and": [{"http_path": {"starts_with": "/public/"}}, {"http_method": "GET"}]},
+            "deny": {"or": [{"http_path": {"starts_with": "/public/secret"}}]},
+        }
+    ]
+    routes: list[dict[str, Any]] = [
+        {"name": "open", "from": "open", "to": to, "policy": everyone(), "claim_headers": who},
+        {"name": "closed", "from": "closed", "to": to, "policy": signed_in(), "claim_headers": who},
+        {"name": "other", "from": "other", "to": to, "policy": signed_in(), "set_request_headers": {"x-static": "ours"}},
+        {"name": "admin-area", "from": "paths", "prefix": "/admin", "to": to, "policy": group("admins")},
+        {"name": "one-page", "from": "paths", "path": "/exact", "to": to, "policy": signed_in()},
+        {"name": "rest", "from": "paths", "to": to, "policy": everyone()},
+        {"name": "rules", "from": "rules", "to": to, "policy": by_path},
+        {"name": "ws", "from": "ws", "to": to, "policy": signed_in(), "websocket": True},
+        {
+            "name": "cors", "from": "cors", "to": to, "policy": signed_in(),
+            "allowed_origins": [f"https://other.localhost:{port}"],
+        },
+        {"name": "rpc", "from": "rpc", "to": f"h2c://127.0.0.1:{http2_port}", "policy": signed_in(), "continuous": True},
+    ]  # fmt: skip
+    with short_folder() as folder, site(folder, routes, port=port) as made:
+        yield made

@@ -145,18 +145,3 @@ def test_s47_ten_tabs_sign_in_at_once(browser: Browser, url: Url):
         answer = client.submit(login, page, dict(zip(("email", "password"), PASSWORDS["alice"], strict=True)))
         landed.append(client.navigate(answer.headers["location"]))
     assert [page.json()["query"] for page in landed] == [f"tab={tab}" for tab in range(10)]
-
-
-def test_s41_a_new_sign_in_has_a_new_id_and_the_old_one_is_dead(browser: Browser, url: Url, demo: Running):
-    client = browser("alice")
-    old = client.cookie("verify.localhost", "__Host-doorward")
-    first = client.get(url("verify") + "/json").json()["assertion"]["claims"]["sid"]
-    client.cookies["verify.localhost"].clear()
-    client.cookies["authenticate.localhost"].pop("__Host-doorward-sso")
-    client.cookies.pop("localhost", None)
-    second = client.sign_in(url("verify") + "/json", *PASSWORDS["alice"]).json()["assertion"]["claims"]["sid"]
-    assert first != second
-    assert old is not None
-    demo.command("session", "revoke", first)
-    dead = client.request("GET", url("verify") + "/json", cookie_header=f"__Host-doorward={old}")
-    assert dead.status_code == 401

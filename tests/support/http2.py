@@ -24,11 +24,22 @@ class Http2Upstream:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Http2Upstream"]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        served: set[asyncio.Task[None]] = set()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            served.add(task)
+            await self._serve(reader, writer)
+
+        server = await asyncio.start_server(serve, "127.0.0.1", self.port)
         try:
             yield self
         finally:
             server.close()
+            for task in served:  # a proxy keeps its connections, and so their handlers, open
+                task.cancel()
+            await asyncio.gather(*served, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = h2.connection.H2Connection(
@@ -36,7 +47,7 @@ class Http2Upstream:
         )
         connection.initiate_connection()
         writer.write(connection.data_to_send())
-        with contextlib.suppress(ConnectionError):
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
                 for event in connection.receive_data(data):
                     if isinstance(event, h2.events.RequestReceived):
@@ -46,7 +57,6 @@ class Http2Upstream:
                     if isinstance(event, h2.events.StreamEnded):
                         connection.send_headers(event.stream_id, [(":status", "200")], end_stream=True)
                 writer.write(connection.data_to_send())
-        writer.close()
 
 
 async def http2_request(

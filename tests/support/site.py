@@ -12,6 +12,7 @@ import httpx
 import yaml
 from tests.support.deployment import Running, free_port, start, wait_for
 from tests.support.http_client import BrowserlessClient
+from tests.support.raw_http import raw
 
 SECRET = "site-secret"
 
@@ -69,8 +70,20 @@ class Site:
         scratch.write_text(yaml.safe_dump(document))
         scratch.replace(self.config)
 
+    @property
+    def ca_file(self) -> Path:
+        return self.data / "certificates" / "authority.crt"
+
     def client(self, *, http2: bool = False) -> BrowserlessClient:
-        return BrowserlessClient(self.data / "certificates" / "authority.crt", http2=http2)
+        return BrowserlessClient(self.ca_file, http2=http2)
+
+    def raw(self, name: str, text: bytes) -> bytes:
+        """Send bytes as they are to the host ``name``, and return what comes back."""
+        return raw(self.ca_file, self.port, f"{name}.localhost", text)
+
+    def host(self, name: str) -> str:
+        """Host and port of ``name`` as a Host header carries them."""
+        return f"{name}.localhost:{self.port}"
 
     def set_faults(self, **faults: object) -> None:
         httpx.post(f"http://127.0.0.1:{self.provider_port}/_faults", json=faults, trust_env=False).raise_for_status()
@@ -84,10 +97,16 @@ def signed_in() -> list[dict[str, Any]]:
     return [{"allow": {"and": [{"authenticated_user": True}]}}]
 
 
+def group(name: str) -> list[dict[str, Any]]:
+    return [{"allow": {"and": [{"groups": {"has": name}}]}}]
+
+
 @contextmanager
-def site(folder: Path, routes: list[dict[str, Any]], *, issuer: str = "", **settings: Any) -> Iterator[Site]:
+def site(
+    folder: Path, routes: list[dict[str, Any]], *, issuer: str = "", port: int | None = None, **settings: Any
+) -> Iterator[Site]:
     """Start everything; ``from`` of a route is a bare name that becomes ``https://<name>.localhost:<port>``."""
-    made = Site(folder, free_port(), free_port(), routes, settings, issuer)
+    made = Site(folder, port or free_port(), free_port(), routes, settings, issuer)
     (folder / "secret").write_text(SECRET)
     (made.data / "logs").mkdir(parents=True)
     made.write()
