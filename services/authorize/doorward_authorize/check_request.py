@@ -1,12 +1,24 @@
 """Envoy's CheckRequest as plain values; nothing here decides."""
 
+import sys
 from dataclasses import dataclass
+from typing import TypeVar
 
-from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+from doorward.api.authorize.v1.check_view_pb2 import CheckView, TextEntry
+from doorward.envoy_api.envoy.config.core.v3.base_pb2 import HeaderValue
 from doorward.identity.cookies import parse_cookies
 from doorward.policy import RequestFacts
 from doorward.route.internal import CLIENT_ADDRESS_HEADER, CONTEXT_DIGEST, CONTEXT_HOST, CONTEXT_ROUTE
 from doorward.route.paths import decoded_path
+
+_REMEMBERED = 8_192
+"""Entries of each memory; a full one is emptied."""
+_REMEMBERED_BYTES = 2_048
+"""What is longer is decoded every time, so that nobody fills the memory."""
+_UNIQUE = frozenset({":path", "x-request-id", "content-length", "traceparent", "if-none-match", "range", "date"})
+"""Headers that seldom recur."""
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 
 
 @dataclass(slots=True)
@@ -81,36 +93,76 @@ class CheckedRequest:
         return self.known_facts
 
 
-def parse_check(data: bytes) -> CheckedRequest:
-    """The request in a serialized CheckRequest.
+class CheckParser:
+    """Takes serialized CheckRequests apart.
 
-    Raises:
-        google.protobuf.message.DecodeError: the bytes are no CheckRequest.
+    Headers and cookies recur from request to request; what a few bytes were decoded to is remembered for exactly these bytes.
+    Concurrency: belongs to one event loop.
     """
-    attributes = CheckRequest.FromString(data).attributes
-    http = attributes.request.http
-    context = attributes.context_extensions
-    collected: dict[str, list[str]] = {}
-    cookie_lines: list[bytes] = []
-    for header in http.header_map.headers:
+
+    def __init__(self) -> None:
+        self._headers: dict[bytes, tuple[str, tuple[str, ...]]] = {}
+        self._contexts: dict[tuple[bytes, ...], tuple[str, str, str]] = {}
+        self._cookies: dict[tuple[str, ...], tuple[tuple[bytes, bytes], ...]] = {}
+
+    def parse(self, data: bytes) -> CheckedRequest:
+        """The request in a serialized CheckRequest.
+
+        Raises:
+            google.protobuf.message.DecodeError: the bytes are no CheckRequest.
+        """
+        attributes = CheckView.FromString(data).attributes
+        http = attributes.request.http
+        headers: dict[str, tuple[str, ...]] = {}
+        known = self._headers
+        for entry in http.header_map.headers:
+            name, values = known.get(entry) or self._header(entry)
+            if name in headers:
+                headers[name] += values
+            else:
+                headers[name] = values
+        entries = tuple(attributes.context_extensions)
+        route_id, digest, host = self._contexts.get(entries) or self._context(entries)
+        lines = headers.get("cookie")
+        path, _, query = http.path.partition("?")
+        address = headers.get(CLIENT_ADDRESS_HEADER)
+        request_ids = headers.get("x-request-id")
+        return CheckedRequest(
+            route_id,
+            digest,
+            host,
+            http.method,
+            path,
+            query,
+            headers,
+            () if lines is None else self._cookies.get(lines) or self._cookies_of(lines),
+            request_ids[0] if request_ids else "",
+            address[0] if address is not None and len(address) == 1 else None,
+        )
+
+    def _header(self, entry: bytes) -> tuple[str, tuple[str, ...]]:
+        header = HeaderValue.FromString(entry)
         raw = header.raw_value or header.value.encode("utf-8", "surrogateescape")
         name = header.key.lower()
-        if name == "cookie":
-            cookie_lines.append(raw)
-        collected.setdefault(name, []).append(raw.decode("latin-1"))
-    headers = {name: tuple(values) for name, values in collected.items()}
-    path, _, query = http.path.partition("?")
-    address = headers.get(CLIENT_ADDRESS_HEADER)
-    request_ids = headers.get("x-request-id")
-    return CheckedRequest(
-        route_id=context.get(CONTEXT_ROUTE, ""),
-        digest=context.get(CONTEXT_DIGEST, ""),
-        host=context.get(CONTEXT_HOST, ""),
-        method=http.method,
-        path=path,
-        query=query,
-        headers=headers,
-        cookies=tuple(parse_cookies(cookie_lines)),
-        request_id=request_ids[0] if request_ids else "",
-        client_address=address[0] if address is not None and len(address) == 1 else None,
-    )
+        decoded = (sys.intern(name), (raw.decode("latin-1"),))
+        if name not in _UNIQUE and len(entry) <= _REMEMBERED_BYTES:
+            _remember(self._headers, entry, decoded)
+        return decoded
+
+    def _context(self, entries: tuple[bytes, ...]) -> tuple[str, str, str]:
+        context = {entry.key: entry.value for entry in map(TextEntry.FromString, entries)}
+        decoded = (context.get(CONTEXT_ROUTE, ""), context.get(CONTEXT_DIGEST, ""), context.get(CONTEXT_HOST, ""))
+        _remember(self._contexts, entries, decoded)
+        return decoded
+
+    def _cookies_of(self, lines: tuple[str, ...]) -> tuple[tuple[bytes, bytes], ...]:
+        cookies = tuple(parse_cookies(line.encode("latin-1") for line in lines))
+        if sum(map(len, lines)) <= _REMEMBERED_BYTES:
+            _remember(self._cookies, lines, cookies)
+        return cookies
+
+
+def _remember(known: dict[_K, _V], key: _K, value: _V) -> None:
+    if len(known) >= _REMEMBERED:
+        known.clear()
+    known[key] = value

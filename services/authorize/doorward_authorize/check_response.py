@@ -17,6 +17,7 @@ from doorward.route.internal import (
     DECISION_ID_HEADER,
     TOKEN_HEADER,
 )
+from doorward.route.route import Route
 from doorward_authorize.assertion import AssertionSigner
 from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.cross_origin import PREFLIGHT_SECONDS
@@ -24,11 +25,16 @@ from doorward_authorize.guard.description import described
 from doorward_authorize.identity_headers import identity_headers
 from doorward_authorize.outcome import Outcome, Verdict
 from doorward_authorize.pages import content_security_policy, page
+from doorward_authorize.principals import Principal
 from doorward_authorize.sign_in_redirect import SignInRedirect
 
 _OVERWRITE = HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 _APPEND = HeaderValueOption.HeaderAppendAction.APPEND_IF_EXISTS_OR_ADD
 _OK = 0
+READY_LIMIT_BYTES = 32 * 1024 * 1024
+_ENTRY_BYTES = 600
+"""What a remembered answer costs besides its bytes."""
+Cookies = tuple[tuple[bytes, bytes], ...]
 _PERMISSION_DENIED = 7
 _SECURITY_HEADERS = (
     ("cache-control", "no-store"),
@@ -52,14 +58,22 @@ class Responder:
     def __init__(self, signer: AssertionSigner, redirect: SignInRedirect) -> None:
         self._signer = signer
         self._redirect = redirect
+        self._ready: dict[tuple[int, int, Cookies, bool, str, str | None], tuple[Route, Principal | None, bytes]] = {}
+        self._ready_bytes = 0
 
     def response(
         self, request: CheckedRequest, outcome: Outcome, settings: Settings, decision_id: str
+    ) -> tuple[bytes, int]:
+        """The serialized CheckResponse and the HTTP status that the client gets from it; 200 stands for "passed on"."""
+        if outcome.verdict is Verdict.ALLOW:
+            return self._allowed(request, outcome, settings, decision_id), 200
+        response, status = self._answered(request, outcome, settings, decision_id)
+        return response.SerializeToString(), status
+
+    def _answered(
+        self, request: CheckedRequest, outcome: Outcome, settings: Settings, decision_id: str
     ) -> tuple[CheckResponse, int]:
-        """The answer and the HTTP status that the client gets from it; 200 stands for "passed on"."""
         match outcome.verdict:
-            case Verdict.ALLOW:
-                return self._allowed(request, outcome, settings, decision_id), 200
             case Verdict.PREFLIGHT:
                 return self._preflight(request), 204
             case Verdict.SIGN_IN if request.is_navigation and outcome.route is not None:
@@ -68,45 +82,65 @@ class Responder:
             case _:
                 return self._refused(request, outcome, settings, decision_id)
 
-    def _allowed(
-        self, request: CheckedRequest, outcome: Outcome, settings: Settings, decision_id: str
+    def _allowed(self, request: CheckedRequest, outcome: Outcome, settings: Settings, decision_id: str) -> bytes:
+        if outcome.route is None:
+            return self._own_page(request, outcome.principal, settings, decision_id).SerializeToString()
+        route = outcome.route.route
+        answer = self._passed(
+            route, outcome.principal, request.cookies, "cookie" in request.headers, settings.authenticate_origin
+        )
+        if route.continuous:
+            # Serialized messages put one after the other are one message with the fields of both.
+            answer += CheckResponse(dynamic_metadata=described(request, outcome, decision_id)).SerializeToString()
+        return answer
+
+    def _own_page(
+        self, request: CheckedRequest, principal: Principal | None, settings: Settings, decision_id: str
+    ) -> CheckResponse:
+        """Our own pages need the cookies, and are told who is signed in."""
+        to_set = {DECISION_ID_HEADER: decision_id}
+        if principal is not None:
+            to_set[ASSERTION_HEADER] = self._signer.sign(principal, settings.authenticate_origin, request.host)
+        return _ok(to_set, {CLIENT_ADDRESS_HEADER, TOKEN_HEADER, ASSERTION_HEADER})
+
+    def _passed(self, route: Route, principal: Principal | None, cookies: Cookies, sent: bool, issuer: str) -> bytes:
+        """The answer that lets a request through to an operator's upstream, made once for equal inputs.
+
+        INVARIANT: it depends on these parameters and the present assertion, and on nothing else; the key names all of them. Whatever
+        else an answer is to depend on becomes a parameter first. Routes and principals are compared as objects: both are replaced
+        whole when anything about them changes, and the entry keeps them alive, so that no other object gets their id.
+        """
+        assertion = None
+        if principal is not None and route.pass_assertion:
+            assertion = self._signer.sign(principal, issuer, route.host)
+        key = (id(route), id(principal), cookies, sent, issuer, assertion)
+        known = self._ready.get(key)
+        if known is not None:
+            return known[2]
+        answer = self._upstream(route, principal, cookies, sent, issuer).SerializeToString()
+        self._ready_bytes += len(answer) + _ENTRY_BYTES
+        if self._ready_bytes > READY_LIMIT_BYTES:
+            self._ready.clear()
+            self._ready_bytes = len(answer) + _ENTRY_BYTES
+        self._ready[key] = (route, principal, answer)
+        return answer
+
+    def _upstream(
+        self, route: Route, principal: Principal | None, cookies: Cookies, sent: bool, issuer: str
     ) -> CheckResponse:
         to_set: dict[str, str] = {}
-        to_remove = {CLIENT_ADDRESS_HEADER, TOKEN_HEADER}
-        principal = outcome.principal
-        if outcome.route is None:
-            # Our own pages: they need the cookies, and are told who is signed in.
-            to_set[DECISION_ID_HEADER] = decision_id
-            if principal is not None:
-                to_set[ASSERTION_HEADER] = self._signer.sign(principal, settings.authenticate_origin, request.host)
+        to_remove = {CLIENT_ADDRESS_HEADER, TOKEN_HEADER, ASSERTION_HEADER}
+        for name, value in identity_headers(route, principal, self._signer, issuer):
+            if value is None:
+                to_remove.add(name)
             else:
-                to_remove.add(ASSERTION_HEADER)
-        else:
-            to_remove.add(ASSERTION_HEADER)
-            for name, value in identity_headers(
-                outcome.route.route, principal, self._signer, settings.authenticate_origin
-            ):
-                if value is None:
-                    to_remove.add(name)
-                else:
-                    to_set[name] = value
-            cookies = without_ours(request.cookies)
-            if cookies:
-                to_set["cookie"] = cookies.decode("latin-1")
-            elif request.cookies or "cookie" in request.headers:
-                to_remove.add("cookie")
-        # INVARIANT: no header is both set and removed; Envoy would deliver none.
-        to_remove -= to_set.keys()
-        response = CheckResponse(
-            ok_response=OkHttpResponse(
-                headers=[_header(name, value, _OVERWRITE) for name, value in to_set.items()],
-                headers_to_remove=sorted(to_remove),
-            )
-        )
-        response.status.code = _OK
-        if outcome.route is not None and outcome.route.route.continuous:
-            response.dynamic_metadata.CopyFrom(described(request, outcome, decision_id))
-        return response
+                to_set[name] = value
+        theirs = without_ours(cookies)
+        if theirs:
+            to_set["cookie"] = theirs.decode("latin-1")
+        elif sent:
+            to_remove.add("cookie")
+        return _ok(to_set, to_remove)
 
     def _preflight(self, request: CheckedRequest) -> CheckResponse:
         """An answer to a listed origin (Fetch, section 3.2.6); the upstream never sees the preflight."""
@@ -159,6 +193,18 @@ class Responder:
             body["sign_in"] = settings.authenticate_origin
         headers.append(("content-type", "application/json"))
         return _denied(status, headers, json.dumps(body) + "\n"), status
+
+
+def _ok(to_set: dict[str, str], to_remove: set[str]) -> CheckResponse:
+    # INVARIANT: no header is both set and removed; Envoy would deliver none.
+    response = CheckResponse(
+        ok_response=OkHttpResponse(
+            headers=[_header(name, value, _OVERWRITE) for name, value in to_set.items()],
+            headers_to_remove=sorted(to_remove - to_set.keys()),
+        )
+    )
+    response.status.code = _OK
+    return response
 
 
 def unavailable(decision_id: str) -> CheckResponse:

@@ -6,8 +6,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from doorward.clock import Clock
-from doorward.policy import Facts
-from doorward_authorize.check_request import CheckedRequest, parse_check
+from doorward_authorize.check_request import CheckedRequest, CheckParser
 from doorward_authorize.check_response import Responder, unavailable
 from doorward_authorize.decision_log import DecisionLog, DecisionRecord
 from doorward_authorize.evaluator import Evaluator
@@ -47,20 +46,21 @@ class Checker:
         self._data_version = data_version
         self._clock = clock
         self._metrics = metrics
+        self._parse = CheckParser().parse
         self._sequence = itertools.count(1)
         self._waiting = 0
-        self._counters = {}  # type: ignore[var-annotated]  # bound on first use, by outcome
+        self._count = metrics.count_decision
 
     def check(self, data: bytes) -> bytes | Awaitable[bytes]:
         """The serialized CheckResponse for a serialized CheckRequest, at once unless it waits for a sign-in. Never raises."""
         decision_id = self._next_id()
         try:
-            request = parse_check(data)
-            return self._answer(request, self._evaluator.decide(request), decision_id)
+            request = self._parse(data)
+            return self._answer(data, request, self._evaluator.decide(request), decision_id)
         except PendingError as pending:
             if self._waiting >= WAITING_LIMIT:
                 return self.overloaded(data)
-            return self._check_later(request, pending, decision_id)
+            return self._check_later(data, request, pending, decision_id)
         except Exception as error:
             return self._failed(decision_id, error)
 
@@ -70,14 +70,16 @@ class Checker:
         self._metrics.shed.inc()
         return unavailable(self._next_id()).SerializeToString()
 
-    async def _check_later(self, request: CheckedRequest, pending: PendingError, decision_id: str) -> bytes:
+    async def _check_later(
+        self, data: bytes, request: CheckedRequest, pending: PendingError, decision_id: str
+    ) -> bytes:
         self._waiting += 1
         try:
             learned = NOTHING
             for _ in range(_QUESTIONS):
                 learned = await self._evaluator.find_out(pending, learned)
                 try:
-                    return self._answer(request, self._evaluator.decide(request, learned), decision_id)
+                    return self._answer(data, request, self._evaluator.decide(request, learned), decision_id)
                 except PendingError as another:
                     pending = another
             raise pending
@@ -86,11 +88,10 @@ class Checker:
         finally:
             self._waiting -= 1
 
-    def _answer(self, request: CheckedRequest, outcome: Outcome, decision_id: str) -> bytes:
+    def _answer(self, data: bytes, request: CheckedRequest, outcome: Outcome, decision_id: str) -> bytes:
         snapshot = self._evaluator.snapshot
-        response, status = self._responder.response(request, outcome, snapshot.settings, decision_id)
-        answer = response.SerializeToString()
-        self._record(request, outcome, status, decision_id, snapshot.generation)
+        answer, status = self._responder.response(request, outcome, snapshot.settings, decision_id)
+        self._record(data, request, outcome, status, decision_id, snapshot.generation)
         return answer
 
     def _failed(self, decision_id: str, error: Exception) -> bytes:
@@ -100,46 +101,33 @@ class Checker:
         return unavailable(decision_id).SerializeToString()
 
     def _record(
-        self, request: CheckedRequest, outcome: Outcome, status: int, decision_id: str, generation: str
+        self, data: bytes, request: CheckedRequest, outcome: Outcome, status: int, decision_id: str, generation: str
     ) -> None:
-        counter = self._counters.get(outcome.verdict)
-        if counter is None:
-            counter = self._counters[outcome.verdict] = self._metrics.decisions.labels(outcome.verdict.value)
-        counter.inc()
+        now = self._clock.now()
+        self._count(outcome.verdict)
         self._decision_log.add(
             DecisionRecord(
-                id=decision_id,
-                time=self._clock.now(),
-                route=request.route_id,
-                host=request.host,
-                method=request.method,
-                path=request.target,
-                outcome=outcome.verdict.value,
-                status=status,
-                reasons=outcome.reasons,
-                rule=outcome.rule,
-                user_id=outcome.user_id,
-                session_id=outcome.session_id,
-                generation=generation,
-                data_version=self._data_version(),
-                request_id=request.request_id,
-                client_address=request.client_address,
+                decision_id,
+                now,
+                request.route_id,
+                request.host,
+                request.method,
+                request.target,
+                outcome.verdict,
+                status,
+                outcome.reasons,
+                outcome.rule,
+                outcome.user_id,
+                outcome.session_id,
+                generation,
+                self._data_version(),
+                request.request_id,
+                request.client_address,
             )
         )
-        facts = request.facts()
-        if outcome.decision is None or outcome.route is None or facts is None:
-            return
-        principal = outcome.principal.facts if outcome.principal is not None else None
-        self._held.add(
-            HeldDecision(
-                id=decision_id,
-                route=outcome.route.route.name,
-                generation=generation,
-                decision=outcome.decision,
-                policy=outcome.route.policy,
-                facts=Facts(principal=principal, request=facts, now=self._clock.now()),
-            )
-        )
+        if outcome.decision is not None and outcome.route is not None:
+            principal = outcome.principal.facts if outcome.principal is not None else None
+            self._held.add(HeldDecision(decision_id, data, outcome.route, principal, outcome.decision, generation, now))
 
     def _next_id(self) -> str:
         """Names the authorizer, the second and a running number."""

@@ -5,6 +5,8 @@ vouches for and that can change something must come from its own origin. `Sec-Fe
 else `Origin` must be the request's own; a caller that sends neither is no browser.
 """
 
+from collections.abc import Collection
+
 from doorward.route.route import Route
 from doorward_authorize.check_request import CheckedRequest
 
@@ -13,7 +15,7 @@ _OWN_SITES = frozenset({"same-origin", "none"})
 PREFLIGHT_SECONDS = 300
 
 
-def is_forbidden(request: CheckedRequest, own_origins: frozenset[str], allowed_origins: tuple[str, ...]) -> bool:
+def is_forbidden(request: CheckedRequest, own_origins: Collection[str], allowed_origins: tuple[str, ...]) -> bool:
     """Whether a request made with a cookie comes from a foreign origin and could do something."""
     if request.method in _SAFE_METHODS and not request.is_upgrade:
         return False

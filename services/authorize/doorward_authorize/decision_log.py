@@ -24,7 +24,7 @@ QUEUE_LIMIT = 100_000
 _log = structlog.stdlib.get_logger(__name__)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class DecisionRecord:
     """What is recorded of one decision; not frozen, because one is made for each check."""
 

@@ -21,6 +21,12 @@ from doorward_authorize.snapshot import REMOVED_SECONDS, CompiledRoute, Snapshot
 
 _OWN_PAGES = frozenset({InternalRoute.PAGES.value, InternalRoute.SIGN_IN.value})
 _ANSWERED_BY_ENVOY = frozenset({InternalRoute.UNMATCHED.value, InternalRoute.BROKEN.value})
+_VERDICTS = {
+    Effect.ALLOW.value: Verdict.ALLOW,
+    Effect.SIGN_IN.value: Verdict.SIGN_IN,
+    Effect.STEP_UP.value: Verdict.STEP_UP,
+    Effect.DENY.value: Verdict.DENY,
+}
 
 
 class Freshness(Protocol):
@@ -97,7 +103,7 @@ class Evaluator:
         if preflight_origin(request, route.route) is not None:
             return Outcome(verdict=Verdict.PREFLIGHT, reasons=("preflight",), route=route)
         found = self._principals.of(request, snapshot.settings, learned)
-        if found is not None and is_forbidden(request, frozenset({route.route.origin}), route.route.allowed_origins):
+        if found is not None and is_forbidden(request, (route.route.origin,), route.route.allowed_origins):
             return _about(found, verdict=Verdict.FOREIGN_ORIGIN, reasons=("foreign-origin",), route=route)
         return self.judge(found, facts, route, policies)
 
@@ -113,17 +119,20 @@ class Evaluator:
         inputs = Facts(
             principal=principal.facts if principal is not None else None, request=facts, now=self._clock.now()
         )
-        decision = combined([policy.decide(inputs) for policy in policies])
+        decision = (
+            policies[0].decide(inputs)
+            if len(policies) == 1
+            else combined([policy.decide(inputs) for policy in policies])
+        )
         if isinstance(found, Rejected) and decision.effect is not Effect.ALLOW:
             decision = Decision(effect=Effect.DENY, reasons=(found.reason,))
-        verdict = {
-            Effect.ALLOW: Verdict.ALLOW,
-            Effect.SIGN_IN: Verdict.SIGN_IN,
-            Effect.STEP_UP: Verdict.STEP_UP,
-            Effect.DENY: Verdict.DENY,
-        }[decision.effect]
         return _about(
-            found, verdict=verdict, reasons=decision.reasons, rule=decision.rule, route=route, decision=decision
+            found,
+            verdict=_VERDICTS[decision.effect.value],
+            reasons=decision.reasons,
+            rule=decision.rule,
+            route=route,
+            decision=decision,
         )
 
     def _is_gone(self, route: CompiledRoute) -> bool:

@@ -3,23 +3,35 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from doorward.policy import CompiledPolicy, Decision, Facts
+from doorward.errors import DataCorruptedError
+from doorward.policy import Decision, Facts, PrincipalFacts
+from doorward_authorize.check_request import CheckParser
+from doorward_authorize.snapshot import CompiledRoute
 
 LIMIT_BYTES = 64 * 1024 * 1024
-_FIXED_BYTES = 1_200
+_FIXED_BYTES = 600
 """What an entry costs besides its texts; measured generously."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HeldDecision:
-    """A decision and its inputs."""
+    """A decision and its inputs; not frozen, because one is made for each check. The request is kept as it came and read when asked for."""
 
     id: str
-    route: str
-    generation: str
+    data: bytes
+    """The serialized CheckRequest."""
+    route: CompiledRoute
+    principal: PrincipalFacts | None
     decision: Decision
-    policy: CompiledPolicy
-    facts: Facts
+    generation: str
+    now: float
+
+    def facts(self) -> Facts:
+        """What the policy saw."""
+        request = CheckParser().parse(self.data).facts()
+        if request is None:
+            raise DataCorruptedError("a request that was decided cannot be read again")
+        return Facts(principal=self.principal, request=request, now=self.now)
 
 
 class HeldDecisions:
@@ -33,10 +45,10 @@ class HeldDecisions:
     def add(self, held: HeldDecision) -> None:
         """Keep one more."""
         self._held[held.id] = held
-        self._bytes += _size(held)
+        self._bytes += len(held.data) + _FIXED_BYTES
         while self._bytes > self._limit:
             _, dropped = self._held.popitem(last=False)
-            self._bytes -= _size(dropped)
+            self._bytes -= len(dropped.data) + _FIXED_BYTES
 
     def get(self, decision_id: str) -> HeldDecision | None:
         """The decision with this id while it is held."""
@@ -44,9 +56,3 @@ class HeldDecisions:
 
     def __len__(self) -> int:
         return len(self._held)
-
-
-def _size(held: HeldDecision) -> int:
-    request = held.facts.request
-    headers = sum(len(name) + sum(map(len, values)) + 100 for name, values in request.headers.items())
-    return _FIXED_BYTES + len(request.raw_path) + len(request.query) + headers

@@ -1,15 +1,18 @@
 """The decision path's metrics; bound beforehand, so that counting costs a fraction of a microsecond."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 
 class AuthorizeMetrics:
     """Every metric of the plane."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.decisions = Counter(
-            "doorward_decisions", "Decisions by what became of the request.", ["outcome"], registry=registry
-        )
+        self._decided: dict[str, int] = {}
+        registry.register(_Decisions(self._decided))
         self.failures = Counter(
             "doorward_check_failures", "Checks that ended in an exception; all were refused.", registry=registry
         )
@@ -24,3 +27,23 @@ class AuthorizeMetrics:
         )
         self.guarded_streams = Gauge("doorward_guarded_streams", "Open guarded streams.", registry=registry)
         self.streams_cut = Counter("doorward_streams_cut", "Guarded streams that were ended here.", registry=registry)
+
+    def count_decision(self, outcome: str) -> None:
+        """Count one decision: a plain number, because the library's own counter takes a lock and costs several times as much."""
+        self._decided[outcome] = self._decided.get(outcome, 0) + 1
+
+
+class _Decisions(Collector):
+    """Shows the plain numbers as a counter."""
+
+    def __init__(self, decided: dict[str, int]) -> None:
+        self._decided = decided
+
+    def collect(self) -> Iterable[Metric]:
+        """The counter as it stands."""
+        family = CounterMetricFamily(
+            "doorward_decisions", "Decisions by what became of the request.", labels=["outcome"]
+        )
+        for outcome, count in tuple(self._decided.items()):
+            family.add_metric([outcome], count)
+        yield family

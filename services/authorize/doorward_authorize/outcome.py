@@ -23,9 +23,9 @@ class Verdict(StrEnum):
     """A preflight that a route's list answers."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Outcome:
-    """A verdict with what the answer and the record need."""
+    """A verdict with what the answer and the record need. Not frozen, because one is made for each check; never changed."""
 
     verdict: Verdict
     reasons: tuple[str, ...] = ()

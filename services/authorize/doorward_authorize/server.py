@@ -69,9 +69,9 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
                 held = self._held.get(request.decision_id)
                 if held is None:
                     raise NotFoundError("no such decision is held here")
-                explanation = explain_policy(held.policy.policy, held.facts)
+                explanation = explain_policy(held.route.policy.policy, held.facts())
                 decision = _message(held.decision, held.id, held.generation)
-                route = held.route
+                route = held.route.route.name
             case "request":
                 compiled, facts, _ = self._inputs(request.request)
                 explanation = explain_policy(compiled.policy.policy, facts)

@@ -14,12 +14,17 @@ _MALFORMED = re.compile(r"%(?![0-9a-fA-F]{2})")
 _OVERLONG = re.compile(r"%(?:c[01]|e0%[89]|f0%8)")
 """Encodings longer than a character needs (RFC 3629, section 3): ``%c0%af`` is a slash to a careless decoder."""
 
+_PLAIN = re.compile(r"(?:/(?!\.)[A-Za-z0-9._~!$&'()*+,=:@-]+)+/?\Z|/\Z", re.ASCII)
+"""Nearly every path: no encoding, no parameters, no empty segment, none that begins with a dot. Nothing in it is read in two ways."""
+
 
 def ambiguity(path: str, *, allow_parameters: bool = False) -> str | None:
     """Why ``path`` (no query) must be refused, as a short reason; ``None`` when everybody reads it alike.
 
     ``allow_parameters`` is for routes that say ``path_parameters: allow``; only ``;`` itself is excused.
     """
+    if _PLAIN.match(path):
+        return None
     if not path.startswith("/"):
         return "path-not-absolute"
     if any(not "!" <= character <= "~" for character in path) or "\\" in path or "#" in path:
@@ -54,6 +59,8 @@ def ambiguity(path: str, *, allow_parameters: bool = False) -> str | None:
 
 def decoded_path(path: str) -> str | None:
     """``path`` percent-decoded once as UTF-8, or ``None`` when it is no UTF-8."""
+    if "%" not in path:
+        return path
     try:
         return urllib.parse.unquote(path, errors="strict")
     except UnicodeDecodeError:
