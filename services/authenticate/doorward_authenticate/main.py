@@ -93,7 +93,14 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         handlers.settings = changed
         sessions.limits = SessionLimits.of(changed)
 
-    refresher = Refresher(records, token_sealer, lambda: handlers.parties, lambda: sessions.limits.rhythm, clock)
+    refresher = Refresher(
+        records,
+        token_sealer,
+        lambda: handlers.parties,
+        lambda: sessions.limits.rhythm,
+        clock,
+        directories=lambda: sessions.limits.directories,
+    )
     keeper = Keeper(records, refresher, clock)
     tasks = {
         asyncio.create_task(keeper.run(records, secrets.token_hex(8)), name="session life"),

@@ -2,11 +2,12 @@
 
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from doorward.clock import Clock
+from doorward.config.directory_settings import DirectorySettings
 from doorward.config.settings import Settings
 from doorward.errors import ConflictError, NotFoundError
 from doorward.identity import session as session_records
@@ -66,6 +67,8 @@ class SessionLimits:
     lifetime_seconds: float
     most_sessions: int | None
     rhythm: Rhythm
+    directories: Mapping[str, DirectorySettings] = field(default_factory=dict)
+    """By identity provider."""
 
     @classmethod
     def of(cls, settings: Settings) -> "SessionLimits":
@@ -73,6 +76,7 @@ class SessionLimits:
         return cls(
             lifetime_seconds=settings.session_lifetime_seconds,
             most_sessions=settings.session_limit,
+            directories={item.identity_provider_id: item for item in settings.directories},
             rhythm=Rhythm(ask_every_seconds=settings.ask_provider_seconds, idle_seconds=settings.session_idle_seconds),
         )
 
@@ -103,7 +107,8 @@ class SessionWriter:
             DoorwardError: not, or not certainly, stored; nobody is signed in.
         """
         now = self._clock.now()
-        user = user_from(party.settings, signed_in.claims, signed_in.userinfo, now)
+        directory = self.limits.directories.get(party.settings.id)
+        user = user_from(party.settings, signed_in.claims, signed_in.userinfo, now, directory)
         how = authentication_from(signed_in.claims, now)
         session = Session(
             id=self._new_id(),
@@ -200,7 +205,8 @@ class SessionWriter:
 
 def user_record(user: User) -> Record:
     """The record of ``user``."""
-    return Record(type=user_records.RECORD_TYPE, id=user.id, data=user.to_bytes())
+    indexes = {"directory_user": (user.directory_user_id,)} if user.directory_user_id else {}
+    return Record(type=user_records.RECORD_TYPE, id=user.id, data=user.to_bytes(), indexes=indexes)
 
 
 def session_record(session: Session) -> Record:

@@ -18,7 +18,7 @@ RENEW_SECONDS = 60
 """A cached assertion is not used for its last minute."""
 CACHE_LIMIT_BYTES = 32 * 1024 * 1024
 _SKEW_SECONDS = 10
-_Key = tuple[str, str, bytes]
+_Key = tuple[str, str, bytes, frozenset[str] | None]
 
 
 class AssertionSigner:
@@ -45,7 +45,7 @@ class AssertionSigner:
     def sign(self, principal: Principal, issuer: str, audience: str) -> str:
         """The assertion for ``principal`` towards the host ``audience``."""
         now = self._clock.now()
-        key = (principal.session.id, audience, principal.user_data)
+        key = (principal.session.id, audience, principal.user_data, principal.facts.groups)
         cached = self._cache.get(key)
         if cached is not None and cached[0] > now:
             self._cache.move_to_end(key)

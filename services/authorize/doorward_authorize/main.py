@@ -19,6 +19,7 @@ from doorward.config.reload import watch_settings
 from doorward.config.settings import Settings
 from doorward.identity import session as sessions
 from doorward.identity import user as users
+from doorward.identity.directory import GROUP_TYPE, STATE_TYPE, USER_TYPE
 from doorward.keys.flow import FlowSealer, SignInSigner
 from doorward.keys.handle import HandleSealer
 from doorward.keys.sealed import Sealer
@@ -35,6 +36,7 @@ from doorward_authorize.assertion import AssertionSigner
 from doorward_authorize.check_response import Responder
 from doorward_authorize.checker import Checker
 from doorward_authorize.decision_log import DecisionLog
+from doorward_authorize.directories import Directories
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.guard.service import SERVICE_NAME as GUARD_SERVICE_NAME
 from doorward_authorize.guard.service import GuardServicer
@@ -80,7 +82,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     channel = open_channel(endpoints.databroker(Plane.AUTHORIZE))
     replica = Replica(
         channel,
-        [sessions.RECORD_TYPE, users.RECORD_TYPE],
+        [sessions.RECORD_TYPE, users.RECORD_TYPE, USER_TYPE, GROUP_TYPE, STATE_TYPE],
         f"{options.worker}-{authorizer_id}",
         clock,
         settings.staleness.longest,
@@ -88,7 +90,9 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     handles = HandleSealer(Sealer(keys.keyring(Purpose.SESSION_HANDLE)))
     client = RecordClient(channel)
     activity = ActivityTracker(client, lambda: evaluator.snapshot.settings.session_idle_seconds, clock)
-    principals = Principals(handles, replica, DatabrokerSource(client), clock, activity)
+    directories = Directories(replica, clock)
+    replica.subscribe(directories.on_record)
+    principals = Principals(handles, replica, DatabrokerSource(client), clock, activity, directories)
     evaluator = Evaluator(compile_snapshot(settings, None, clock.monotonic()), principals, replica, clock, metrics)
     flow_keys = keys.keyring(Purpose.FLOW)
     responder = Responder(

@@ -24,6 +24,7 @@ from doorward.records.record import RecordVersion
 from doorward.route.internal import InternalRoute
 from doorward_authorize.activity import ActivityTracker
 from doorward_authorize.check_request import CheckedRequest
+from doorward_authorize.directories import Directories, Mark
 
 CACHE_LIMIT = 20_000
 """Entries of each cache of decoded values; when it is full it is emptied."""
@@ -69,6 +70,10 @@ class Principal:
     facts: PrincipalFacts
     user_data: bytes
     """The user record that the facts come from; part of what a cached assertion depends on."""
+    directory_mark: Mark | None = None
+    """What the directory's word was made from; ``None`` when no directory describes this person."""
+    good_until: float = float("inf")
+    """When the directory's word becomes too old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,9 @@ class Principals:
         source: RecordSource,
         clock: Clock,
         activity: ActivityTracker | None = None,
+        directories: Directories | None = None,
     ) -> None:
+        self._directories = directories if directories is not None else Directories(records, clock)
         self._handles = handles
         self._records = records
         self._source = source
@@ -225,6 +232,7 @@ class Principals:
                 judged_by is settings
                 and self._records.get(users.RECORD_TYPE, principal.session.user_id) is user_data
                 and not principal.session.is_expired(self._clock.now())
+                and self._is_directory_unchanged(principal, settings)
             ):
                 return principal
         found = self._decoded(data, settings)
@@ -233,6 +241,16 @@ class Principals:
                 self._judged.clear()
             self._judged[data] = (found.user_data, settings, found)
         return found
+
+    def _is_directory_unchanged(self, principal: Principal, settings: Settings) -> bool:
+        if principal.directory_mark is None:
+            return True  # the settings are the same object, so there is still no directory
+        directory = settings.directory_of(principal.session.identity_provider_id)
+        return (
+            directory is not None
+            and self._clock.now() < principal.good_until
+            and self._directories.mark(principal.user, directory) == principal.directory_mark
+        )
 
     def _decoded(self, data: bytes, settings: Settings) -> Principal | Rejected | None:
         try:
@@ -243,10 +261,10 @@ class Principals:
             if user_data is None:
                 return Rejected("user-unknown", session.id, session.user_id)
             user = User.from_bytes(user_data)
+            return self._principal(session, user, user_data, settings)
         except DataCorruptedError:
             # What cannot be read cannot speak for anybody.
             return None
-        return self._principal(session, user, user_data, settings)
 
     def _principal(self, session: Session, user: User, user_data: bytes, settings: Settings) -> Principal | Rejected:
         provider = settings.identity_provider(session.identity_provider_id)
@@ -254,18 +272,27 @@ class Principals:
             return Rejected("identity-provider-not-accepted", session.id, user.id)
         if not user.active:
             return Rejected("user-inactive", session.id, user.id)
+        groups, mark, good_until = user.groups, None, float("inf")
+        directory = settings.directory_of(provider.id)
+        if directory is not None:
+            # The directory's word replaces the identity provider's, also when it has none.
+            mark = self._directories.mark(user, directory)
+            standing = self._directories.standing(user, directory)
+            if not standing.is_active:
+                return Rejected("directory-inactive", session.id, user.id)
+            groups, good_until = standing.groups, standing.good_until
         facts = PrincipalFacts(
             user_id=user.id,
             subject=user.subject,
             email=user.trusted_email(provider.email_domains),
-            groups=user.groups,
+            groups=groups,
             claims=_Claims(session.claims_json),
             session_id=session.id,
             identity_provider_id=provider.id,
             authenticated_at=session.authenticated_at,
             methods=session.methods,
         )
-        return Principal(session, user, facts, user_data)
+        return Principal(session, user, facts, user_data, mark, good_until)
 
 
 class _Claims(Mapping[str, object]):

@@ -26,7 +26,7 @@ from doorward_databroker.store.types import RECORD_TYPES
 from doorward_databroker.sweeper import Sweeper
 from doorward_databroker.watch import WatchHub
 
-_CALLERS = (Plane.AUTHENTICATE, Plane.AUTHORIZE, Plane.PROXY, Plane.OPERATOR)
+_CALLERS = (Plane.AUTHENTICATE, Plane.AUTHORIZE, Plane.PROXY, Plane.DIRECTORY, Plane.OPERATOR)
 _STOP_SECONDS = 1.0
 
 _log = structlog.stdlib.get_logger(__name__)

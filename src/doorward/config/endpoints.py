@@ -62,6 +62,11 @@ class LocalEndpoints:
         return self._socket("envoy.admin.sock")
 
     @property
+    def directory(self) -> Path:
+        """The directory worker's gRPC service."""
+        return self._socket("directory.sock")
+
+    @property
     def redis(self) -> Path:
         """The embedded Valkey."""
         return self._socket("redis.sock")

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from doorward.config.directories import DirectoriesReader
+from doorward.config.directory_settings import DirectorySettings
 from doorward.config.document import Document, IdentityProviderDocument
 from doorward.config.references import SecretReader, read_secret
 from doorward.config.routes import RouteReader, parse_origin
@@ -95,7 +97,7 @@ class _Loader:
         return Loaded(None if self._fatal.has_errors else settings, problems.all, tuple(self._files))
 
     def _settings(self, node: Mapping) -> Settings | None:
-        document = validate(Document, node, self._fatal, opaque=frozenset({"routes"}))
+        document = validate(Document, node, self._fatal, opaque=frozenset({"routes", "directories"}))
         origin = self._authenticate_origin(node)
         routes_node = node.get("routes")
         reading = None
@@ -107,6 +109,7 @@ class _Loader:
             return None
         listen = self._listen(document, node)
         providers = self._identity_providers(document, node)
+        directories = self._directories(document, node)
         redis = document.databroker.redis
         if redis != "embedded" and not _REDIS.match(redis):
             self._fatal.error(
@@ -126,6 +129,9 @@ class _Loader:
             ),
             redis_url=None if redis == "embedded" else redis,
             identity_providers=providers,
+            directories=directories,
+            scim_listen=self._scim_listen(document, node, directories),
+            scim_tls=self._scim_tls(document),
             session_lifetime_seconds=document.session.lifetime,
             session_idle_seconds=document.session.idle_timeout,
             session_limit=document.session.max_concurrent,
@@ -154,16 +160,47 @@ class _Loader:
         return origin
 
     def _listen(self, document: Document, node: Mapping) -> Address | None:
-        match = _LISTEN.match(document.listen)
+        return self._address(document.listen, position_of(node, ("listen",)))
+
+    def _address(self, text: str, position: Position) -> Address | None:
+        match = _LISTEN.match(text)
         if match is None or not 0 < int(match[2]) < 65536:
-            self._fatal.error(
-                position_of(node, ("listen",)),
-                f"`listen` is `{document.listen}`",
-                "expected an address such as `0.0.0.0:443`",
-            )
+            self._fatal.error(position, f"`listen` is `{text}`", "expected an address such as `0.0.0.0:443`")
             return None
         host = "127.0.0.1" if match[1] == "localhost" else match[1].strip("[]")
         return Address(host=host, port=int(match[2]))
+
+    def _directories(self, document: Document, node: Mapping) -> tuple[DirectorySettings, ...]:
+        written = node.get("directories")
+        if written is None:
+            return ()
+        reader = DirectoriesReader(self._folder, self._fatal, self._contained)
+        return reader.read(written, document.identity_providers)
+
+    def _scim_listen(
+        self, document: Document, node: Mapping, directories: tuple[DirectorySettings, ...]
+    ) -> Address | None:
+        """Where to listen, when some directory pushes."""
+        if not any(directory.pushes for directory in directories):
+            return None
+        scim = document.scim
+        position = position_of(node, ("scim",))
+        address = self._address(scim.listen, position_of(node, ("scim", "listen")))
+        if (scim.certificate is None) != (scim.key is None):
+            self._fatal.error(position, "`certificate` and `key` belong together")
+        elif address is not None and scim.certificate is None and address.host not in {"127.0.0.1", "::1"}:
+            self._fatal.error(
+                position,
+                "`scim` needs `certificate` and `key`",
+                "its tokens and people must not cross a network in clear",
+            )
+        return address
+
+    def _scim_tls(self, document: Document) -> TlsSettings | None:
+        scim = document.scim
+        if scim.certificate is None or scim.key is None:
+            return None
+        return TlsSettings(certificate_file=self._folder / scim.certificate, key_file=self._folder / scim.key)
 
     def _identity_providers(self, document: Document, node: Mapping) -> tuple[IdentityProviderSettings, ...]:
         found = []

@@ -3,9 +3,11 @@
 import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from doorward.errors import ConfigurationError
 from doorward.keys.secret import Secret
 from doorward.source import Position, Problems
 
@@ -22,6 +24,36 @@ def no_secret(
     """A secret that opens nothing, for tools that look at policies where the secrets are not: build machines."""
     del folder, reference, position, problems, used_files
     return Secret("not read")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A secret that is read when it is needed, and again each time, so that it may be exchanged."""
+
+    folder: Path
+    text: str
+    """``env:NAME`` or ``file:PATH``."""
+
+    def read(self) -> Secret[str]:
+        """The secret.
+
+        Raises:
+            ConfigurationError: it is missing, empty or unreadable.
+        """
+        problems = Problems()
+        secret = read_secret(self.folder, self.text, Position(str(self.folder), 1, 1), problems, [])
+        if secret is None:
+            raise ConfigurationError([problem.render() for problem in problems.all])
+        return secret
+
+
+def check_reference(folder: Path, text: str, position: Position, problems: Problems) -> Reference | None:
+    """A reference of a good form, or ``None`` after recording the problem; what it names need not be here."""
+    kind, _, target = text.partition(":")
+    if (kind == "env" and _VARIABLE.match(target)) or (kind == "file" and target):
+        return Reference(folder, text)
+    problems.error(position, "expected `env:NAME` or `file:PATH`", "a secret does not belong into this file")
+    return None
 
 
 def read_secret(

@@ -3,10 +3,20 @@
 import json
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from doorward.config.directories import (
+    DOCUMENTS,
+    EntraDocument,
+    GithubDocument,
+    GoogleDocument,
+    KeycloakDocument,
+    LdapDocument,
+    OktaDocument,
+    ScimDocument,
+)
 from doorward.config.document import (
     ClaimsDocument,
     DatabrokerDocument,
@@ -15,6 +25,7 @@ from doorward.config.document import (
     EnvoyDocument,
     IdentityProviderDocument,
     RouteDocument,
+    ScimListenerDocument,
     SessionDocument,
     TlsDocument,
 )
@@ -26,6 +37,14 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`identity_providers[]`", IdentityProviderDocument),
     ("`identity_providers[].claims`", ClaimsDocument),
     ("`session`", SessionDocument),
+    ("`scim`", ScimListenerDocument),
+    ("`directories[]` of type `scim`", ScimDocument),
+    ("`directories[]` of type `ldap`", LdapDocument),
+    ("`directories[]` of type `keycloak`", KeycloakDocument),
+    ("`directories[]` of type `github`", GithubDocument),
+    ("`directories[]` of type `okta`", OktaDocument),
+    ("`directories[]` of type `entra`", EntraDocument),
+    ("`directories[]` of type `google`", GoogleDocument),
     ("`envoy`", EnvoyDocument),
     ("`decision_log`", DecisionLogDocument),
     ("`routes[]`", RouteDocument),
@@ -53,6 +72,13 @@ def json_schema() -> dict[str, Any]:
     routes = RouteDocument.model_json_schema(by_alias=True)
     schema.setdefault("$defs", {}).update(routes.pop("$defs", {}))
     schema["$defs"]["RouteDocument"] = routes
+    for model in DOCUMENTS.values():
+        schema["$defs"][model.__name__] = model.model_json_schema(by_alias=True)
+    schema["properties"]["directories"] = {
+        "type": "array",
+        "items": {"oneOf": [{"$ref": f"#/$defs/{model.__name__}"} for model in DOCUMENTS.values()]},
+        "description": Document.model_fields["directories"].description,
+    }
     schema["properties"]["routes"] = {
         "type": "array",
         "items": {"$ref": "#/$defs/RouteDocument"},
@@ -81,7 +107,7 @@ def _default(field: FieldInfo) -> str:
         return "see below"
     if value is None or value in ([], {}):
         return "none"
-    if field.annotation is float:
+    if field.annotation is float and any(isinstance(item, BeforeValidator) for item in field.metadata):
         return f"`{value:g}s`"
     return f"`{json.dumps(value)}`" if not isinstance(value, str) else f"`{value}`"
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from doorward.config.directory_settings import DirectorySettings
 from doorward.keys.secret import Secret
 from doorward.policy import Policy
 from doorward.route.route import Route
@@ -89,6 +90,11 @@ class Settings:
     """Most sessions of one person; ``None`` any number."""
     ask_provider_seconds: float = 600.0
     """How often an identity provider is asked about a session."""
+    directories: tuple[DirectorySettings, ...] = ()
+    scim_listen: Address | None = None
+    """Where directories that push are listened for."""
+    scim_tls: TlsSettings | None = None
+    """``None``: without TLS, which only this machine may speak."""
     staleness: StalenessLimits
     decision_log_file: Path | None
     """``None`` means standard output."""
@@ -122,6 +128,10 @@ class Settings:
         """Every host that is served, sorted; the sign-in host among them."""
         routed = {item.route.host for item in self.routes} | {host for host, _ in self.broken_hosts}
         return tuple(sorted(routed | {self.authenticate_host}))
+
+    def directory_of(self, provider_id: str) -> DirectorySettings | None:
+        """The directory that describes the users of an identity provider, if there is one."""
+        return next((item for item in self.directories if item.identity_provider_id == provider_id), None)
 
     def identity_provider(self, provider_id: str) -> IdentityProviderSettings | None:
         """The identity provider with this id, or ``None`` when it is no longer configured."""

@@ -38,6 +38,8 @@ class User:
     """``None`` when the identity provider did not name them completely."""
     active: bool = True
     refreshed_at: float = 0.0
+    directory_user_id: str = ""
+    """Record id of the directory entry that the claims name; whether there is one is for the directory to say."""
 
     def trusted_email(self, email_domains: Collection[str] | None) -> str | None:
         """The address that policy may rely on, in canonical form, or ``None``.
@@ -65,6 +67,7 @@ class User:
             groups=sorted(self.groups or ()),
             groups_known=self.groups is not None,
             active=self.active,
+            directory_user_id=self.directory_user_id,
         )
         message.refreshed_at.FromNanoseconds(int(self.refreshed_at * 1e9))
         return message.SerializeToString()
@@ -92,4 +95,5 @@ class User:
             groups=frozenset(message.groups) if message.groups_known else None,
             active=message.active,
             refreshed_at=message.refreshed_at.seconds + message.refreshed_at.nanos * 1e-9,
+            directory_user_id=message.directory_user_id,
         )

@@ -10,5 +10,7 @@ class Plane(StrEnum):
     AUTHORIZE = "authorize"
     PROXY = "proxy"
     DATABROKER = "databroker"
+    DIRECTORY = "directory"
+    """The databroker plane's worker that reads directories; a process of its own, with credentials of its own."""
     OPERATOR = "operator"
     """A person at the command line, with access to the run folder."""

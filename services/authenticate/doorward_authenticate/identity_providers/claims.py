@@ -1,9 +1,11 @@
 """What verified claims say about a person."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from doorward.config.directory_settings import DirectorySettings
 from doorward.config.settings import IdentityProviderSettings
+from doorward.identity.directory import directory_user_id, join_value
 from doorward.identity.user import User, user_id
 from doorward_authenticate.identity_providers.id_token import PROTOCOL_CLAIMS, VerifiedClaims
 
@@ -25,12 +27,16 @@ class Authentication:
 
 
 def user_from(
-    settings: IdentityProviderSettings, claims: VerifiedClaims, userinfo: dict[str, object], now: float
+    settings: IdentityProviderSettings,
+    claims: VerifiedClaims,
+    userinfo: dict[str, object],
+    now: float,
+    directory: DirectorySettings | None = None,
 ) -> User:
     """The user record for somebody; the ID token's own claims win over userinfo."""
     merged = {**userinfo, **claims}
     subject = str(claims["sub"])
-    return User(
+    user = User(
         id=user_id(settings.issuer, subject),
         issuer=settings.issuer,
         subject=subject,
@@ -40,6 +46,14 @@ def user_from(
         name=_text(merged.get("name")),
         groups=_groups(settings, merged),
         refreshed_at=now,
+    )
+    if directory is None:
+        return user
+    value = (
+        user.trusted_email(settings.email_domains) if directory.joins_by_email else join_value(directory.join, merged)
+    )
+    return replace(
+        user, directory_user_id="" if value is None else directory_user_id(directory.id, directory.join, value)
     )
 
 

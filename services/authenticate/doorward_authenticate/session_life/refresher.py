@@ -11,6 +11,7 @@ from typing import Protocol
 import structlog
 
 from doorward.clock import Clock
+from doorward.config.directory_settings import DirectorySettings
 from doorward.errors import ConflictError, DoorwardError, NotFoundError, OutcomeUnknownError, UnavailableError
 from doorward.identity import session as session_records
 from doorward.identity import user as user_records
@@ -92,7 +93,9 @@ class Refresher:
         rhythm: Callable[[], Rhythm],
         clock: Clock,
         jitter: Callable[[], float] = random.random,
+        directories: Callable[[], Mapping[str, DirectorySettings]] = dict,
     ) -> None:
+        self._directories = directories
         self._records = records
         self._sealer = sealer
         self._parties = parties
@@ -183,7 +186,8 @@ class Refresher:
     ) -> list[Write]:
         """Writes for the user and the session, where they say something new."""
         writes: list[Write] = []
-        user = user_from(party.settings, claims, userinfo, self._clock.now())
+        directory = self._directories().get(party.settings.id)
+        user = user_from(party.settings, claims, userinfo, self._clock.now(), directory)
         if replace(user, refreshed_at=found.user.refreshed_at) != found.user:
             writes.append(Write(record=user_record(user)))
         session = replace(found.session, claims_json=personal_claims(claims, userinfo))

@@ -21,6 +21,7 @@ from doorward.clock import Clock
 from doorward.errors import DataCorruptedError, NotFoundError
 from doorward.identity import session as sessions
 from doorward.identity import user as users
+from doorward.identity.directory import GROUP_TYPE, USER_TYPE
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.guard.description import Description, read_description
 from doorward_authorize.metrics import AuthorizeMetrics
@@ -74,6 +75,8 @@ class WatchedStream:
     number: int
     description: Description
     limit_seconds: float = 0.0
+    directory_user_id: str = ""
+    """The directory entry that it was decided by, when there is one."""
     due: int = _NEVER
     """Tenth of a second on the wall clock at which it is decided again though nothing has changed."""
 
@@ -122,6 +125,7 @@ class Watcher:
         self._doubtful: dict[WatchedStream, None] = {}
         self._wake = asyncio.Event()
         self._seen_now = clock.now()
+        self._groups_changed = False
 
     @property
     def can_vouch(self) -> bool:
@@ -177,11 +181,18 @@ class Watcher:
 
     def on_record(self, record_type: str, record_id: str) -> None:
         """A record has changed: the streams that read it are in doubt, and no others."""
+        if record_type == GROUP_TYPE:
+            # Many change at once when a directory is read; they are looked at together.
+            self._groups_changed = True
+            return
         self._doubt(self._by_record.get((record_type, record_id), ()))
 
     def on_snapshot(self, before: Snapshot, after: Snapshot) -> None:
         """The configuration has changed: the streams of the routes that differ are in doubt, and no others."""
-        if before.settings.identity_providers != after.settings.identity_providers:
+        if (before.settings.identity_providers, before.settings.directories) != (
+            after.settings.identity_providers,
+            after.settings.directories,
+        ):
             self._doubt_all()
             return
         for route_id, streams in self._by_route.items():
@@ -202,6 +213,10 @@ class Watcher:
             for stream in self._due.pop(tenth, ()):
                 stream.due = _NEVER
                 self._doubt((stream,))
+        if self._groups_changed:
+            self._groups_changed = False
+            for link in self._links.values():
+                self._doubt(stream for stream in link.streams.values() if stream.directory_user_id)
         if self._clock.monotonic() - self._touched >= TOUCH_SECONDS:
             self._touched = self._clock.monotonic()
             self._count_as_use()
@@ -280,11 +295,23 @@ class Watcher:
             found = self._principals.of_session(described.session_id, snapshot.settings)
             if found is None or (isinstance(found, Principal) and found.user.id != described.user_id):
                 return _Cut(("session-ended",))
+        if isinstance(found, Principal):
+            self._reads_directory(stream, found.user.directory_user_id if found.directory_mark is not None else "")
         outcome = self._evaluator.judge(found, described.facts, route, (route.policy,))
         if outcome.verdict is not Verdict.ALLOW:
             return _Cut(outcome.reasons or ("denied",), outcome)
-        self._ask_again_at(stream, found.session.expires_at if isinstance(found, Principal) else float("inf"))
+        ends_at = min(found.session.expires_at, found.good_until) if isinstance(found, Principal) else float("inf")
+        self._ask_again_at(stream, ends_at)
         return None
+
+    def _reads_directory(self, stream: WatchedStream, record_id: str) -> None:
+        """Note which directory entry a stream is decided by; a refresh may name another one."""
+        if record_id == stream.directory_user_id:
+            return
+        _discard(self._by_record, (USER_TYPE, stream.directory_user_id), stream)
+        stream.directory_user_id = record_id
+        if record_id:
+            self._by_record.setdefault((USER_TYPE, record_id), {})[stream] = None
 
     def _ask_again_at(self, stream: WatchedStream, time: float) -> None:
         tenth = math.ceil(time * 10) if math.isfinite(time) else _NEVER
@@ -321,7 +348,7 @@ class Watcher:
         self._doubtful.pop(stream, None)
         _discard(self._due, stream.due, stream)
         _discard(self._by_route, stream.description.route, stream)
-        for key in _records_of(stream.description):
+        for key in (*_records_of(stream.description), (USER_TYPE, stream.directory_user_id)):
             _discard(self._by_record, key, stream)
         self._metrics.guarded_streams.dec()
 

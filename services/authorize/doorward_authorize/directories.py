@@ -1,0 +1,127 @@
+"""What a directory says of somebody: whether they still count, and which groups they are in.
+
+Unknown is the answer whenever the directory cannot be relied on: never read, read too long ago, no entry for this person, two
+entries for one, a group that has gone missing. A group counts by its id, and by name and address where those are its own.
+
+Concurrency: belongs to one event loop; everything comes from the replica.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from doorward.clock import Clock
+from doorward.config.directory_settings import DirectorySettings
+from doorward.identity.directory import (
+    GROUP_TYPE,
+    STATE_TYPE,
+    USER_TYPE,
+    DirectoryGroup,
+    DirectoryState,
+    DirectoryUser,
+    directory_group_id,
+)
+from doorward.identity.user import User
+
+_CACHE_LIMIT = 50_000
+_NEVER = float("inf")
+
+
+class DirectoryRecords(Protocol):
+    """The replica, as far as directories need it."""
+
+    def get(self, record_type: str, record_id: str) -> bytes | None:
+        """The payload of a live record."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What a directory says of somebody."""
+
+    is_active: bool = True
+    """False when the directory has disabled or removed them."""
+    groups: frozenset[str] | None = None
+    """Ids, names and addresses; ``None`` when they are not known."""
+    good_until: float = _NEVER
+    """When the directory's word becomes too old, in seconds since the Unix epoch."""
+
+
+UNKNOWN = Standing()
+
+Mark: TypeAlias = tuple[bytes | None, bytes | None, int]
+"""What a standing was made from; while it is the same, so is the standing."""
+
+
+class Directories:
+    """Answers from the replica. ``on_record`` must hear of every change."""
+
+    def __init__(self, records: DirectoryRecords, clock: Clock) -> None:
+        self._records = records
+        self._clock = clock
+        self._changes = 0
+        self._decoded: dict[str, tuple[bytes, DirectoryGroup]] = {}
+
+    def on_record(self, record_type: str, record_id: str) -> None:
+        """A record has changed; a renamed group changes what its members are in."""
+        del record_id
+        if record_type == GROUP_TYPE:
+            self._changes += 1
+
+    def mark(self, user: User, directory: DirectorySettings) -> Mark:
+        """What the standing of ``user`` would be made from."""
+        return (
+            self._records.get(USER_TYPE, user.directory_user_id) if user.directory_user_id else None,
+            self._records.get(STATE_TYPE, directory.id),
+            self._changes,
+        )
+
+    def standing(self, user: User, directory: DirectorySettings) -> Standing:
+        """What ``directory`` says of ``user`` now.
+
+        Raises:
+            DataCorruptedError: a record cannot be read.
+        """
+        # The id carries the directory: one that a former configuration computed must not find another's entry.
+        if not user.directory_user_id.startswith(f"{directory.id}/"):
+            return UNKNOWN
+        data = self._records.get(USER_TYPE, user.directory_user_id)
+        if data is None:
+            return UNKNOWN
+        entry = DirectoryUser.from_bytes(data)
+        if not entry.active:
+            # However old that is: nobody is let back in because a directory has fallen silent.
+            return Standing(is_active=False)
+        state = self._records.get(STATE_TYPE, directory.id)
+        synchronised_at = None if state is None else DirectoryState.from_bytes(state).synchronised_at
+        if synchronised_at is None or not entry.groups_known:
+            return UNKNOWN
+        good_until = _NEVER if directory.stale_seconds is None else synchronised_at + directory.stale_seconds
+        if self._clock.now() >= good_until:
+            return UNKNOWN
+        return Standing(groups=self._groups(entry, directory), good_until=good_until)
+
+    def _groups(self, entry: DirectoryUser, directory: DirectorySettings) -> frozenset[str] | None:
+        found: set[str] = set()
+        for number in entry.group_numbers:
+            group = self._group(directory_group_id(directory.id, number))
+            if group is None:
+                return None
+            found.add(group.group_id)
+            if group.name:
+                found.add(group.name)
+            if group.email:
+                found.add(group.email)
+        return frozenset(found)
+
+    def _group(self, record_id: str) -> DirectoryGroup | None:
+        data = self._records.get(GROUP_TYPE, record_id)
+        if data is None:
+            return None
+        known = self._decoded.get(record_id)
+        if known is not None and known[0] is data:
+            return known[1]
+        if len(self._decoded) >= _CACHE_LIMIT:
+            self._decoded.clear()
+        group = DirectoryGroup.from_bytes(data)
+        self._decoded[record_id] = (data, group)
+        return group
