@@ -215,8 +215,8 @@ class Watcher:
                 self._doubt((stream,))
         if self._groups_changed:
             self._groups_changed = False
-            for link in self._links.values():
-                self._doubt(stream for stream in link.streams.values() if stream.directory_user_id)
+            for books in self._links.values():
+                self._doubt(stream for stream in books.streams.values() if stream.directory_user_id)
         if self._clock.monotonic() - self._touched >= TOUCH_SECONDS:
             self._touched = self._clock.monotonic()
             self._count_as_use()
