@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from doorward import __version__
+from doorward.cli.policy import policy_app
 
 app = typer.Typer(
     name="doorward",
@@ -23,6 +24,7 @@ session_app = typer.Typer(help="Sessions: who is signed in, and ending it.", no_
 keys_app = typer.Typer(help="Keys of a deployment.", no_args_is_help=True)
 app.add_typer(session_app, name="session")
 app.add_typer(keys_app, name="keys")
+app.add_typer(policy_app, name="policy")
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="Configuration file.")]
 Data = Annotated[Path, typer.Option("--data", help="Data folder: keys, certificates, store.")]

@@ -1,10 +1,10 @@
 """Models over positioned nodes: pydantic's findings as problems that point at the operator's text."""
 
-from typing import Any, TypeVar, get_args
+from typing import TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from doorward.source import Mapping, Node, Position, Problems, Scalar, Sequence, suggestion
+from doorward.source import Mapping, Node, Position, Problems, Sequence, plain, suggestion
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -30,17 +30,6 @@ def validate(model: type[Model], node: Mapping, problems: Problems, *, opaque: f
                 name = ".".join(str(part) for part in location if not _is_variant(part))
                 problems.error(position_of(node, location), f"`{name}`: {_sentence(str(finding['msg']))}")
         return None
-
-
-def plain(node: Node) -> Any:
-    """``node`` as dictionaries, lists and values."""
-    match node:
-        case Mapping():
-            return {str(key.value): plain(value) for key, value in node.entries}
-        case Sequence():
-            return [plain(item) for item in node.items]
-        case Scalar():
-            return node.value
 
 
 def position_of(node: Node, location: tuple[str | int, ...]) -> Position:

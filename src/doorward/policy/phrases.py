@@ -9,12 +9,11 @@ MANY = 4
 
 
 def describe(expression: Expression) -> str:
-    """``groups has admins``; a group as ``(a and b)``."""
+    """``groups has admins``; of a group its operator and size, as its place is named beside it."""
     if isinstance(expression, Term):
         wanted = ", ".join(describe_matcher(matcher) for matcher in expression.matchers)
         return f"{expression.label} {wanted}" if wanted else expression.label
-    inner = [describe(member) for member in expression.members]
-    return f"{expression.operator}({'; '.join(inner)})"
+    return f"`{expression.operator}` of {len(expression.members)}"
 
 
 def describe_matcher(matcher: Matcher) -> str:
