@@ -1,9 +1,10 @@
 """A deployment with a configuration of the test's own, its identity provider open to faults."""
 
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ class Site:
     settings: dict[str, Any] = field(default_factory=dict)
     issuer: str = ""
     running: Running | None = None
+    second_port: int | None = None
+    """Port of another identity provider, `second`, whose word counts for the same domains."""
+    provider: subprocess.Popen[bytes] | None = None
 
     @property
     def config(self) -> Path:
@@ -51,17 +55,7 @@ class Site:
             "version": 1,
             "listen": f"127.0.0.1:{self.port}",
             "authenticate_url": self.url("authenticate"),
-            "identity_providers": [
-                {
-                    "id": "demo",
-                    "issuer": self.issuer or f"http://localhost:{self.provider_port}",
-                    "client_id": "site",
-                    "client_secret": "file:secret",
-                    "scopes": ["openid", "email", "profile", "groups"],
-                    "email_domains": ["example.com", "partner.example"],
-                    "claims": {"groups": "groups"},
-                }
-            ],
+            "identity_providers": self._providers(),
             "decision_log": {"file": "data/logs/decisions.jsonl"},
             "routes": [{**route, "from": self.url(route["from"])} for route in self.routes],
             **self.settings,
@@ -69,6 +63,24 @@ class Site:
         scratch = self.config.with_suffix(".new")
         scratch.write_text(yaml.safe_dump(document))
         scratch.replace(self.config)
+
+    def _providers(self) -> list[dict[str, Any]]:
+        issuers = {"demo": self.issuer or f"http://localhost:{self.provider_port}"}
+        if self.second_port is not None:
+            issuers["second"] = f"http://localhost:{self.second_port}"
+        return [
+            {
+                "id": name,
+                "name": f"The {name} provider",
+                "issuer": issuer,
+                "client_id": "site",
+                "client_secret": "file:secret",
+                "scopes": ["openid", "email", "profile", "groups"],
+                "email_domains": ["example.com", "partner.example"],
+                "claims": {"groups": "groups"},
+            }
+            for name, issuer in issuers.items()
+        ]
 
     @property
     def ca_file(self) -> Path:
@@ -84,6 +96,11 @@ class Site:
     def host(self, name: str) -> str:
         """Host and port of ``name`` as a Host header carries them."""
         return f"{name}.localhost:{self.port}"
+
+    def keys_asked(self) -> dict[str, int]:
+        """How often each address with keys was asked at the identity provider."""
+        answer = httpx.get(f"http://127.0.0.1:{self.provider_port}/_asked", trust_env=False)
+        return dict(answer.json())
 
     def set_faults(self, **faults: object) -> None:
         httpx.post(f"http://127.0.0.1:{self.provider_port}/_faults", json=faults, trust_env=False).raise_for_status()
@@ -103,27 +120,46 @@ def group(name: str) -> list[dict[str, Any]]:
 
 @contextmanager
 def site(
-    folder: Path, routes: list[dict[str, Any]], *, issuer: str = "", port: int | None = None, **settings: Any
+    folder: Path,
+    routes: list[dict[str, Any]],
+    *,
+    issuer: str = "",
+    port: int | None = None,
+    two_providers: bool = False,
+    **settings: Any,
 ) -> Iterator[Site]:
     """Start everything; ``from`` of a route is a bare name that becomes ``https://<name>.localhost:<port>``."""
     made = Site(folder, port or free_port(), free_port(), routes, settings, issuer)
+    if two_providers:
+        made.second_port = free_port()
     (folder / "secret").write_text(SECRET)
     (made.data / "logs").mkdir(parents=True)
     made.write()
-    command = [
-        sys.executable, "-m", "doorward.demo.identity_provider", "--port", str(made.provider_port),
-        "--data", str(folder / "provider"), "--client-id", "site", "--client-secret-file", str(folder / "secret"),
-        "--redirect-uri", f"{made.url('authenticate')}/.doorward/callback/demo", "--faults",
-    ]  # fmt: skip
-    with (folder / "provider.log").open("w") as log:
-        provider = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        wait_for(lambda: _answers(made.provider_port), what="the identity provider")
+    with ExitStack() as stack:
+        made.provider = stack.enter_context(_identity_provider(made, "demo", made.provider_port))
+        if made.second_port is not None:
+            stack.enter_context(_identity_provider(made, "second", made.second_port))
+        for provider_port in filter(None, (made.provider_port, made.second_port)):
+            wait_for(functools.partial(_answers, provider_port), what="the identity provider")
         made.running = start(["run", "--config", str(made.config)], made.data)
         try:
             yield made
         finally:
             made.running.stop()
+
+
+@contextmanager
+def _identity_provider(made: Site, name: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    command = [
+        sys.executable, "-m", "doorward.demo.identity_provider", "--port", str(port),
+        "--data", str(made.folder / f"provider-{name}"), "--client-id", "site",
+        "--client-secret-file", str(made.folder / "secret"),
+        "--redirect-uri", f"{made.url('authenticate')}/.doorward/callback/{name}", "--faults",
+    ]  # fmt: skip
+    with (made.folder / f"provider-{name}.log").open("w") as log:
+        provider = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        yield provider
     finally:
         provider.terminate()
         provider.wait()

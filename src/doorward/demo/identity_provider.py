@@ -2,7 +2,8 @@
 
     python -m doorward.demo.identity_provider --port N --data DIR --client-id ID --client-secret-file FILE --redirect-uri URI
 
-It listens on 127.0.0.1 and ::1 as ``http://localhost:N``. ``--faults`` opens ``POST /_faults`` for tests, which makes it misbehave.
+It listens on 127.0.0.1 and ::1 as ``http://localhost:N``. ``--faults`` opens ``POST /_faults`` for tests, which makes
+it misbehave, and ``GET /_asked``, which counts how often keys were asked for.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import signal
 import socket
 import time
 import urllib.parse
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from doorward.demo.faults import Faults
+from doorward.demo.faults import FOREIGN_KEYS_PATH, Faults
 from doorward.demo.users import DEMO_USERS, DemoUser
 from doorward.web.style import style, style_source
 
@@ -73,6 +75,7 @@ class IdentityProvider:
         self._signed_in: dict[str, tuple[DemoUser, int]] = {}
         self._faults_open = faults is not None
         self._faults = faults or Faults()
+        self._asked: Counter[str] = Counter()
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -86,11 +89,16 @@ class IdentityProvider:
         ]
         if self._faults_open:
             routes.append(Route("/_faults", self._set_faults, methods=["POST"]))
+            routes.append(Route("/_asked", self._what_was_asked))
+            routes.append(Route(FOREIGN_KEYS_PATH, self._jwks))
         return Starlette(routes=routes)
 
     async def _set_faults(self, request: Request) -> Response:
         self._faults = Faults(**await request.json())
         return JSONResponse({})
+
+    async def _what_was_asked(self, _: Request) -> Response:
+        return JSONResponse(self._asked)
 
     async def _metadata(self, _: Request) -> Response:
         return JSONResponse(
@@ -111,7 +119,8 @@ class IdentityProvider:
             }
         )
 
-    async def _jwks(self, _: Request) -> Response:
+    async def _jwks(self, request: Request) -> Response:
+        self._asked[request.url.path] += 1
         if self._faults.garbage_keys:
             return Response("{", media_type="application/json")
         return JSONResponse({"keys": [{**key.as_dict(private=False), "use": "sig"} for key in self._keys]})
@@ -174,6 +183,8 @@ class IdentityProvider:
 
     async def _token(self, request: Request) -> Response:
         form = {name: str(value) for name, value in (await request.form()).items()}
+        if self._faults.token_body:
+            return Response(self._faults.token_body, self._faults.token_status or 200, media_type="application/json")
         if self._faults.token_status:
             return JSONResponse({"error": "server_error"}, self._faults.token_status)
         if not self._authenticated(request, form):

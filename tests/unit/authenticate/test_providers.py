@@ -104,6 +104,18 @@ async def test_s59_an_unknown_key_is_looked_for_at_most_once_a_minute():
     assert calls == 2
 
 
+async def test_s59_a_rotated_key_is_found_and_the_old_one_forgotten():
+    clock = FakeClock()
+    published = [KEY]
+    source = KeySource(
+        client(lambda _: httpx.Response(200, json={"keys": [key.as_dict(private=False) for key in published]})), clock
+    )
+    assert [key.kid for key in await source.get("https://x/jwks", "one")] == ["one"]
+    published[:] = [RSAKey.generate_key(2048, {"kid": "two"})]
+    clock.advance(61)
+    assert [key.kid for key in await source.get("https://x/jwks", "two")] == ["two"]
+
+
 @pytest.mark.parametrize(
     "response",
     [
