@@ -4,10 +4,16 @@ from collections.abc import Iterator, Sequence
 
 from google.protobuf.message import Message
 
-from doorward.envoy_api.envoy.config.route.v3.route_components_pb2 import Route, RouteAction, VirtualHost
+from doorward.envoy_api.envoy.config.route.v3.route_components_pb2 import (
+    HeaderMatcher,
+    Route,
+    RouteAction,
+    VirtualHost,
+)
 from doorward.envoy_api.envoy.config.route.v3.route_pb2 import RouteConfiguration
 from doorward.envoy_api.envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2 import ExtAuthzPerRoute
 from doorward.envoy_api.envoy.extensions.filters.http.ext_proc.v3.ext_proc_pb2 import ExtProcPerRoute
+from doorward.envoy_api.envoy.type.matcher.v3.string_pb2 import StringMatcher
 from doorward.route.internal import (
     CONTEXT_DIGEST,
     CONTEXT_HOST,
@@ -16,6 +22,7 @@ from doorward.route.internal import (
     InternalRoute,
 )
 from doorward_proxy.resources.http_filters import CHECK, COOKIES, GUARD, OWN_PAGES_KEY
+from doorward_proxy.resources.listeners import CONNECT_UPGRADE
 from doorward_proxy.resources.surroundings import AUTHENTICATE_CLUSTER, PAGES_CLUSTER, UPSTREAM_PREFIX
 
 _CONFIGURATION_FIELDS = {"name", "virtual_hosts", "ignore_port_in_host_matching"}
@@ -29,7 +36,7 @@ _ROUTE_FIELDS = {
     "request_headers_to_remove",
     "response_headers_to_add",
 }
-_MATCH_FIELDS = {"prefix", "path", "path_separated_prefix", "connect_matcher"}
+_MATCH_FIELDS = {"prefix", "path", "path_separated_prefix", "connect_matcher", "headers"}
 _ACTION_FIELDS = {
     "cluster",
     "timeout",
@@ -76,6 +83,7 @@ def _host(host: VirtualHost) -> Iterator[str]:
 def _route(route: Route, host: str, where: str) -> Iterator[str]:
     yield from unlisted(route, where, _ROUTE_FIELDS)
     yield from unlisted(route.match, where, _MATCH_FIELDS)
+    yield from _header_matches(route, host, where)
     unexpected = set(route.typed_per_filter_config) - {CHECK, GUARD}
     yield from (f"{where}: a route overrides `{name}`" for name in sorted(unexpected))
     context = _context(route)
@@ -96,6 +104,15 @@ def _route(route: Route, host: str, where: str) -> Iterator[str]:
         yield from _action(route, context[CONTEXT_ROUTE], host, where, guarded=guarded)
 
 
+def _header_matches(route: Route, host: str, where: str) -> Iterator[str]:
+    """Only tunnels look at a header, and only at the port that they are for: others would depend on what clients write."""
+    for matcher in route.match.headers:
+        name, port = matcher.string_match.exact.rpartition(":")[::2]
+        allowed = HeaderMatcher(name=":authority", string_match=StringMatcher(exact=f"{host}:{port}", ignore_case=True))
+        if matcher != allowed or name != host or not port.isdigit() or not route.match.HasField("connect_matcher"):
+            yield f"{where}: a route that depends on a header"
+
+
 def _action(route: Route, route_id: str, host: str, where: str, *, guarded: bool) -> Iterator[str]:
     action = route.route
     yield from unlisted(action, where, _ACTION_FIELDS)
@@ -114,8 +131,15 @@ def _action(route: Route, route_id: str, host: str, where: str, *, guarded: bool
         yield f"{where}: a stream without guard and without end"
     if not guarded and action.upgrade_configs:
         yield f"{where}: an upgrade without guard"
+    tunnel = route.match.HasField("connect_matcher")
     for upgrade in action.upgrade_configs:
-        yield from unlisted(upgrade, where, {"upgrade_type", "enabled"})
+        yield from unlisted(upgrade, where, {"upgrade_type", "enabled", "connect_config"})
+        yield from unlisted(upgrade.connect_config, where, set())
+        # A tunnel ends here and goes on as plain TCP; a CONNECT that is passed on would go wherever the client says.
+        if (upgrade.upgrade_type == CONNECT_UPGRADE, upgrade.HasField("connect_config")) != (tunnel, tunnel):
+            yield f"{where}: an upgrade that does not go with the match"
+    if tunnel and len(action.upgrade_configs) != 1:
+        yield f"{where}: a tunnel that does not end here"
     yield from unlisted(action.retry_policy, where, {"retry_on", "num_retries"})
     if not set(filter(None, action.retry_policy.retry_on.split(","))) <= _SAFE_RETRIES:
         yield f"{where}: repeats requests that may have been carried out"

@@ -126,8 +126,13 @@ class RouteDocument(StrictDocument):
     """One route: which requests, to which upstream, for whom."""
 
     name: str | None = Field(default=None, pattern=NAME, description="Stable name; without it one is derived.")
-    from_: str = Field(alias="from", description="`https://host[:port]` that people use.")
-    to: str | list[str] = Field(description="`http://`, `https://` or `h2c://` address of the upstream, or several.")
+    from_: str = Field(
+        alias="from",
+        description="`https://host[:port]` that people use, or `tcp+https://host:port` for CONNECT tunnels.",
+    )
+    to: str | list[str] = Field(
+        description="`http://`, `https://` or `h2c://` address of the upstream, `tcp://` for a tunnel, or several."
+    )
     prefix: str | None = Field(default=None, description="Path and everything below it; `/` by default.")
     path: str | None = Field(default=None, description="Exactly this path.")
     policy: object = Field(description="Who may; see the policy reference.")
@@ -135,10 +140,14 @@ class RouteDocument(StrictDocument):
     remove_request_headers: list[str] = Field(default=[], description="Headers removed towards the upstream.")
     set_response_headers: dict[str, str] = Field(default={}, description="Headers set towards the client.")
     preserve_host: bool = Field(default=False, description="Whether the upstream sees the public host.")
-    timeout: Duration = Field(default=30.0, gt=0, le=300, description="For a whole unguarded response.")
+    timeout: Duration | Literal["none"] = Field(
+        default=30.0, description="For a whole unguarded response, up to `5m`; `none` guards the route."
+    )
     websocket: bool = Field(default=False, description="Whether WebSocket upgrades pass; their streams are guarded.")
-    continuous: bool = Field(
-        default=False, description="Whether streams are guarded: decided again on change, cut when access ends."
+    continuous: bool | None = Field(
+        default=None,
+        description="Whether streams are guarded: decided again on change, cut when access ends, without any other limit. "
+        "By default so for WebSockets, tunnels, `h2c://` upstreams and `timeout: none`.",
     )
     pass_assertion: bool = Field(default=True, description="Whether the upstream gets the identity assertion.")
     claim_headers: dict[str, Literal["user", "email", "name", "groups", "subject", "session"]] = Field(

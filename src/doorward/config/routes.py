@@ -17,7 +17,8 @@ from doorward.source import Mapping, Node, Position, Problems, Scalar, Sequence
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\Z", re.ASCII)
 _FROM = re.compile(r"https://([^/:?#@\[\]]+)(?::([0-9]{1,5}))?/?\Z", re.ASCII)
-_TO = re.compile(r"(http|https|h2c)://(\[[0-9a-fA-F:.]+\]|[^/:?#@\[\]]+)(?::([0-9]{1,5}))?(/?)\Z", re.ASCII)
+_FROM_TCP = re.compile(r"tcp\+https://([^/:?#@\[\]]+):([0-9]{1,5})\Z", re.ASCII)
+_TO = re.compile(r"(http|https|h2c|tcp)://(\[[0-9a-fA-F:.]+\]|[^/:?#@\[\]]+)(?::([0-9]{1,5}))?(/?)\Z", re.ASCII)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^`|~-]+\Z", re.ASCII)
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*\Z", re.ASCII)
 _DEFAULT_PORTS = {"http": 80, "https": 443, "h2c": 80}
@@ -43,6 +44,7 @@ _RESERVED_HEADERS = frozenset(
 )
 _OWN_PREFIXES = ("x-doorward-", "doorward-", "x-envoy-", ":")
 _RESERVED_PATHS = ("/.doorward", "/.well-known/doorward")
+_LONGEST_TIMEOUT_SECONDS = 300.0
 _ROUTE_OPAQUE = frozenset({"policy"})
 
 
@@ -91,10 +93,10 @@ class RouteReader:
         place = self._place(node)
         if place is None:
             return None
-        host, port = place
+        host, port, tunnel = place
         problems = Problems()
         document = validate(RouteDocument, node, problems, opaque=_ROUTE_OPAQUE)
-        match = self._match(node, problems)
+        match = self._tunnel_match(node, port, problems) if tunnel else self._match(node, problems)
         if match is None:
             self._contained.extend(problems.all)
             self._broken_hosts[host] = f"the match of the route on line {node.position.line} cannot be built"
@@ -113,17 +115,20 @@ class RouteReader:
             route = Route(id=route_id, name=route_id, host=host, port=port, match=match, upstreams=(), broken=reason)
         return RoutePolicy(route=route, policy=policy)
 
-    def _place(self, node: Mapping) -> tuple[str, int] | None:
-        """Host and port of ``from``; without them the route cannot even answer 503 in its own place."""
+    def _place(self, node: Mapping) -> tuple[str, int, bool] | None:
+        """Host and port of ``from``, and whether it is a tunnel; without them the route cannot even answer 503."""
         written = node.get("from")
         if written is None:
             self._fatal.error(node.position, "`from` is missing", "every route needs `from: https://host`")
             return None
         text = written.value if isinstance(written, Scalar) else None
-        parsed = parse_origin(text) if isinstance(text, str) else None
+        tunnel = isinstance(text, str) and text.startswith("tcp+")
+        parse = parse_tunnel if tunnel else parse_origin
+        parsed = parse(text) if isinstance(text, str) else None
         if parsed is None:
+            expected = "`tcp+https://host:port`" if tunnel else "`https://host[:port]`"
             self._fatal.error(
-                written.position, f"`from` is `{text}`", "expected `https://host[:port]` in lower case, without a path"
+                written.position, f"`from` is `{text}`", f"expected {expected} in lower case, without a path"
             )
             return None
         if parsed[0] == self._authenticate_host:
@@ -131,7 +136,15 @@ class RouteReader:
                 written.position, f"`{parsed[0]}` is the sign-in host", "give the route a host of its own"
             )
             return None
-        return parsed
+        return *parsed, tunnel
+
+    @staticmethod
+    def _tunnel_match(node: Mapping, port: int, problems: Problems) -> Match:
+        for name in ("prefix", "path"):
+            written = node.get(name)
+            if written is not None:
+                problems.error(written.position, f"a tunnel has no `{name}`", "leave it out")
+        return Match(kind=MatchKind.TCP, value=str(port))
 
     def _match(self, node: Mapping, problems: Problems) -> Match | None:
         prefix, path = node.get("prefix"), node.get("path")
@@ -179,9 +192,11 @@ class RouteReader:
                 found.error(
                     position_of(node, ("allowed_origins",)), f"`{origin}` is no origin", "`https://host[:port]`"
                 )
-        if document.websocket and node.get("continuous") is not None and not document.continuous:
+        tunnel = match.kind is MatchKind.TCP
+        self._check_guard(document, tunnel, node, found)
+        if any((upstream.scheme == "tcp") is not tunnel for upstream in upstreams):
             found.error(
-                position_of(node, ("continuous",)), "WebSocket streams are always guarded", "leave `continuous` out"
+                position_of(node, ("to",)), "tunnels and `tcp://` go together", "`from: tcp+https://…`, `to: tcp://…`"
             )
         tls_given = document.tls_server_name or document.tls_ca_file or document.tls_skip_verify
         if tls_given and any(upstream.scheme != "https" for upstream in upstreams):
@@ -198,7 +213,7 @@ class RouteReader:
             return None
         return Route(
             id=route_id,
-            name=document.name or f"{host}{match.value}",
+            name=document.name or (f"{host}:{port}" if tunnel else f"{host}{match.value}"),
             host=host,
             port=port,
             match=match,
@@ -207,9 +222,11 @@ class RouteReader:
             remove_request_headers=removed,
             set_response_headers=response_headers,
             preserve_host=document.preserve_host,
-            timeout_seconds=document.timeout,
+            timeout_seconds=_LONGEST_TIMEOUT_SECONDS if document.timeout == "none" else document.timeout,
             websocket=document.websocket,
-            continuous=document.continuous or document.websocket,
+            continuous=document.continuous
+            if document.continuous is not None
+            else self._has_no_end(document, tunnel) or upstreams[0].scheme == "h2c",
             pass_assertion=document.pass_assertion,
             claim_headers=claim_headers,
             path_parameters=document.path_parameters == "allow",
@@ -222,15 +239,40 @@ class RouteReader:
             tls_skip_verify=document.tls_skip_verify,
         )
 
+    @staticmethod
+    def _has_no_end(document: RouteDocument, tunnel: bool) -> bool:
+        """Whether its streams would go on for ever without the guard."""
+        return tunnel or document.websocket or document.timeout == "none"
+
+    def _check_guard(self, document: RouteDocument, tunnel: bool, node: Mapping, found: Problems) -> None:
+        if document.continuous is False and self._has_no_end(document, tunnel):
+            found.error(
+                position_of(node, ("continuous",)),
+                "streams without an end are always guarded",
+                "leave `continuous` out",
+            )
+        if document.timeout != "none" and not 0 < document.timeout <= _LONGEST_TIMEOUT_SECONDS:
+            found.error(
+                position_of(node, ("timeout",)), "`timeout` must be more than nothing and at most `5m`", "`none`"
+            )
+        if tunnel and document.websocket:
+            found.error(
+                position_of(node, ("websocket",)), "a tunnel carries anything, WebSockets included", "leave it out"
+            )
+
     def _upstreams(self, document: RouteDocument, node: Mapping, found: Problems) -> tuple[Upstream, ...]:
         texts = [document.to] if isinstance(document.to, str) else document.to
         upstreams = []
         for index, text in enumerate(texts):
             position = position_of(node, ("to", index) if isinstance(document.to, list) else ("to",))
             match = _TO.match(text)
-            port = int(match[3] or _DEFAULT_PORTS[match[1]]) if match else 0
+            port = int(match[3] or _DEFAULT_PORTS.get(match[1], 0)) if match else 0
             if match is None or not 0 < port < 65536:
-                found.error(position, f"`to` is `{text}`", "expected `http://host[:port]`, `https://…` or `h2c://…`")
+                found.error(
+                    position,
+                    f"`to` is `{text}`",
+                    "expected `http://host[:port]`, `https://…`, `h2c://…` or `tcp://host:port`",
+                )
                 continue
             host = match[2].lower().strip("[]")
             if not match[2].startswith("[") and not _HOST.match(host):
@@ -288,6 +330,8 @@ class RouteReader:
             if item.route.host not in lax:
                 continue
             match = item.route.match
+            if item.route.is_tunnel:
+                continue
             if match != Match(kind=MatchKind.PREFIX, value="/"):
                 self._fatal.error(
                     node.position, f"`{item.route.name}` matches a path on a host with `path_parameters: allow`"
@@ -304,6 +348,15 @@ def parse_origin(text: str) -> tuple[str, int] | None:
     if match is None or not _HOST.match(match[1]) or len(match[1]) > 253:
         return None
     port = int(match[2] or 443)
+    return (match[1], port) if 0 < port < 65536 else None
+
+
+def parse_tunnel(text: str) -> tuple[str, int] | None:
+    """Host and port of ``tcp+https://host:port``, or ``None`` when it is anything else."""
+    match = _FROM_TCP.match(text)
+    if match is None or not _HOST.match(match[1]) or len(match[1]) > 253:
+        return None
+    port = int(match[2])
     return (match[1], port) if 0 < port < 65536 else None
 
 

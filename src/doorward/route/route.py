@@ -13,6 +13,8 @@ class MatchKind(StrEnum):
     """The path itself or anything below it, at a slash: ``/api`` matches ``/api`` and ``/api/x``, not ``/apix``."""
     PATH = "path"
     """Exactly this path."""
+    TCP = "tcp"
+    """A CONNECT request to the route's host and this port (RFC 9110, section 9.3.6); it has no path."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +30,7 @@ class Upstream:
     """Where requests go."""
 
     scheme: str
-    """``http`` (HTTP/1.1), ``h2c`` (HTTP/2 in clear text) or ``https`` (HTTP/2 or HTTP/1.1, as negotiated)."""
+    """``http`` (HTTP/1.1), ``h2c`` (HTTP/2 in clear text), ``https`` (HTTP/2 or HTTP/1.1, as negotiated), or ``tcp``."""
     host: str
     port: int
 
@@ -87,6 +89,11 @@ class Route:
         object.__setattr__(self, "digest", _digest(self))
 
     @property
+    def is_tunnel(self) -> bool:
+        """Whether it carries TCP through CONNECT instead of HTTP."""
+        return self.match.kind is MatchKind.TCP
+
+    @property
     def authority(self) -> str:
         """Host with port unless that is 443: how browsers write it."""
         return self.host if self.port == 443 else f"{self.host}:{self.port}"
@@ -113,6 +120,8 @@ def unnamed_route_id(host: str, port: int, match: Match) -> str:
 
 def overlaps(first: Match, path: str) -> bool:
     """Whether ``path`` is matched by ``first``; for tests and checks, never for requests: Envoy matches those."""
+    if first.kind is MatchKind.TCP:
+        return False
     if first.kind is MatchKind.PATH:
         return path == first.value
     prefix = first.value.rstrip("/")

@@ -93,14 +93,14 @@ def upstream_cluster_name(route: Route) -> str:
 
 def upstream_authority(upstream: Upstream) -> str:
     """What requests to ``upstream`` carry as their host: without the port where it is the scheme's own."""
-    if upstream.port == _DEFAULT_PORTS[upstream.scheme]:
+    if upstream.port == _DEFAULT_PORTS.get(upstream.scheme):
         return upstream.authority.rpartition(":")[0]
     return upstream.authority
 
 
 def _speaks_http1(route: Route) -> bool:
     """WebSocket upgrades need HTTP/1.1: few upstreams take them over HTTP/2 (RFC 8441)."""
-    return route.upstreams[0].scheme == "http" or (route.upstreams[0].scheme == "https" and route.websocket)
+    return route.upstreams[0].scheme in {"http", "tcp"} or (route.upstreams[0].scheme == "https" and route.websocket)
 
 
 def _upstream_cluster(name: str, route: Route, limit: int, trust_store: Path) -> Cluster:

@@ -60,7 +60,7 @@ def connection_manager(settings: Settings) -> HttpConnectionManager:
             max_concurrent_streams=count(MAX_STREAMS_OF_A_CONNECTION),
             initial_stream_window_size=count(256 * 1024),
             initial_connection_window_size=count(_BUFFER_BYTES),
-            # WebSockets over HTTP/2 are CONNECT requests (RFC 8441); all others meet the checked 404.
+            # WebSockets over HTTP/2 are CONNECT requests (RFC 8441); others are tunnels, or meet the checked 404.
             allow_connect=True,
         ),
         scheme_header_transformation=SchemeHeaderTransformation(scheme_to_overwrite="https"),
@@ -74,7 +74,7 @@ def connection_manager(settings: Settings) -> HttpConnectionManager:
         use_remote_address=YES,
         xff_num_trusted_hops=settings.trusted_hops,
         internal_address_config=manager.InternalAddressConfig(),
-        # Without this Envoy would answer CONNECT by itself, unchecked; no route of an operator matches it.
+        # Without this Envoy would answer CONNECT by itself, unchecked; of the operator's routes only tunnels match it.
         upgrade_configs=[manager.UpgradeConfig(upgrade_type=CONNECT_UPGRADE)],
         generate_request_id=YES,
         always_set_request_id_in_response=True,

@@ -13,6 +13,7 @@ from doorward.config.settings import Settings
 from doorward.envoy_api.envoy.config.core.v3.base_pb2 import DataSource, Metadata
 from doorward.envoy_api.envoy.config.route.v3.route_components_pb2 import (
     DirectResponseAction,
+    HeaderMatcher,
     RetryPolicy,
     RouteAction,
     RouteMatch,
@@ -25,6 +26,7 @@ from doorward.envoy_api.envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2
     ExtAuthzPerRoute,
 )
 from doorward.envoy_api.envoy.extensions.filters.http.ext_proc.v3.ext_proc_pb2 import ExtProcPerRoute
+from doorward.envoy_api.envoy.type.matcher.v3.string_pb2 import StringMatcher
 from doorward.route.internal import (
     CONTEXT_DIGEST,
     CONTEXT_HOST,
@@ -34,7 +36,7 @@ from doorward.route.internal import (
     PAGES_PREFIX,
     InternalRoute,
 )
-from doorward.route.route import Match, MatchKind, Route
+from doorward.route.route import MatchKind, Route
 from doorward_proxy.resources.clusters import upstream_cluster_name
 from doorward_proxy.resources.http_filters import CHECK, COOKIES, GUARD, OWN_PAGES_KEY
 from doorward_proxy.resources.messages import YES, count, overwritten, packed, seconds
@@ -120,7 +122,7 @@ def _unmatched(host: str) -> list[EnvoyRoute]:
 
 
 def _operator_route(route: Route) -> EnvoyRoute:
-    match = _match(route.match)
+    match = _match(route)
     if route.broken is not None:
         return _broken(match, route.host)
     action = RouteAction(
@@ -132,7 +134,7 @@ def _operator_route(route: Route) -> EnvoyRoute:
     to_set = list(route.set_request_headers)
     if route.preserve_host:
         action.host_rewrite_literal = route.authority
-    else:
+    elif not route.is_tunnel:
         action.auto_host_rewrite.CopyFrom(YES)
         if FORWARDED_HOST not in map(str.lower, route.remove_request_headers):
             to_set.insert(0, (FORWARDED_HOST, route.authority))
@@ -143,6 +145,12 @@ def _operator_route(route: Route) -> EnvoyRoute:
     else:
         action.timeout.CopyFrom(seconds(route.timeout_seconds))
         action.max_stream_duration.CopyFrom(_bound(max(UNGUARDED_SECONDS, route.timeout_seconds)))
+    if route.is_tunnel:
+        action.upgrade_configs.append(
+            RouteAction.UpgradeConfig(
+                upgrade_type="CONNECT", enabled=YES, connect_config=RouteAction.UpgradeConfig.ConnectConfig()
+            )
+        )
     if route.websocket:
         action.upgrade_configs.append(RouteAction.UpgradeConfig(upgrade_type="websocket", enabled=YES))
     built = EnvoyRoute(
@@ -155,7 +163,15 @@ def _operator_route(route: Route) -> EnvoyRoute:
     return _checked(built, route.id, route.digest, route.host, guarded=route.continuous)
 
 
-def _match(match: Match) -> RouteMatch:
+def _match(route: Route) -> RouteMatch:
+    match = route.match
+    if match.kind is MatchKind.TCP:
+        # Ports are ignored in the host's name, so that the listener's own does not matter; here they tell tunnels apart.
+        authority = StringMatcher(exact=f"{route.host}:{match.value}", ignore_case=True)
+        return RouteMatch(
+            connect_matcher=RouteMatch.ConnectMatcher(),
+            headers=[HeaderMatcher(name=":authority", string_match=authority)],
+        )
     if match.kind is MatchKind.PATH:
         return RouteMatch(path=match.value)
     prefix = match.value.rstrip("/")
