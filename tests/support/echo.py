@@ -91,7 +91,7 @@ def websocket_echo() -> Iterator[int]:
 
 @contextmanager
 def grpc_echo() -> Iterator[int]:
-    """The port of a gRPC server with ``/echo.Echo/Unary`` and ``/echo.Echo/Stream``, both on bytes."""
+    """The port of a gRPC server with ``/echo.Echo/Unary``, ``Stream`` and ``Hold``, all on bytes."""
 
     def unary(request: bytes, context: grpc.ServicerContext) -> bytes:
         names = sorted(key for key, _ in context.invocation_metadata())
@@ -101,9 +101,16 @@ def grpc_echo() -> Iterator[int]:
         for number in range(int(request)):
             yield b"%d" % number
 
+    def hold(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        ended = threading.Event()
+        context.add_callback(ended.set)
+        yield b"held"
+        ended.wait(60)
+
     server = grpc.server(ThreadPoolExecutor(8))
     handlers = {
         "Unary": grpc.unary_unary_rpc_method_handler(unary),
+        "Hold": grpc.unary_stream_rpc_method_handler(hold),
         "Stream": grpc.unary_stream_rpc_method_handler(stream),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("echo.Echo", handlers),))

@@ -62,10 +62,12 @@ def route(
     *,
     to: Sequence[tuple[str, str, int]] = (("http", "127.0.0.1", 9),),
     exact: bool = False,
+    tunnel: bool = False,
     **fields: object,
 ) -> RoutePolicy:
     """A route with its id as the configuration would give it."""
-    matching = Match(kind=MatchKind.PATH if exact else MatchKind.PREFIX, value=match)
+    kind = MatchKind.TCP if tunnel else MatchKind.PATH if exact else MatchKind.PREFIX
+    matching = Match(kind=kind, value=match)
     upstreams = tuple(Upstream(scheme=scheme, host=name, port=port) for scheme, name, port in to)
     values: dict[str, object] = {
         "id": unnamed_route_id(host, 443, matching),

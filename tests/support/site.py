@@ -44,6 +44,11 @@ class Site:
     def url(self, name: str) -> str:
         return f"https://{name}.localhost:{self.port}"
 
+    def _from(self, name: str) -> str:
+        if name.startswith("tcp:"):
+            return f"tcp+https://{name.removeprefix('tcp:')}.localhost:5432"
+        return self.url(name)
+
     @property
     def run(self) -> Running:
         assert self.running is not None
@@ -57,7 +62,7 @@ class Site:
             "authenticate_url": self.url("authenticate"),
             "identity_providers": self._providers(),
             "decision_log": {"file": "data/logs/decisions.jsonl"},
-            "routes": [{**route, "from": self.url(route["from"])} for route in self.routes],
+            "routes": [{**route, "from": self._from(route["from"])} for route in self.routes],
             **self.settings,
         }
         scratch = self.config.with_suffix(".new")
@@ -128,7 +133,8 @@ def site(
     two_providers: bool = False,
     **settings: Any,
 ) -> Iterator[Site]:
-    """Start everything; ``from`` of a route is a bare name that becomes ``https://<name>.localhost:<port>``."""
+    """Start everything; ``from`` of a route is a bare name that becomes ``https://<name>.localhost:<port>``, ``tcp:name``
+    one that becomes ``tcp+https://<name>.localhost:5432``."""
     made = Site(folder, port or free_port(), free_port(), routes, settings, issuer)
     if two_providers:
         made.second_port = free_port()

@@ -141,7 +141,8 @@ class RouteDocument(StrictDocument):
     set_response_headers: dict[str, str] = Field(default={}, description="Headers set towards the client.")
     preserve_host: bool = Field(default=False, description="Whether the upstream sees the public host.")
     timeout: Duration | Literal["none"] = Field(
-        default=30.0, description="For a whole unguarded response, up to `5m`; `none` guards the route."
+        default=60.0,
+        description="For a whole unguarded exchange, request and response, up to `5m`; `none` guards the route.",
     )
     websocket: bool = Field(default=False, description="Whether WebSocket upgrades pass; their streams are guarded.")
     continuous: bool | None = Field(

@@ -60,8 +60,8 @@ class Route:
     set_response_headers: tuple[tuple[str, str], ...] = ()
     preserve_host: bool = False
     """Whether the upstream sees the route's host instead of its own."""
-    timeout_seconds: float = 30.0
-    """For the whole response; does not apply to guarded streams."""
+    timeout_seconds: float = 60.0
+    """For the whole exchange, request and response; does not apply to guarded streams."""
     websocket: bool = False
     continuous: bool = False
     """Whether open streams are guarded: decided again on change and cut when access ends."""

@@ -53,6 +53,11 @@ EXAMPLES: dict[str, Settings] = {
         trusted_hops=2,
         max_streams=20_000,
     ),
+    "tunnels": settings_of(
+        route("db.localhost", "5432", to=[("tcp", "127.0.0.1", 9)], tunnel=True, continuous=True),
+        route("db.localhost", "22", to=[("tcp", "upstream.example", 22)], tunnel=True, continuous=True),
+        route("db.localhost"),
+    ),
     "a broken route": settings_of(route(match="/broken", to=(), broken="why"), route()),
     "a broken host": settings_of(route(), broken_hosts=(("app.localhost", "why"), ("gone.localhost", "why"))),
 }

@@ -29,6 +29,7 @@ from doorward.envoy_api.envoy.extensions.filters.network.http_connection_manager
     HttpFilter,
 )
 from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.tls_pb2 import UpstreamTlsContext
+from doorward.envoy_api.envoy.type.matcher.v3.string_pb2 import StringMatcher
 from doorward_proxy.envoy.bootstrap import bootstrap
 from doorward_proxy.gate import GateClosedError, admit, admit_bootstrap
 from doorward_proxy.resources.build import build_snapshot
@@ -41,6 +42,7 @@ M = TypeVar("M", bound=Message)
 GOLDEN = settings_of(
     route("app.localhost", "/guarded", continuous=True, websocket=True),
     route("app.localhost", to=[("https", "upstream.example", 443)]),
+    route("db.localhost", "5432", to=[("tcp", "127.0.0.1", 9)], tunnel=True, continuous=True),
     broken_hosts=(("broken.localhost", "why"),),
 )
 
@@ -89,6 +91,10 @@ def host_named(routes: RouteConfiguration, name: str) -> VirtualHost:
 def in_route(change: Callable[[Route], object], *, position: int = 3, host: str = "app.localhost") -> Snapshot:
     """Position 2 is the guarded route, 3 the unguarded one, 4 and 5 the 404s."""
     return planted(lambda _, routes, __: change(host_named(routes, host).routes[position]))
+
+
+def in_tunnel(change: Callable[[Route], object]) -> Snapshot:
+    return in_route(change, position=2, host="db.localhost")
 
 
 def in_clusters(change: Callable[[dict[str, Cluster]], object]) -> Snapshot:
@@ -210,6 +216,27 @@ VIOLATIONS: dict[str, Callable[[], Snapshot]] = {
     "a rewrite": lambda: in_route(lambda r: setattr(r.route, "prefix_rewrite", "/admin")),
     "repeats what may have been done": lambda: in_route(lambda r: setattr(r.route.retry_policy, "retry_on", "5xx")),
     "a regular expression": lambda: in_route(lambda r: setattr(r.match.safe_regex, "regex", ".*")),
+    "a tunnel without guard": lambda: in_tunnel(lambda r: override(r, GUARD, ExtProcPerRoute(disabled=True))),
+    "a tunnel that is passed on": lambda: in_tunnel(lambda r: r.route.upgrade_configs[0].ClearField("connect_config")),
+    "a tunnel that is not ended here": lambda: in_tunnel(lambda r: r.route.ClearField("upgrade_configs")),
+    "a tunnel that takes posts": lambda: in_tunnel(
+        lambda r: setattr(r.route.upgrade_configs[0].connect_config, "allow_post", True)
+    ),
+    "a tunnel for another host": lambda: in_tunnel(
+        lambda r: setattr(r.match.headers[0].string_match, "exact", "other.localhost:5432")
+    ),
+    "a tunnel for any port": lambda: in_tunnel(
+        lambda r: setattr(r.match.headers[0].string_match, "prefix", "db.localhost:")
+    ),
+    "a tunnel by another header": lambda: in_tunnel(lambda r: setattr(r.match.headers[0], "name", "x-tunnel")),
+    "a connect upgrade on a path": lambda: in_route(
+        lambda r: r.route.upgrade_configs[0].connect_config.SetInParent(), position=2
+    ),
+    "an authority for a path": lambda: in_route(
+        lambda r: r.match.headers.add(name=":authority").string_match.CopyFrom(
+            StringMatcher(exact="app.localhost:1", ignore_case=True)
+        )
+    ),
     "matched by a header": lambda: in_route(lambda r: r.match.headers.add(name="x", present_match=True)),
     "matched by chance": lambda: in_route(lambda r: r.match.runtime_fraction.SetInParent()),
     "an upstream as a page of ours": lambda: in_route(lambda r: r.metadata.filter_metadata["x"].Clear()),

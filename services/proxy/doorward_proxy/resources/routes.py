@@ -42,8 +42,6 @@ from doorward_proxy.resources.http_filters import CHECK, COOKIES, GUARD, OWN_PAG
 from doorward_proxy.resources.messages import YES, count, overwritten, packed, seconds
 from doorward_proxy.resources.surroundings import AUTHENTICATE_CLUSTER, PAGES_CLUSTER, ROUTES
 
-UNGUARDED_SECONDS = 60.0
-"""The least bound of a stream that nobody watches; a longer response timeout extends it."""
 GUARDED_IDLE_SECONDS = 3600.0
 OWN_PAGES_SECONDS = 20.0
 UNKNOWN_HOST = "*"
@@ -143,8 +141,9 @@ def _operator_route(route: Route) -> EnvoyRoute:
         action.timeout.CopyFrom(seconds(0))
         action.idle_timeout.CopyFrom(seconds(GUARDED_IDLE_SECONDS))
     else:
+        # Envoy looks at no other timeout once it has this one (seen on 1.40).
         action.timeout.CopyFrom(seconds(route.timeout_seconds))
-        action.max_stream_duration.CopyFrom(_bound(max(UNGUARDED_SECONDS, route.timeout_seconds)))
+        action.max_stream_duration.CopyFrom(_bound(route.timeout_seconds))
     if route.is_tunnel:
         action.upgrade_configs.append(
             RouteAction.UpgradeConfig(

@@ -242,3 +242,54 @@ def test_no_value_escapes_as_another_exception(tmp_path_factory: pytest.TempPath
     except ConfigurationError:
         return
     assert loaded.settings is not None or loaded.problems
+
+
+@pytest.mark.parametrize(
+    ("extra", "guarded"),
+    [
+        ("", False),
+        ("continuous: true", True),
+        ("websocket: true", True),
+        ("timeout: none", True),
+        ("timeout: 5m", False),
+    ],
+)
+def test_what_has_no_end_is_guarded(folder: Path, extra: str, guarded: bool):
+    assert settings_of(folder, with_route(extra)).routes[0].route.continuous is guarded
+
+
+def test_grpc_is_guarded_unless_the_route_says_that_its_calls_are_short(folder: Path):
+    grpc = GOOD.replace("http://127.0.0.1:9000", "h2c://127.0.0.1:9000")
+    assert settings_of(folder, grpc).routes[0].route.continuous
+    assert not settings_of(folder, grpc + "    continuous: false\n").routes[0].route.continuous
+
+
+TUNNEL = GOOD.replace("https://app.example.com", "tcp+https://app.example.com:5432").replace("http://127", "tcp://127")
+
+
+def test_a_tunnel_matches_its_port_and_is_guarded(folder: Path):
+    route = settings_of(folder, TUNNEL).routes[0].route
+    assert route.match == Match(kind=MatchKind.TCP, value="5432")
+    assert (route.host, route.continuous, route.is_tunnel) == ("app.example.com", True, True)
+    assert route.upstreams[0].scheme == "tcp"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TUNNEL.replace(":5432", ""), "expected `tcp+https://host:port`"),
+        (TUNNEL.replace(":5432", ":0"), "expected `tcp+https://host:port`"),
+        (TUNNEL.replace("tcp://127", "http://127"), "tunnels and `tcp://` go together"),
+        (TUNNEL.replace("tcp+https", "https"), "tunnels and `tcp://` go together"),
+        (TUNNEL.replace("127.0.0.1:9000", "127.0.0.1"), "`to` is"),
+        (TUNNEL + "    prefix: /x\n", "a tunnel has no `prefix`"),
+        (TUNNEL + "    continuous: false\n", "always guarded"),
+        (TUNNEL + "    websocket: true\n", "a tunnel carries anything"),
+        (with_route("timeout: none\ncontinuous: false"), "always guarded"),
+        (with_route("timeout: 6m"), "at most `5m`"),
+        (with_route("timeout: 0s"), "more than nothing"),
+    ],
+)
+def test_a_stream_without_end_or_guard_is_refused(folder: Path, text: str, message: str):
+    loaded = load(write(folder, text))
+    assert message in "\n".join(problem.render() for problem in loaded.problems)

@@ -1,0 +1,274 @@
+"""Open streams of every kind through real Envoy: they end when their access ends, and not before."""
+
+import json
+import signal
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import grpc
+import pytest
+from tests.e2e.conftest import PASSWORDS
+from tests.support.deployment import short_folder, wait_for
+from tests.support.echo import grpc_echo
+from tests.support.open_streams import HoldingServer, Http2Stream, OpenStream, Place, holding_server
+from tests.support.site import Site, signed_in, site
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+TUNNEL_PORT = 5432
+STALENESS_SECONDS = 30
+"""Longer than an authorizer takes to start again on a busy machine."""
+
+
+class Stream(Protocol):
+    """What the tests ask of an open stream."""
+
+    def is_open(self, seconds: float = 0.3) -> bool: ...
+
+    def has_ended(self, seconds: float = 5.0) -> bool: ...
+
+    def close(self) -> None: ...
+
+
+Kept = TypeVar("Kept", bound=Stream)
+
+
+class GrpcStream:
+    """A gRPC call that the upstream never ends."""
+
+    def __init__(self, world: "World", cookie: str) -> None:
+        authority = (world.site.data / "certificates" / "authority.crt").read_bytes()
+        self._channel = grpc.secure_channel(
+            f"127.0.0.1:{world.site.port}",
+            grpc.ssl_channel_credentials(authority),
+            options=[("grpc.ssl_target_name_override", "rpc.localhost"), ("grpc.default_authority", "rpc.localhost")],
+        )
+        self._call = self._channel.unary_stream("/echo.Echo/Hold")(b"1", metadata=[("cookie", cookie)])
+        assert next(self._call) == b"held"
+
+    def is_open(self, seconds: float = 0.3) -> bool:
+        return not self.has_ended(seconds)
+
+    def has_ended(self, seconds: float = 5.0) -> bool:
+        deadline = time.monotonic() + seconds
+        while self._call.is_active() and time.monotonic() < deadline:
+            time.sleep(0.01)  # the call has no other sign of its end
+        return not self._call.is_active()
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+@dataclass
+class World:
+    site: Site
+    http: HoldingServer
+    tcp: HoldingServer
+    streams: list[Stream] = field(default_factory=list)
+    """Closed after each test."""
+
+    def keep(self, stream: "Kept") -> "Kept":
+        self.streams.append(stream)
+        return stream
+
+    def context(self, *protocols: str) -> ssl.SSLContext:
+        made = ssl.create_default_context(cafile=str(self.site.data / "certificates" / "authority.crt"))
+        made.set_alpn_protocols(list(protocols) or ["http/1.1"])
+        return made
+
+    def place(self, name: str, *protocols: str) -> Place:
+        return Place(self.site.port, f"{name}.localhost", self.context(*protocols))
+
+    def sign_in(self, person: str = "alice") -> dict[str, str]:
+        """The session cookie on each host, of one fresh session."""
+        cookies = {}
+        with self.site.client() as client:
+            client.sign_in(self.site.url("app") + "/", *PASSWORDS[person])
+            for name in ("live", "eng", "rpc"):
+                client.navigate(self.site.url(name) + "/hello")
+                cookies[name] = f"__Host-doorward={client.cookie(f'{name}.localhost', '__Host-doorward')}"
+        return cookies
+
+    def newest_session(self) -> str:
+        lines = self.site.run.command("session", "list", "--json").stdout.splitlines()
+        return str(max((json.loads(line) for line in lines), key=lambda session: session["issued_at"])["id"])
+
+    def revoke(self, session_id: str) -> None:
+        result = self.site.run.command("session", "revoke", session_id, "--json")
+        assert json.loads(result.stdout)["state"] == "applied"
+
+    def open(self, place: Place, request: str) -> OpenStream:
+        return self.keep(OpenStream(place, request))
+
+    def get(self, name: str, path: str, cookie: str) -> OpenStream:
+        place = self.place(name)
+        return self.open(place, f"GET {path} HTTP/1.1\nhost: {place.host}:{place.port}\ncookie: {cookie}\n\n")
+
+    def websocket(self, cookie: str, name: str = "live") -> OpenStream:
+        place = self.place(name)
+        return self.open(
+            place,
+            f"GET /socket HTTP/1.1\nhost: {place.host}:{place.port}\ncookie: {cookie}\n"
+            "connection: upgrade\nupgrade: websocket\nsec-websocket-version: 13\nsec-websocket-key: eA==\n\n",
+        )
+
+    def tunnel(self, cookie: str, port: int = TUNNEL_PORT) -> OpenStream:
+        place = self.place("live")
+        authority = f"{place.host}:{port}"
+        return self.open(place, f"CONNECT {authority} HTTP/1.1\nhost: {authority}\ncookie: {cookie}\n\n")
+
+    def websocket2(self, cookie: str) -> Http2Stream:
+        return self.keep(
+            Http2Stream(self.place("live", "h2"), "/socket", cookie, method="CONNECT", protocol="websocket")
+        )
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with ExitStack() as stack:
+        http, tcp = stack.enter_context(holding_server()), stack.enter_context(holding_server(tcp=True))
+        rpc = stack.enter_context(grpc_echo())
+        folder = stack.enter_context(short_folder())
+        to = f"http://127.0.0.1:{http.port}"
+        eng = [{"allow": {"and": [{"groups": {"has": "eng"}}]}}]
+        routes = [
+            {"name": "app", "from": "app", "to": to, "policy": signed_in(), "timeout": "2s"},
+            {"name": "live", "from": "live", "to": to, "policy": signed_in(), "websocket": True},
+            {"name": "eng", "from": "eng", "to": to, "policy": eng, "websocket": True},
+            {"name": "rpc", "from": "rpc", "to": f"h2c://127.0.0.1:{rpc}", "policy": signed_in()},
+            {"name": "db", "from": "tcp:live", "to": f"tcp://127.0.0.1:{tcp.port}", "policy": signed_in()},
+        ]
+        settings = {"databroker": {"staleness_limit": f"{STALENESS_SECONDS}s"}}
+        yield World(stack.enter_context(site(folder, routes, **settings)), http, tcp)
+
+
+@pytest.fixture(autouse=True)
+def _closing(world: World) -> Iterator[None]:
+    yield
+    for stream in world.streams:
+        stream.close()
+    world.streams.clear()
+
+
+def test_s86_a_revoke_ends_open_streams_of_every_kind_and_those_of_nobody_else(world: World):
+    cookies = world.sign_in()
+    session = world.newest_session()
+    other = world.websocket(world.sign_in("bob")["live"])
+    opened: dict[str, Stream] = {
+        "websocket": world.websocket(cookies["live"]),
+        "websocket over http/2": world.websocket2(cookies["live"]),
+        "tunnel": world.tunnel(cookies["live"]),
+        "events": world.get("live", "/events", cookies["live"]),
+        "events over http/2": world.keep(Http2Stream(world.place("live", "h2"), "/events", cookies["live"])),
+        "download": world.get("live", "/download", cookies["live"]),
+        "grpc": world.keep(GrpcStream(world, cookies["rpc"])),
+    }
+    for name in ("websocket", "tunnel", "websocket over http/2"):
+        stream = opened[name]
+        assert isinstance(stream, OpenStream | Http2Stream)
+        assert stream.echo(b"hello") == b"hello", name
+    statuses = {name: stream.status for name, stream in opened.items() if isinstance(stream, OpenStream | Http2Stream)}
+    assert statuses == {**dict.fromkeys(statuses, 200), "websocket": 101}
+    assert all(stream.is_open(0.05) for stream in opened.values())
+    wait_for(lambda: (world.http.held, world.tcp.held) == (6, 1), what="every stream at its upstream")
+    world.revoke(session)
+    assert {name: stream.has_ended(3) for name, stream in opened.items()} == dict.fromkeys(opened, True)
+    wait_for(lambda: (world.http.held, world.tcp.held) == (1, 0), 3, what="the end at the upstreams")
+    assert other.echo(b"still here") == b"still here"
+
+
+def test_who_may_not_open_a_stream_is_told_why(world: World):
+    """A WebSocket client sees the response to its handshake; after that HTTP has no word for it."""
+    refused = world.websocket("")
+    body = refused.read()
+    assert refused.status == 401
+    assert "x-doorward-decision-id: " in refused.head.lower()
+    assert b"sign-in" in body
+    denied = world.websocket(world.sign_in("carol")["eng"], "eng")
+    told = json.loads(denied.read().decode())
+    assert denied.status == 403
+    assert told["reasons"] == ["groups-unauthorized"]
+    assert told["decision_id"] in denied.head
+    assert world.tunnel("").status == 401
+
+
+def test_a_tunnel_goes_nowhere_but_to_its_port(world: World):
+    """The host is right and the port is not: that must not reach the only tunnel there is."""
+    cookie = world.sign_in()["live"]
+    assert world.tunnel(cookie, TUNNEL_PORT + 1).status == 404
+    place = world.place("live")
+    authority = f"LIVE.localhost:{TUNNEL_PORT}"
+    shouted = world.open(place, f"CONNECT {authority} HTTP/1.1\nhost: {authority}\ncookie: {cookie}\n\n")
+    assert shouted.status == 200
+
+
+def test_an_unguarded_stream_ends_by_the_clock(world: World):
+    with world.site.client() as client:
+        client.sign_in(world.site.url("app") + "/x", *PASSWORDS["alice"])
+        cookie = f"__Host-doorward={client.cookie('app.localhost', '__Host-doorward')}"
+    stream = world.get("app", "/events", cookie)
+    assert stream.status == 200, stream.head
+    assert stream.has_ended(4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["asked", "killed"])
+def test_an_authorizer_that_starts_again_cuts_nothing_and_misses_nothing(world: World, number: signal.Signals):
+    """A revoke while nobody watched is found by the next authorizer; whoever keeps access keeps the stream."""
+    mine, session = world.websocket(world.sign_in()["live"]), world.newest_session()
+    others = [world.websocket(world.sign_in("bob")["live"]), world.tunnel(world.sign_in("carol")["live"])]
+    world.site.run.member("authorize").send_signal(number)
+    world.site.run.command("session", "revoke", session)
+    assert mine.has_ended(STALENESS_SECONDS)
+    wait_for(lambda: world.websocket("").status == 401, what="the next authorizer")
+    for stream in others:
+        assert stream.echo(b"alive") == b"alive"
+    bob = world.site.run.command("session", "revoke", "--all", "--json")
+    assert json.loads(bob.stdout)["revoked"] >= 2
+    assert all(stream.has_ended() for stream in others)
+
+
+def test_the_end_of_the_guard_is_the_end_of_its_streams(world: World):
+    cookie = world.sign_in()["live"]
+    stream = world.websocket(cookie)
+    world.site.run.member("guard").kill()
+    assert stream.has_ended(2)
+    wait_for(lambda: world.websocket(cookie).status == 101, what="the next guard")
+
+
+def test_a_guard_that_is_stopped_is_given_up(world: World):
+    """Its calls are open and nobody would cut them: Envoy must notice by itself."""
+    stream = world.websocket(world.sign_in()["live"])
+    guard = world.site.run.member("guard")
+    guard.suspend()
+    try:
+        assert stream.has_ended(8)
+    finally:
+        guard.resume()
+    wait_for(lambda: world.websocket("").status == 401, what="the guard again")
+
+
+def change_route(world: World, name: str, change: Callable[[dict[str, object]], None]) -> None:
+    for route in world.site.routes:
+        if route["name"] == name:
+            change(route)
+    world.site.write()
+
+
+def test_a_change_of_policy_or_upstream_ends_the_streams_of_that_route_alone(world: World):
+    cookies = world.sign_in()
+    changed, other = world.websocket(cookies["eng"], "eng"), world.websocket(cookies["live"])
+    nobody = [{"allow": {"and": [{"groups": {"has": "nobody"}}]}}]
+    before = next(route for route in world.site.routes if route["name"] == "eng")["policy"]
+    change_route(world, "eng", lambda route: route.update(policy=nobody))
+    assert changed.has_ended(10)
+    change_route(world, "eng", lambda route: route.update(policy=before))
+    again = wait_for(
+        lambda: (stream := world.websocket(cookies["eng"], "eng")).status == 101 and stream, what="the old policy"
+    )
+    change_route(world, "eng", lambda route: route.update(to=f"http://127.0.0.1:{world.http.port}", preserve_host=True))
+    assert again.has_ended(10)
+    assert other.echo(b"untouched") == b"untouched"
