@@ -16,7 +16,7 @@ from doorward.api.guard.v1.guard_pb2_grpc import add_GuardServiceServicer_to_ser
 from doorward.clock import SystemClock
 from doorward.rpc.client import open_channel
 from doorward.rpc.planes import Plane
-from doorward.rpc.server import SocketServer
+from doorward.rpc.server import PlaneServer
 from doorward_authorize.guard.service import SERVICE_NAME, GuardServicer
 from doorward_authorize.guard.watcher import Watcher
 from doorward_proxy.guard.link import AuthorizeLink
@@ -32,14 +32,14 @@ class Authorizer:
         self.path = path
         self.watcher = Watcher(world.evaluator, world.principals, world.records.is_fresh, world.clock, world.metrics)
         self.servicer = GuardServicer(self.watcher, lambda: world.records.age)
-        self.server: SocketServer | None = None
+        self.server: PlaneServer | None = None
         self.task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         self.servicer = GuardServicer(self.watcher, lambda: self.world.records.age)
-        self.server = SocketServer(
+        self.server = PlaneServer(
             self.path,
-            Plane.PROXY,
+            [Plane.PROXY],
             lambda server: add_GuardServiceServicer_to_server(self.servicer, server),
             [SERVICE_NAME],
         )
@@ -61,7 +61,7 @@ class Guarded:
         self.world = world
         self.authorizers = authorizers
         self.streams = Streams(clock, GuardMetrics(CollectorRegistry()), 10_000)
-        self.channels = [open_channel(item.path) for item in authorizers]
+        self.channels = [open_channel(item.path, Plane.AUTHORIZE) for item in authorizers]
         self.link = AuthorizeLink(self.channels, self.streams, clock, GuardMetrics(CollectorRegistry()))
 
     async def describe(self, route: str, cookie: str) -> bytes:

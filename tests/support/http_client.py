@@ -33,6 +33,10 @@ class BrowserlessClient:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
+    def address(self, port: int) -> str:
+        """Where a host's port really is; for tests that stand between client and server."""
+        return f"127.0.0.1:{port}"
+
     def cookie(self, host: str, name: str) -> str | None:
         return self.cookies.get(host, {}).get(name)
 
@@ -54,7 +58,7 @@ class BrowserlessClient:
         cookies = jar if cookie_header is None else cookie_header
         if cookies:
             sent["cookie"] = cookies.encode("latin-1")
-        target = parts._replace(netloc=f"127.0.0.1:{parts.port or 443}").geturl()
+        target = parts._replace(netloc=self.address(parts.port or 443)).geturl()
         response = self._client.request(
             method, target, headers=list(sent.items()), data=data, content=content, extensions={"sni_hostname": host}
         )

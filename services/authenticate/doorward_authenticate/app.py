@@ -3,7 +3,6 @@
 from http import HTTPStatus
 from pathlib import Path
 
-import h2corn
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -11,7 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from doorward.config.endpoints import Address
 from doorward.route.internal import CALLBACK_PATH, SIGN_IN_PATH, SIGN_OUT_PATH
+from doorward.rpc.asgi_server import AsgiServer
+from doorward.rpc.credentials import PlaneIdentity
+from doorward.rpc.planes import Plane
 from doorward.web.pages import Pages
 from doorward_authenticate.sign_in import SignInPages
 
@@ -48,16 +51,13 @@ def sign_in_app(handlers: SignInPages, pages: Pages) -> Starlette:
     )
 
 
-def sign_in_server(app: Starlette, socket: Path) -> h2corn.Server:
-    """The server of ``app`` on a Unix socket; the folder's mode keeps others away."""
-    socket.unlink(missing_ok=True)
-    return h2corn.Server(
+def sign_in_server(app: Starlette, place: Path | Address, identity: PlaneIdentity | None) -> AsgiServer:
+    """The server of ``app``, for the proxies' Envoys."""
+    return AsgiServer(
         app,
-        h2corn.Config(
-            bind=(f"unix:{socket}",),
-            access_log=False,
-            lifespan="off",
-            max_request_body_size=64 * 1024,
-            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
-        ),
+        place,
+        [Plane.PROXY],
+        identity,
+        max_request_body_size=64 * 1024,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )

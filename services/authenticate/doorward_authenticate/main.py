@@ -10,7 +10,6 @@ import structlog
 
 from doorward.api.authenticate.v1.authenticate_pb2_grpc import add_AuthenticateServiceServicer_to_server
 from doorward.clock import Clock, SystemClock
-from doorward.config.endpoints import LocalEndpoints
 from doorward.config.load import load_settings
 from doorward.config.reload import watch_settings
 from doorward.config.settings import Settings
@@ -21,9 +20,9 @@ from doorward.keys.sealed import Sealer
 from doorward.keys.store import KeyStore, Purpose
 from doorward.records.client import RecordClient
 from doorward.route.internal import CALLBACK_PATH
-from doorward.rpc.client import open_channel
 from doorward.rpc.planes import Plane
-from doorward.rpc.server import SocketServer
+from doorward.rpc.server import start_all, stop_all
+from doorward.runtime.neighbours import Neighbours
 from doorward.runtime.service import ServeOptions, Stop, run_service
 from doorward.web.pages import Pages
 from doorward_authenticate.app import sign_in_app, sign_in_server
@@ -50,11 +49,11 @@ def run(options: ServeOptions) -> int:
 async def serve(options: ServeOptions, stop: Stop) -> None:
     """Serve until ``stop``. Identity providers and databroker are looked for when they are needed."""
     settings = load_settings(options.config_path)
-    endpoints = LocalEndpoints(options.run_dir)
-    keys = KeyStore(options.keys_dir)
     clock = SystemClock()
+    neighbours = Neighbours(Plane.AUTHENTICATE, options, settings.planes, clock)
+    keys = KeyStore(options.keys_dir)
     client = http_client()
-    channel = open_channel(endpoints.databroker(Plane.AUTHENTICATE))
+    channel = neighbours.databroker()
     handles = HandleSealer(Sealer(keys.keyring(Purpose.SESSION_HANDLE)))
     pending = Sealer(keys.keyring(Purpose.PENDING_SIGN_IN))
     records = RecordClient(channel)
@@ -80,13 +79,18 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         clock=clock,
     )
     servicer = AuthenticateServicer(codes, handles, sessions, clock)
-    services = SocketServer(
-        endpoints.authenticate,
-        Plane.PROXY,
+    services = neighbours.servers(
+        "authenticate",
+        [(Plane.PROXY, neighbours.local.authenticate)],
+        [Plane.PROXY],
         lambda server: add_AuthenticateServiceServicer_to_server(servicer, server),
         [SERVICE_NAME],
     )
-    web = sign_in_server(sign_in_app(handlers, pages), endpoints.authenticate_pages)
+    web = sign_in_server(
+        sign_in_app(handlers, pages),
+        neighbours.place("authenticate_pages", neighbours.local.authenticate_pages),
+        neighbours.identity,
+    )
 
     async def on_change(changed: Settings) -> None:
         handlers.parties = relying_parties(changed, client, clock, handlers.parties)
@@ -105,11 +109,12 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     tasks = {
         asyncio.create_task(keeper.run(records, secrets.token_hex(8)), name="session life"),
         asyncio.create_task(web.serve(), name="pages"),
+        asyncio.create_task(neighbours.run(), name="certificate"),
         asyncio.create_task(watch_settings(options.config_path, settings, on_change), name="reload"),
     }
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
-        await services.start()
+        await start_all(services)
         await web.wait_started()
         stop.ready()
         done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -119,7 +124,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
             task.result()
     finally:
         web.shutdown()
-        await services.stop(_STOP_SECONDS)
+        await stop_all(services, _STOP_SECONDS)
         for task in (*tasks, stopping):
             if task.get_name() != "pages":
                 task.cancel()

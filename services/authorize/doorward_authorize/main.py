@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 from doorward.api.authorize.v1.authorize_pb2_grpc import add_AuthorizeServiceServicer_to_server
 from doorward.api.guard.v1.guard_pb2_grpc import add_GuardServiceServicer_to_server
 from doorward.clock import SystemClock
-from doorward.config.endpoints import LocalEndpoints
 from doorward.config.load import load_settings
+from doorward.config.references import no_secret
 from doorward.config.reload import watch_settings
 from doorward.config.settings import Settings
 from doorward.identity import session as sessions
@@ -26,10 +26,11 @@ from doorward.keys.sealed import Sealer
 from doorward.keys.store import KeyStore, Purpose
 from doorward.records.client import RecordClient
 from doorward.records.replica import Replica
-from doorward.rpc.client import open_channel
 from doorward.rpc.grpc_server import GrpcServer
+from doorward.rpc.plane_listener import admitted, listen
 from doorward.rpc.planes import Plane
-from doorward.rpc.server import SocketServer
+from doorward.rpc.server import start_all, stop_all
+from doorward.runtime.neighbours import Neighbours
 from doorward.runtime.service import ServeOptions, Stop, run_service
 from doorward_authorize.activity import ActivityTracker
 from doorward_authorize.assertion import AssertionSigner
@@ -73,13 +74,13 @@ class DatabrokerSource:
 
 async def serve(options: ServeOptions, stop: Stop) -> None:
     """Serve until ``stop``. Without the databroker, checks are answered 503 and it is looked for until it is back."""
-    settings = load_settings(options.config_path)
-    endpoints = LocalEndpoints(options.run_dir)
-    keys = KeyStore(options.keys_dir)
+    settings = load_settings(options.config_path, secrets=no_secret)
     clock = SystemClock()
+    neighbours = Neighbours(Plane.AUTHORIZE, options, settings.planes, clock)
+    keys = KeyStore(options.keys_dir)
     metrics = AuthorizeMetrics(CollectorRegistry())
     authorizer_id = secrets.token_hex(4)
-    channel = open_channel(endpoints.databroker(Plane.AUTHORIZE))
+    channel = neighbours.databroker()
     replica = Replica(
         channel,
         [sessions.RECORD_TYPE, users.RECORD_TYPE, USER_TYPE, GROUP_TYPE, STATE_TYPE],
@@ -123,8 +124,14 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         add_AuthorizeServiceServicer_to_server(servicer, server)
         add_GuardServiceServicer_to_server(guards, server)
 
-    own_services = SocketServer(endpoints.authorize, Plane.OPERATOR, register, [SERVICE_NAME, GUARD_SERVICE_NAME])
-    checks = GrpcServer(check_methods(checker, replica.is_fresh))
+    own_services = neighbours.servers(
+        "authorize_services",
+        [(Plane.OPERATOR, neighbours.local.authorize)],
+        [Plane.OPERATOR, Plane.PROXY],
+        register,
+        [SERVICE_NAME, GUARD_SERVICE_NAME],
+    )
+    checks = GrpcServer(check_methods(checker, replica.is_fresh), admits=admitted([Plane.PROXY]))
 
     async def on_change(changed: Settings) -> None:
         before = evaluator.snapshot
@@ -136,13 +143,15 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         asyncio.create_task(log.run(), name="decision log"),
         asyncio.create_task(watcher.run(), name="guarded streams"),
         asyncio.create_task(activity.run(), name="activity"),
-        asyncio.create_task(watch_settings(options.config_path, settings, on_change), name="reload"),
+        asyncio.create_task(watch_settings(options.config_path, settings, on_change, secrets=no_secret), name="reload"),
+        asyncio.create_task(neighbours.run(), name="certificate"),
     }
     stopping = asyncio.create_task(stop.wait(), name="stop")
     announcing = asyncio.create_task(_announce(replica, stop), name="announce")
     try:
-        await checks.listen_unix(endpoints.check(options.worker))
-        await own_services.start()
+        place = neighbours.place("authorize", neighbours.local.check(options.worker))
+        await listen(checks, place, neighbours.identity)
+        await start_all(own_services)
         done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
         for task in done - {stopping}:
             # None of them ever returns; one that raised is a bug, and the supervisor starts us again.
@@ -151,7 +160,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     finally:
         guards.drain()
         await checks.drain(_DRAIN_SECONDS)
-        await own_services.stop(_STOP_SECONDS)
+        await stop_all(own_services, _STOP_SECONDS)
         for task in (*tasks, stopping, announcing):
             task.cancel()
         with contextlib.suppress(Exception):

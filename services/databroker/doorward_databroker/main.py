@@ -7,11 +7,12 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from doorward.clock import SystemClock
-from doorward.config.endpoints import LocalEndpoints
 from doorward.config.load import load_settings
+from doorward.config.references import no_secret
 from doorward.keys.store import KeyStore, Purpose
 from doorward.rpc.planes import Plane
-from doorward.rpc.server import SocketServer, start_all, stop_all
+from doorward.rpc.server import start_all, stop_all
+from doorward.runtime.neighbours import Neighbours
 from doorward.runtime.service import ServeOptions, Stop, run_service
 from doorward_databroker.heartbeat import Heartbeat
 from doorward_databroker.metrics import DatabrokerMetrics
@@ -39,12 +40,12 @@ def run(options: ServeOptions) -> int:
 
 async def serve(options: ServeOptions, stop: Stop) -> None:
     """Serve until ``stop``. A store that is away makes calls fail, and never ends the process."""
-    settings = load_settings(options.config_path)
-    endpoints = LocalEndpoints(options.run_dir)
+    settings = load_settings(options.config_path, secrets=no_secret)
     clock = SystemClock()
+    neighbours = Neighbours(Plane.DATABROKER, options, settings.planes, clock)
     codec = SealedCodec(KeyStore(options.keys_dir).keyring(Purpose.RECORDS))
     metrics = DatabrokerMetrics(CollectorRegistry())
-    link = Link(Servers.parse(settings.redis_url or f"unix://{endpoints.redis}"))
+    link = Link(Servers.parse(settings.redis_url or f"unix://{neighbours.local.redis}"))
     store = RedisStore(link, codec, clock)
     databroker_id = secrets.token_hex(8)
     hub = WatchHub(store, clock)
@@ -54,19 +55,18 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     servicer = DatabrokerServicer(store, hub, heartbeat, revoker, peers, clock, metrics)
     swept = [kind.name for kind in RECORD_TYPES.values() if kind.in_feed]
     sweeper = Sweeper(store, swept, clock, databroker_id, metrics)
-    servers = [
-        SocketServer(
-            endpoints.databroker(plane),
-            plane,
-            lambda server: register(servicer, server),
-            [SERVICE_NAME],
-        )
-        for plane in _CALLERS
-    ]
+    servers = neighbours.servers(
+        "databroker",
+        [(plane, neighbours.local.databroker(plane)) for plane in _CALLERS],
+        _CALLERS,
+        lambda server: register(servicer, server),
+        [SERVICE_NAME],
+    )
     tasks = [
         asyncio.create_task(hub.run(), name="feed"),
         asyncio.create_task(heartbeat.run(), name="heartbeat"),
         asyncio.create_task(sweeper.run(), name="sweeper"),
+        asyncio.create_task(neighbours.run(), name="certificate"),
     ]
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:

@@ -25,6 +25,7 @@ from doorward.envoy_api.envoy.extensions.filters.network.http_connection_manager
 from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.tls_pb2 import UpstreamTlsContext
 from doorward.envoy_api.envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from doorward.errors import DoorwardError
+from doorward.rpc.planes import Plane
 from doorward_proxy.gate_routes import route_violations, unlisted
 from doorward_proxy.resources.clusters import PROTOCOL_OPTIONS
 from doorward_proxy.resources.http_filters import (
@@ -41,7 +42,15 @@ from doorward_proxy.resources.http_filters import (
     guard,
 )
 from doorward_proxy.resources.listeners import CONNECT_UPGRADE, CONNECTION_MANAGER, MAX_STREAMS_OF_A_CONNECTION
-from doorward_proxy.resources.surroundings import OWN_CLUSTERS, UPSTREAM_PREFIX
+from doorward_proxy.resources.surroundings import (
+    AUTHENTICATE_CLUSTER,
+    AUTHORIZE_CLUSTER,
+    GUARD_CLUSTER,
+    OWN_CLUSTERS,
+    PAGES_CLUSTER,
+    UPSTREAM_PREFIX,
+)
+from doorward_proxy.resources.tls import plane_socket
 from doorward_proxy.xds.snapshot import Snapshot
 
 
@@ -238,10 +247,17 @@ _CLUSTER_FIELDS = {
     "wait_for_warm_on_init",
     "dns_lookup_family",
     "respect_dns_ttl",
+    "dns_refresh_rate",
     "typed_extension_protocol_options",
     "transport_socket",
     "health_checks",
     "common_lb_config",
+}
+_PLANES = {
+    AUTHORIZE_CLUSTER: Plane.AUTHORIZE,
+    GUARD_CLUSTER: Plane.PROXY,
+    PAGES_CLUSTER: Plane.PROXY,
+    AUTHENTICATE_CLUSTER: Plane.AUTHENTICATE,
 }
 _PROTOCOL_FIELDS = {"common_http_protocol_options", "explicit_http_config", "auto_config"}
 
@@ -263,9 +279,16 @@ def _cluster(cluster: Cluster) -> Iterator[str]:
         for locality in cluster.load_assignment.endpoints
         for endpoint in locality.lb_endpoints
     ]
-    if any(address.HasField("pipe") is not own for address in addresses):
-        yield f"{where}: our planes are on Unix sockets, upstreams are not"
-    if cluster.HasField("transport_socket"):
+    on_sockets = all(address.HasField("pipe") for address in addresses)
+    if not own and any(address.HasField("pipe") for address in addresses):
+        yield f"{where}: an upstream on a Unix socket"
+    if own:
+        plane = _PLANES[cluster.name]
+        expected = None if on_sockets else plane_socket(plane)
+        found = cluster.transport_socket if cluster.HasField("transport_socket") else None
+        if found != expected:
+            yield f"{where}: the plane `{plane}` must be on Unix sockets, or show its certificate"
+    elif cluster.HasField("transport_socket"):
         yield from _upstream_tls(cluster, where)
 
 

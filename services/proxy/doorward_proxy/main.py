@@ -9,14 +9,17 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from doorward.clock import SystemClock
-from doorward.config.endpoints import LocalEndpoints
 from doorward.config.load import load_settings
+from doorward.config.references import no_secret
 from doorward.config.reload import watch_settings
 from doorward.config.settings import Settings
 from doorward.keys.flow import FlowSealer
 from doorward.keys.local_authority import LocalAuthority
 from doorward.keys.sealed import Sealer
 from doorward.keys.store import KeyStore, Purpose
+from doorward.rpc.credentials import PlaneCertificate
+from doorward.rpc.planes import Plane
+from doorward.runtime.neighbours import Neighbours
 from doorward.runtime.service import ServeOptions, Stop, run_service
 from doorward_proxy.authorize_status import GrpcAuthorizeStatus
 from doorward_proxy.certificates import Certificates
@@ -39,13 +42,6 @@ from doorward_proxy.xds.snapshot import Snapshot
 from doorward_proxy.xds.stream import Refusal
 
 _COMMON_TRUST_STORE = "/etc/ssl/certs/ca-certificates.crt"
-_CHANNEL_OPTIONS = [
-    # A plane that was restarted must be found again at once, not after gRPC's default of up to two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.default_authority", "localhost"),
-]
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -57,7 +53,7 @@ def run(options: ServeOptions) -> int:
 
 async def serve(options: ServeOptions, stop: Stop) -> None:
     """Serve until ``stop``: pages, discovery and Envoy; Envoy drains first."""
-    settings = load_settings(options.config_path)
+    settings = load_settings(options.config_path, secrets=no_secret)
     binary = find_envoy(settings.envoy_path)
     await _check_version(binary)
     plane = ProxyPlane(options, settings, binary)
@@ -68,7 +64,11 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     tasks: list[asyncio.Task[None]] = []
     try:
         tasks += await plane.start()
-        tasks.append(asyncio.create_task(watch_settings(options.config_path, settings, on_change), name="reload"))
+        tasks.append(
+            asyncio.create_task(
+                watch_settings(options.config_path, settings, on_change, secrets=no_secret), name="reload"
+            )
+        )
         await _until_stopped(stop, tasks, asyncio.create_task(_announce(plane, stop)))
     finally:
         await plane.stop()
@@ -81,8 +81,9 @@ class ProxyPlane:
     """The concrete parts of one proxy plane, put together. Making it starts nothing."""
 
     def __init__(self, options: ServeOptions, settings: Settings, binary: Path) -> None:
-        endpoints = LocalEndpoints(options.run_dir)
         clock = SystemClock()
+        self.neighbours = Neighbours(Plane.PROXY, options, settings.planes, clock)
+        endpoints = self.neighbours.local
         self._endpoints = endpoints
         self._settings = settings
         self.metrics = ProxyMetrics(CollectorRegistry())
@@ -98,12 +99,10 @@ class ProxyPlane:
         certificates = Certificates(LocalAuthority(options.data_dir / "certificates", clock))
 
         def build(wanted: Settings) -> Snapshot:
-            return build_snapshot(wanted, certificates.current(wanted), surroundings)
+            wanted = self.neighbours.with_public(wanted)
+            return build_snapshot(wanted, certificates.current(wanted), surroundings, self._plane_certificate)
 
-        self._channels = [
-            grpc.aio.insecure_channel(f"unix:{path}", options=_CHANNEL_OPTIONS)
-            for path in (endpoints.authorize, endpoints.authenticate)
-        ]
+        self._channels = [self.neighbours.authorize(), self.neighbours.authenticate()]
         self.discovery = DiscoveryService(self._on_refusal, self.metrics)
         self.publisher = Publisher(
             build=build,
@@ -129,9 +128,17 @@ class ProxyPlane:
             binary=binary, bootstrap_file=self._bootstrap_file, concurrency=settings.envoy_concurrency
         )
         self.envoy = EnvoyProcess(command, EnvoyAdmin(endpoints.envoy_admin), clock, self.metrics)
-        self._guard = GuardProcess(options)
+        self._guard = GuardProcess(options, settings.planes.authorize_services)
+        if self.neighbours.identity is not None:
+            # Envoy gets the new one as a secret: connections that are open go on.
+            self.neighbours.identity.subscribe(lambda _: self.publisher.publish_again())
         self._discovery_server: grpc.aio.Server | None = None
         self._pages_task: asyncio.Task[None] | None = None
+
+    @property
+    def _plane_certificate(self) -> PlaneCertificate | None:
+        identity = self.neighbours.identity
+        return identity.current if identity is not None else None
 
     async def start(self) -> list[asyncio.Task[None]]:
         """Start everything and return the tasks that must go on running."""
@@ -146,6 +153,7 @@ class ProxyPlane:
             asyncio.create_task(self.publisher.run(), name="publisher"),
             asyncio.create_task(self._guard.run(), name="guard"),
             asyncio.create_task(self.envoy.run(), name="envoy"),
+            asyncio.create_task(self.neighbours.run(), name="certificate"),
         ]
 
     async def wait_ready(self) -> None:

@@ -81,6 +81,7 @@ class Publisher:
         self._clock = clock
         self._metrics = metrics
         self._next_settings: Settings | None = None
+        self._newest: Settings | None = None
         self._next_refusal: Refusal | None = None
         self._wake = asyncio.Event()
         self._settings: Settings | None = None
@@ -89,8 +90,13 @@ class Publisher:
 
     def submit(self, settings: Settings) -> None:
         """Publish ``settings`` next; what waits to be published is superseded."""
-        self._next_settings = settings
+        self._next_settings = self._newest = settings
         self._wake.set()
+
+    def publish_again(self) -> None:
+        """Publish the newest settings once more: what they are built with has changed."""
+        if self._next_settings is None and self._newest is not None:
+            self.submit(self._newest)
 
     def on_refusal(self, refusal: Refusal) -> None:
         """Envoy refuses part of what is published. Several refusals of one snapshot are looked into once."""

@@ -6,12 +6,15 @@ other planes, and every start is on somebody's watch.
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from doorward import __version__
 from doorward.cli.policy import policy_app
+
+if TYPE_CHECKING:
+    from doorward.cli.access import Access
 
 app = typer.Typer(
     name="doorward",
@@ -31,8 +34,13 @@ Data = Annotated[Path, typer.Option("--data", help="Data folder: keys, certifica
 RunDir = Annotated[
     Path | None, typer.Option("--run-dir", help="Folder of the sockets; follows from --data by default.")
 ]
+Where = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Configuration file, where the planes are at addresses.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
+Life = Annotated[str, typer.Option("--life", help="How long a certificate lives, such as `30d`.")]
+DEFAULT_LIFE = "30d"
 DEFAULT_DATA = Path(".doorward")
 
 
@@ -69,11 +77,18 @@ def serve(
     run_dir: RunDir = None,
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     worker: Annotated[int, typer.Option(min=0, max=63, help="Number of this worker among those of its plane.")] = 0,
+    listen: Annotated[
+        list[str] | None, typer.Option(help="SERVICE=HOST:PORT instead of the configured port; may be repeated.")
+    ] = None,
+    health: Annotated[str | None, typer.Option(help="HOST:PORT that answers probes; off by default.")] = None,
+    authorizer: Annotated[list[str] | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run one plane."""
     from doorward.cli.serve import serve_plane  # noqa: PLC0415  # loaded by the command that needs it
 
-    raise typer.Exit(serve_plane(plane, config, data, run_dir, ready_fd, worker))
+    raise typer.Exit(
+        serve_plane(plane, config, data, run_dir, ready_fd, worker, listen or [], authorizer or [], health)
+    )
 
 
 @app.command()
@@ -92,20 +107,21 @@ def explain(
     decision_id: Annotated[str, typer.Argument(help="The id on a denial page or in the decision log.")],
     data: Data = DEFAULT_DATA,
     run_dir: RunDir = None,
+    config: Where = None,
     as_json: AsJson = False,
 ) -> None:
     """Explain a decision: each criterion with its result and the value that it saw."""
     from doorward.cli.operate import explain_decision  # noqa: PLC0415  # loaded by the command that needs it
 
-    raise typer.Exit(explain_decision(decision_id, data, run_dir, as_json=as_json))
+    raise typer.Exit(explain_decision(decision_id, _access(data, run_dir, config), as_json=as_json))
 
 
 @app.command()
-def status(data: Data = DEFAULT_DATA, run_dir: RunDir = None, as_json: AsJson = False) -> None:
+def status(data: Data = DEFAULT_DATA, run_dir: RunDir = None, config: Where = None, as_json: AsJson = False) -> None:
     """Show databroker and authorizer: health, configuration generation, age of the data."""
     from doorward.cli.operate import show_status  # noqa: PLC0415  # loaded by the command that needs it
 
-    raise typer.Exit(show_status(data, run_dir, as_json=as_json))
+    raise typer.Exit(show_status(_access(data, run_dir, config), as_json=as_json))
 
 
 @session_app.command("list")
@@ -114,12 +130,13 @@ def session_list(
     provider: Annotated[str | None, typer.Option(help="Only those of this identity provider.")] = None,
     data: Data = DEFAULT_DATA,
     run_dir: RunDir = None,
+    config: Where = None,
     as_json: AsJson = False,
 ) -> None:
     """List live sessions."""
     from doorward.cli.sessions import list_sessions  # noqa: PLC0415  # loaded by the command that needs it
 
-    raise typer.Exit(list_sessions(data, run_dir, user, provider, as_json=as_json))
+    raise typer.Exit(list_sessions(_access(data, run_dir, config), user, provider, as_json=as_json))
 
 
 @session_app.command("show")
@@ -127,12 +144,13 @@ def session_show(
     session_id: Annotated[str, typer.Argument(help="Id of the session.")],
     data: Data = DEFAULT_DATA,
     run_dir: RunDir = None,
+    config: Where = None,
     as_json: AsJson = False,
 ) -> None:
     """Show one session: whose, since when, last used when, and the claims it came with."""
     from doorward.cli.sessions import show_session  # noqa: PLC0415  # loaded by the command that needs it
 
-    raise typer.Exit(show_session(session_id, data, run_dir, as_json=as_json))
+    raise typer.Exit(show_session(session_id, _access(data, run_dir, config), as_json=as_json))
 
 
 @session_app.command("revoke")
@@ -143,20 +161,59 @@ def session_revoke(
     everything: Annotated[bool, typer.Option("--all", help="Every session there is.")] = False,
     data: Data = DEFAULT_DATA,
     run_dir: RunDir = None,
+    config: Where = None,
     as_json: AsJson = False,
 ) -> None:
     """End sessions, and say when every authorizer has applied it; exit 3 while some have not."""
     from doorward.cli.sessions import revoke_sessions  # noqa: PLC0415  # loaded by the command that needs it
 
-    raise typer.Exit(revoke_sessions(session_id, user, provider, data, run_dir, everything=everything, as_json=as_json))
+    access = _access(data, run_dir, config)
+    raise typer.Exit(revoke_sessions(session_id, user, provider, access, everything=everything, as_json=as_json))
 
 
 @keys_app.command("init")
-def keys_init(data: Data = DEFAULT_DATA) -> None:
+def keys_init(
+    data: Data = DEFAULT_DATA,
+    planes: Annotated[
+        bool, typer.Option("--planes", help="Also an authority and a certificate for each plane.")
+    ] = False,
+    life: Life = DEFAULT_LIFE,
+) -> None:
     """Make every key that the data folder lacks; keep what is there."""
     from doorward.cli.keys import init_keys  # noqa: PLC0415  # loaded by the command that needs it
 
-    raise typer.Exit(init_keys(data))
+    raise typer.Exit(init_keys(data, planes=planes, life=life))
+
+
+@keys_app.command("renew")
+def keys_renew(
+    data: Data = DEFAULT_DATA,
+    life: Life = DEFAULT_LIFE,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on renewing until ended.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also what is not due.")] = False,
+) -> None:
+    """Renew the planes' certificates that are two thirds through their life; running planes take them over."""
+    from doorward.cli.keys import renew_certificates  # noqa: PLC0415  # loaded by the command that needs it
+
+    raise typer.Exit(renew_certificates(data, life=life, watch=watch, all_of_them=everything))
+
+
+@keys_app.command("export")
+def keys_export(
+    plane: Annotated[str, typer.Argument(help="authenticate, authorize, proxy, databroker or operator.")],
+    target: Annotated[Path, typer.Argument(help="Folder that becomes the plane's data folder.")],
+    data: Data = DEFAULT_DATA,
+) -> None:
+    """Write what one plane is given, and nothing else: its certificate and the keys that it is entitled to."""
+    from doorward.cli.keys import export_plane  # noqa: PLC0415  # loaded by the command that needs it
+
+    raise typer.Exit(export_plane(plane, data, target))
+
+
+def _access(data: Path, run_dir: Path | None, config: Path | None) -> "Access":
+    from doorward.cli.access import Access  # noqa: PLC0415  # loaded by the commands that need it
+
+    return Access(data=data, run_dir=run_dir, config=config)
 
 
 def main() -> None:

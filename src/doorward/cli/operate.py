@@ -4,28 +4,25 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TypeVar
 
 from doorward.api.authorize.v1 import authorize_pb2, authorize_pb2_grpc
-from doorward.config.endpoints import LocalEndpoints, default_run_folder
-from doorward.errors import ConfigurationError, NotFoundError
+from doorward.cli.access import Access
+from doorward.errors import NotFoundError
 from doorward.records.client import RecordClient
-from doorward.rpc.client import open_channel
 
 T = TypeVar("T")
 
 
-def show_status(data: Path, run_dir: Path | None, *, as_json: bool) -> int:
+def show_status(access: Access, *, as_json: bool) -> int:
     """Print how databroker and authorizer are; 1 when either cannot do its work."""
-    endpoints = _endpoints(data, run_dir)
 
     async def authorizer() -> authorize_pb2.GetStatusResponse:
-        async with open_channel(endpoints.authorize) as channel:
+        async with access.authorize() as channel:
             stub = authorize_pb2_grpc.AuthorizeServiceStub(channel)
             return await stub.GetStatus(authorize_pb2.GetStatusRequest(), timeout=3)
 
-    store = with_records(data, run_dir, lambda client: client.status())
+    store = with_records(access, lambda client: client.status())
     decides = asyncio.run(authorizer())
     report = {
         "databroker": {
@@ -50,12 +47,11 @@ def show_status(data: Path, run_dir: Path | None, *, as_json: bool) -> int:
     return 0 if store.store_healthy and decides.ready else 1
 
 
-def explain_decision(decision_id: str, data: Path, run_dir: Path | None, *, as_json: bool) -> int:
+def explain_decision(decision_id: str, access: Access, *, as_json: bool) -> int:
     """Print why a decision came out as it did; 1 when it is no longer held."""
-    endpoints = _endpoints(data, run_dir)
 
     async def ask() -> authorize_pb2.ExplainResponse:
-        async with open_channel(endpoints.authorize) as channel:
+        async with access.authorize() as channel:
             stub = authorize_pb2_grpc.AuthorizeServiceStub(channel)
             return await stub.Explain(authorize_pb2.ExplainRequest(decision_id=decision_id), timeout=3)
 
@@ -68,19 +64,11 @@ def explain_decision(decision_id: str, data: Path, run_dir: Path | None, *, as_j
     return 0
 
 
-def with_records(data: Path, run_dir: Path | None, body: Callable[[RecordClient], Awaitable[T]]) -> T:
-    """What ``body`` makes of the databroker of the deployment that runs on ``data``."""
-    endpoints = _endpoints(data, run_dir)
+def with_records(access: Access, body: Callable[[RecordClient], Awaitable[T]]) -> T:
+    """What ``body`` makes of the deployment's databroker."""
 
     async def call() -> T:
-        async with open_channel(endpoints.databroker("operator")) as channel:
+        async with access.records() as channel:
             return await body(RecordClient(channel))
 
     return asyncio.run(call())
-
-
-def _endpoints(data: Path, run_dir: Path | None) -> LocalEndpoints:
-    folder = run_dir or default_run_folder(data)
-    if not folder.is_dir():
-        raise ConfigurationError([f"error: nothing runs on the data folder `{data}` (start it, or use --data)"])
-    return LocalEndpoints(folder)

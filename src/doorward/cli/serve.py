@@ -2,16 +2,32 @@
 
 import importlib.metadata
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from doorward.config.endpoints import default_run_folder
+from doorward.config.endpoints import Address, default_run_folder, parse_address
+from doorward.errors import ConfigurationError
 from doorward.runtime.folder import private_folder
 from doorward.runtime.service import ServeOptions
 from doorward.source import suggestion
 
 
-def serve_plane(plane: str, config: Path, data: Path, run_dir: Path | None, ready_fd: int | None, worker: int) -> int:
-    """Run ``plane`` until it is asked to end; its exit status, or 2 when there is no such plane here."""
+def serve_plane(
+    plane: str,
+    config: Path,
+    data: Path,
+    run_dir: Path | None,
+    ready_fd: int | None,
+    worker: int,
+    listen: Sequence[str],
+    authorizers: Sequence[str],
+    health: str | None,
+) -> int:
+    """Run ``plane`` until it is asked to end; its exit status, or 2 when there is no such plane here.
+
+    Raises:
+        ConfigurationError: ``listen`` or ``health`` is not an address.
+    """
     services = {entry.name: entry for entry in importlib.metadata.entry_points(group="doorward.services")}
     entry = services.get(plane)
     if entry is None:
@@ -30,5 +46,21 @@ def serve_plane(plane: str, config: Path, data: Path, run_dir: Path | None, read
         run_dir=private_folder(run_dir or default_run_folder(data)),
         ready_fd=ready_fd,
         worker=worker,
+        listen=dict(_listen(text) for text in listen),
+        authorizers=tuple(_address("--authorizer", text) for text in authorizers),
+        health=_address("--health", health) if health is not None else None,
     )
     return int(serve(options))
+
+
+def _listen(text: str) -> tuple[str, Address]:
+    """``SERVICE=HOST:PORT`` as a pair."""
+    service, _, address = text.partition("=")
+    return service.replace("-", "_"), _address("--listen", address)
+
+
+def _address(option: str, text: str) -> Address:
+    address = parse_address(text)
+    if address is None:
+        raise ConfigurationError([f"{option}: error: `{text}` is no address (expected `host:port`)"])
+    return address

@@ -3,12 +3,12 @@
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from doorward.cli.access import Access
 from doorward.cli.operate import with_records
 from doorward.errors import DoorwardError, NotFoundError
 from doorward.identity import activity as activities
@@ -22,7 +22,7 @@ from doorward.records.client import RecordClient
 _PENDING_STATUS = 3
 
 
-def list_sessions(data: Path, run_dir: Path | None, user: str | None, provider: str | None, *, as_json: bool) -> int:
+def list_sessions(access: Access, user: str | None, provider: str | None, *, as_json: bool) -> int:
     """Print the live sessions, newest first."""
 
     async def body(client: RecordClient) -> list[tuple[Session, User | None]]:
@@ -39,7 +39,7 @@ def list_sessions(data: Path, run_dir: Path | None, user: str | None, provider: 
             live = [session for session in live if session.identity_provider_id == provider]
         return [(session, await _user(client, session.user_id)) for session in live]
 
-    rows = with_records(data, run_dir, body)
+    rows = with_records(access, body)
     if as_json:
         for session, person in rows:
             print(json.dumps(_summary(session, person)))
@@ -58,7 +58,7 @@ def list_sessions(data: Path, run_dir: Path | None, user: str | None, provider: 
     return 0
 
 
-def show_session(session_id: str, data: Path, run_dir: Path | None, *, as_json: bool) -> int:
+def show_session(session_id: str, access: Access, *, as_json: bool) -> int:
     """Print all that is known of one session, tokens excepted; 1 when there is none."""
 
     async def body(client: RecordClient) -> dict[str, Any] | None:
@@ -82,7 +82,7 @@ def show_session(session_id: str, data: Path, run_dir: Path | None, *, as_json: 
             "claims": json.loads(session.claims_json),
         }
 
-    found = with_records(data, run_dir, body)
+    found = with_records(access, body)
     if found is None:
         print(f"error: no live session `{session_id[:64]}`", file=sys.stderr)
         return 1
@@ -99,8 +99,7 @@ def revoke_sessions(
     session_id: str | None,
     user_id: str | None,
     provider: str | None,
-    data: Path,
-    run_dir: Path | None,
+    access: Access,
     *,
     everything: bool,
     as_json: bool,
@@ -110,8 +109,7 @@ def revoke_sessions(
         print("error: name one session, or one of --user, --provider, --all", file=sys.stderr)
         return 2
     result = with_records(
-        data,
-        run_dir,
+        access,
         lambda client: client.revoke(
             session_id=session_id, user_id=user_id, identity_provider_id=provider, all_sessions=everything
         ),

@@ -15,13 +15,14 @@ _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)", re.ASCII)
 NAME = r"^[a-z0-9](?:[a-z0-9_.-]{0,62}[a-z0-9])?$"
 
 
-def _duration(value: object) -> float:
+def parse_duration(value: object) -> float:
+    """Seconds of a text such as ``1h30m``; raises ``ValueError`` for anything else."""
     if not isinstance(value, str) or len(value) > 32 or not _DURATION.match(value):
         raise ValueError("expected a duration such as `30s`, `250ms` or `1h30m`")
     return sum(float(amount) * _UNITS[unit] for amount, unit in _DURATION_PART.findall(value))
 
 
-Duration = Annotated[float, BeforeValidator(_duration)]
+Duration = Annotated[float, BeforeValidator(parse_duration)]
 
 
 class StrictDocument(BaseModel):
@@ -49,6 +50,24 @@ class DatabrokerDocument(StrictDocument):
     )
     sensitive_staleness_limit: Duration = Field(
         default=2.0, ge=0.5, le=300, description="The shorter limit, for routes marked `sensitive`."
+    )
+
+
+class PlanesDocument(StrictDocument):
+    """Where the planes are, when they do not share a machine. What is left out is on Unix sockets of the run folder."""
+
+    databroker: list[str] = Field(default=[], description="`host:port` of each databroker.")
+    authorize: list[str] = Field(
+        default=[], description="`host:port` of each authorizer, where Envoy asks; each is watched on its own."
+    )
+    authorize_services: list[str] = Field(
+        default=[], description="`host:port` of each authorizer's own services: explanations and status."
+    )
+    authenticate: list[str] = Field(
+        default=[], description="`host:port` of each authenticate plane, for the proxies' pages."
+    )
+    authenticate_pages: list[str] = Field(
+        default=[], description="`host:port` of each authenticate plane's sign-in pages, for Envoy."
     )
 
 
@@ -174,6 +193,7 @@ class Document(StrictDocument):
     authenticate_url: str = Field(description="`https://host[:port]` of the sign-in host.")
     tls: TlsDocument | None = Field(default=None, description="Certificates; without them a local authority.")
     databroker: DatabrokerDocument = Field(default=DatabrokerDocument(), description="Records.")
+    planes: PlanesDocument = Field(default=PlanesDocument(), description="Addresses of the planes, with mutual TLS.")
     identity_providers: list[IdentityProviderDocument] = Field(default=[], description="Where people sign in.")
     directories: object = Field(default=None, description="Where groups come from, one for each identity provider.")
     scim: ScimListenerDocument = Field(

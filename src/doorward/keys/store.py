@@ -13,7 +13,6 @@ Each plane opens only the purposes that it is entitled to, so that a deployment 
 """
 
 import json
-import os
 import secrets
 from enum import StrEnum
 from pathlib import Path
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from doorward.errors import ConfigurationError, DataCorruptedError
 from doorward.keys.keyring import KEY_BYTES, Key, Keyring
+from doorward.keys.private_file import is_private, write_private
 from doorward.keys.sealed import to_text
 
 
@@ -38,6 +38,20 @@ class Purpose(StrEnum):
     PENDING_SIGN_IN = "pending-sign-in"
     DECISION_FACTS = "decision-facts"
 
+
+HOLDERS: dict[str, tuple[Purpose, ...]] = {
+    "authenticate": (
+        Purpose.SESSION_HANDLE,
+        Purpose.FLOW,
+        Purpose.ONE_TIME_CODE,
+        Purpose.PROVIDER_TOKENS,
+        Purpose.PENDING_SIGN_IN,
+    ),
+    "authorize": (Purpose.SESSION_HANDLE, Purpose.FLOW, Purpose.DECISION_FACTS),
+    "proxy": (Purpose.FLOW,),
+    "databroker": (Purpose.RECORDS,),
+}
+"""Which plane holds which symmetric keys; nobody else is given them."""
 
 ASSERTION_KEY_FILE = "assertion.pem"
 ASSERTION_JWKS_FILE = "assertion.jwks.json"
@@ -66,10 +80,23 @@ class KeyStore:
         """The public keys that verify upstream assertions, as a JWK set (RFC 7517)."""
         return self._read(ASSERTION_JWKS_FILE, private=False)
 
+    def files_of(self, plane: str) -> dict[str, str]:
+        """The content of every key file that ``plane`` is entitled to, by name.
+
+        Raises:
+            ConfigurationError: one is missing, or readable by others.
+        """
+        files = {f"{purpose}.json": self._read(f"{purpose}.json") for purpose in HOLDERS.get(plane, ())}
+        if plane == "authorize":
+            files[ASSERTION_KEY_FILE] = self.assertion_key_pem()
+        if plane in {"authorize", "proxy"}:
+            files[ASSERTION_JWKS_FILE] = self.assertion_jwks()
+        return files
+
     def _read(self, name: str, *, private: bool = True) -> str:
         path = self._folder / name
         try:
-            if private and path.stat().st_mode & 0o077:
+            if private and not is_private(path):
                 raise ConfigurationError([f"{path}: error: others may read this key (chmod 600 {path})"])
             return path.read_text()
         except FileNotFoundError:
@@ -86,14 +113,14 @@ def create_missing_keys(folder: Path) -> list[str]:
         path = folder / f"{purpose}.json"
         if not path.exists():
             keyring = Keyring(purpose, [Key.from_bytes(secrets.token_bytes(KEY_BYTES))])
-            _write_private(path, keyring.to_json())
+            write_private(path, keyring.to_json())
             created.append(path.name)
     if not (folder / ASSERTION_KEY_FILE).exists():
         key = ec.generate_private_key(ec.SECP256R1())
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
         # The public half first: a crash between the two leaves a set without a private key, which is made again.
         (folder / ASSERTION_JWKS_FILE).write_text(public_jwks(key) + "\n")
-        _write_private(folder / ASSERTION_KEY_FILE, pem)
+        write_private(folder / ASSERTION_KEY_FILE, pem)
         created += [ASSERTION_KEY_FILE, ASSERTION_JWKS_FILE]
     elif not (folder / ASSERTION_JWKS_FILE).exists():
         # Whoever lost the public half gets it again; without it no upstream could verify anything.
@@ -122,14 +149,3 @@ def jwk_thumbprint(jwk: dict[str, str]) -> str:
     digest = Hash(SHA256())
     digest.update(json.dumps(jwk, sort_keys=True, separators=(",", ":")).encode())
     return to_text(digest.finalize())
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
-    scratch = path.with_suffix(".tmp")
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)

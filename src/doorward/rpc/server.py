@@ -1,7 +1,7 @@
-"""Serving gRPC on Unix sockets, one socket for each calling plane.
+"""Serving gRPC to other planes, on Unix sockets or over TCP.
 
-Which socket a call comes in on says who calls; the sockets lie in a folder of mode 0700. With mutual TLS the plane's name
-will come from the certificate instead, and nothing above this module will notice.
+Who calls is said by the socket on which a call comes in (one for each calling plane, in a folder of mode 0700), or by the
+certificate that the caller has shown. Nothing above this module notices the difference.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -21,22 +22,33 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from doorward.errors import ConfigurationError, DoorwardError
+from doorward.config.endpoints import Address
+from doorward.errors import ConfigurationError, DoorwardError, PermissionDeniedError
+from doorward.keys.plane_authority import plane_of_uris
 from doorward.rpc.client import MESSAGE_LIMIT_BYTES
-from doorward.rpc.planes import Plane
+from doorward.rpc.credentials import PlaneIdentity
+from doorward.rpc.planes import UNDERSTOOD, Plane, contract_of
 from doorward.rpc.status import code_of
 
 T = TypeVar("T")
 Register = Callable[[grpc.aio.Server], None]
+FindCaller: TypeAlias = "Callable[[grpc.aio.ServicerContext[Any, Any]], Plane]"
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
     ("grpc.max_concurrent_streams", 10_000),
     ("grpc.so_reuseport", 0),
+    # Callers behind a partition are given up; their pings are welcome however often they come.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+    ("grpc.http2.max_ping_strikes", 0),
 ]
 SOCKET_PATH_LIMIT = 107
 """Bytes of a Unix socket's address on Linux (``sun_path`` without its end mark)."""
 _SAFE_TEXT = "internal error"
+_SUBJECT_NAMES = "x509_subject_alternative_name"
+"""gRPC's name for all subject alternative names of the verified peer, URIs among them."""
 
 caller: contextvars.ContextVar[Plane] = contextvars.ContextVar("caller")
 """The plane behind the call that is being served."""
@@ -44,12 +56,29 @@ caller: contextvars.ContextVar[Plane] = contextvars.ContextVar("caller")
 _log = structlog.stdlib.get_logger(__name__)
 
 
-class SocketServer:
-    """A gRPC server on one socket, for one calling plane."""
+class PlaneServer:
+    """A gRPC server at one place.
 
-    def __init__(self, path: Path, plane: Plane, register: Register, service_names: Sequence[str]) -> None:
-        self._path = path
-        self._server = grpc.aio.server(interceptors=[_Edge(plane)], options=_OPTIONS)
+    On a Unix socket ``callers`` is the one plane whose socket it is; at an address it is all planes that may call at all,
+    and ``identity`` is ours.
+    """
+
+    def __init__(
+        self,
+        place: Path | Address,
+        callers: Collection[Plane],
+        register: Register,
+        service_names: Sequence[str],
+        identity: PlaneIdentity | None = None,
+    ) -> None:
+        self._place = place
+        self._identity = identity
+        if isinstance(place, Address):
+            find: FindCaller = functools.partial(_caller_by_certificate, allowed=frozenset(callers))
+        else:
+            (plane,) = callers
+            find = functools.partial(_caller_by_socket, plane=plane)
+        self._server = grpc.aio.server(interceptors=[_Edge(find)], options=_OPTIONS)
         self._health = HealthServicer()
         self._service_names = tuple(service_names)
         register(self._server)
@@ -60,16 +89,23 @@ class SocketServer:
         """Listen. A socket file that an earlier process left is replaced.
 
         Raises:
-            ConfigurationError: the path is too long for a socket, or its folder is open to others.
+            ConfigurationError: the address is taken, there is no certificate for it, the path is too long for a socket,
+                or its folder is open to others.
         """
-        check_socket_path(self._path)
-        self._path.unlink(missing_ok=True)
         try:
-            self._server.add_insecure_port(f"unix:{self._path}")
+            if isinstance(self._place, Address):
+                if self._identity is None:
+                    raise ConfigurationError([f"{self._place}: error: no certificate to listen with"])
+                self._server.add_secure_port(str(self._place), self._identity.server_credentials())
+            else:
+                check_socket_path(self._place)
+                self._place.unlink(missing_ok=True)
+                self._server.add_insecure_port(f"unix:{self._place}")
         except RuntimeError as error:
-            raise ConfigurationError([f"{self._path}: error: cannot listen there: {error}"]) from error
+            raise ConfigurationError([f"{self._place}: error: cannot listen there: {error}"]) from error
         await self._server.start()
-        self._path.chmod(0o600)
+        if isinstance(self._place, Path):
+            self._place.chmod(0o600)
         await self.set_serving(serving=True)
 
     async def set_serving(self, *, serving: bool) -> None:
@@ -104,15 +140,33 @@ def check_socket_path(path: Path) -> None:
         raise ConfigurationError([f"{path.parent}: error: others may enter the folder of the sockets (chmod 700)"])
 
 
-async def start_all(servers: Sequence[SocketServer]) -> None:
+async def start_all(servers: Sequence[PlaneServer]) -> None:
     """Start every server."""
     for server in servers:
         await server.start()
 
 
-async def stop_all(servers: Sequence[SocketServer], grace_seconds: float) -> None:
+async def stop_all(servers: Sequence[PlaneServer], grace_seconds: float) -> None:
     """Stop every server at once."""
     await asyncio.gather(*(server.stop(grace_seconds) for server in servers))
+
+
+def _caller_by_socket(_: grpc.aio.ServicerContext[Any, Any], *, plane: Plane) -> Plane:
+    return plane
+
+
+def _caller_by_certificate(context: grpc.aio.ServicerContext[Any, Any], *, allowed: frozenset[Plane]) -> Plane:
+    """The plane that the caller's verified certificate names.
+
+    Raises:
+        PermissionDeniedError: it names none, several, one that we do not know, or one that has no business here.
+    """
+    names = context.auth_context().get(_SUBJECT_NAMES, ())
+    named = plane_of_uris([bytes(name).decode("utf-8", "replace") for name in names])
+    if named not in allowed:
+        _log.warning("refused a caller", peer=context.peer(), plane=named)
+        raise PermissionDeniedError(f"the certificate of the plane `{named}` is not accepted here")
+    return Plane(named)
 
 
 class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
@@ -121,8 +175,8 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
     Errors of ours go to the caller with their text; anything else is a bug: it is logged, and the caller learns nothing.
     """
 
-    def __init__(self, plane: Plane) -> None:
-        self._plane = plane
+    def __init__(self, find_caller: FindCaller) -> None:
+        self._find_caller = find_caller
 
     async def intercept_service(
         self,
@@ -133,24 +187,25 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         if handler is None:
             return None  # unimplemented: gRPC answers
         method = handler_call_details.method
+        agent = dict(handler_call_details.invocation_metadata or ()).get("user-agent", "")
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(
-                self._unary(handler.unary_unary, method),
+                self._unary(handler.unary_unary, method, str(agent)),
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
         if handler.stream_stream is not None:
             return grpc.stream_stream_rpc_method_handler(
-                self._stream(handler.stream_stream, method),
+                self._stream(handler.stream_stream, method, str(agent)),
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
         return handler  # health watching and the like carry no rights
 
-    def _unary(self, behaviour: Any, method: str) -> Any:
+    def _unary(self, behaviour: Any, method: str, agent: str) -> Any:
         async def run(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            caller.set(self._plane)
             try:
+                self._admit(context, agent)
                 return await behaviour(request, context)
             except grpc.aio.AbortError:
                 raise
@@ -159,10 +214,10 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
 
         return run
 
-    def _stream(self, behaviour: Any, method: str) -> Any:
+    def _stream(self, behaviour: Any, method: str, agent: str) -> Any:
         async def run(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            caller.set(self._plane)
             try:
+                self._admit(context, agent)
                 result = behaviour(requests, context)
                 # Closed at once when the caller goes away, so that what the handler holds is given back then.
                 async with contextlib.aclosing(result):
@@ -175,9 +230,24 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
 
         return run
 
+    def _admit(self, context: grpc.aio.ServicerContext[Any, Any], agent: str) -> None:
+        """Learn who calls.
+
+        Raises:
+            PermissionDeniedError: somebody who may not.
+            ConfigurationError: a plane of a version that we do not understand.
+        """
+        plane = self._find_caller(context)
+        contract = contract_of(agent)
+        if contract is not None and contract not in UNDERSTOOD:
+            known = ", ".join(map(str, sorted(UNDERSTOOD)))
+            _log.error("refused a caller of another version", caller=str(plane), contract=contract, understood=known)
+            raise ConfigurationError([f"the caller speaks contract {contract}, and this plane understands {known}"])
+        caller.set(plane)
+
     async def _abort(self, error: Exception, context: grpc.aio.ServicerContext[Any, Any], method: str) -> None:
         code = code_of(error)
         if isinstance(error, DoorwardError):
             await context.abort(code, str(error))
-        _log.error("a call failed", method=method, caller=str(self._plane), error=str(error), exc_info=error)
+        _log.error("a call failed", method=method, caller=str(caller.get(None)), error=str(error), exc_info=error)
         await context.abort(code, _SAFE_TEXT)

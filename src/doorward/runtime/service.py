@@ -11,12 +11,13 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
+from doorward.config.endpoints import Address
 from doorward.telemetry.logging import configure_logging
 
 GRACE_SECONDS = 8.0
@@ -39,6 +40,12 @@ class ServeOptions:
     """Where to write ``ready`` once the plane serves; for the process that started it."""
     worker: int = 0
     """Number of this worker among those of its plane."""
+    listen: Mapping[str, Address] = field(default_factory=dict)
+    """Where services listen instead of at the port that the configuration gives them, by service."""
+    authorizers: tuple[Address, ...] = ()
+    """For the guard, which reads no configuration: the authorizers' services, if they are at addresses."""
+    health: Address | None = None
+    """Where to answer probes; nowhere by default."""
 
     @property
     def keys_dir(self) -> Path:

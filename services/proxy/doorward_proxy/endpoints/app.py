@@ -3,7 +3,6 @@
 from http import HTTPStatus
 from pathlib import Path
 
-import h2corn
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -14,6 +13,8 @@ from starlette.routing import Route
 from doorward.clock import Clock
 from doorward.keys.flow import FlowSealer
 from doorward.route.internal import CALLBACK_PATH, JWKS_PATH, SIGN_OUT_PATH, WHOAMI_PATH
+from doorward.rpc.asgi_server import AsgiServer
+from doorward.rpc.planes import Plane
 from doorward.web.pages import Pages, json_answer
 from doorward_proxy.endpoints.callback import Callback
 from doorward_proxy.endpoints.requests import signed_in, wants_json
@@ -75,15 +76,6 @@ def pages_app(*, sessions: Sessions, flows: FlowSealer, jwks: str, clock: Clock,
     )
 
 
-def pages_server(app: Starlette, socket: Path) -> h2corn.Server:
+def pages_server(app: Starlette, socket: Path) -> AsgiServer:
     """The server of ``app`` on a Unix socket; the folder's mode keeps others away."""
-    socket.unlink(missing_ok=True)
-    return h2corn.Server(
-        app,
-        h2corn.Config(
-            bind=(f"unix:{socket}",),
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
-        ),
-    )
+    return AsgiServer(app, socket, [Plane.PROXY], timeout_graceful_shutdown=_SHUTDOWN_SECONDS)

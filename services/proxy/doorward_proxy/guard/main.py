@@ -7,8 +7,9 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from doorward.clock import SystemClock
-from doorward.config.endpoints import LocalEndpoints
-from doorward.rpc.client import open_channel
+from doorward.config.endpoints import PlaneAddresses
+from doorward.rpc.planes import Plane
+from doorward.runtime.neighbours import Neighbours
 from doorward.runtime.service import ServeOptions, Stop, run_service
 from doorward_proxy.guard.http2 import Connection
 from doorward_proxy.guard.link import AuthorizeLink
@@ -31,11 +32,12 @@ def run(options: ServeOptions) -> int:
 
 async def serve(options: ServeOptions, stop: Stop) -> None:
     """Serve until ``stop``, then cut what is still open."""
-    endpoints = LocalEndpoints(options.run_dir)
     clock = SystemClock()
+    neighbours = Neighbours(Plane.PROXY, options, PlaneAddresses(authorize_services=options.authorizers), clock)
+    endpoints = neighbours.local
     metrics = GuardMetrics(CollectorRegistry())
     streams = Streams(clock, metrics, STREAMS_LIMIT)
-    channels = [open_channel(endpoints.authorize)]
+    channels = neighbours.each_authorizer()
     link = AuthorizeLink(channels, streams, clock, metrics)
     endpoints.guard.unlink(missing_ok=True)
     server = await asyncio.get_running_loop().create_unix_server(lambda: Connection(streams), endpoints.guard)
@@ -51,6 +53,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         asyncio.create_task(link.run(), name="link"),
         asyncio.create_task(tick(), name="tick"),
         asyncio.create_task(Watchdog().run(), name="watchdog"),
+        asyncio.create_task(neighbours.run(), name="certificate"),
     }
     stop.ready()
     try:

@@ -6,9 +6,11 @@ While it is away Envoy answers 500 on guarded routes and has reset their streams
 import asyncio
 import signal
 import sys
+from collections.abc import Sequence
 
 import structlog
 
+from doorward.config.endpoints import Address
 from doorward.errors import UnavailableError
 from doorward.runtime.children import Child, spawn_ready
 from doorward.runtime.service import ServeOptions
@@ -24,12 +26,13 @@ _log = structlog.stdlib.get_logger(__name__)
 class GuardProcess:
     """Keeps one guard running until it is stopped. Concurrency: belongs to one event loop; ``run`` is one task."""
 
-    def __init__(self, options: ServeOptions) -> None:
+    def __init__(self, options: ServeOptions, authorizers: Sequence[Address]) -> None:
         self._command = [
             sys.executable, "-m", "doorward.cli.app", "serve", PLANE,
             "--config", str(options.config_path),
             "--data", str(options.data_dir),
             "--run-dir", str(options.run_dir),
+            *(part for address in authorizers for part in ("--authorizer", str(address))),
         ]  # fmt: skip
         self._child: Child | None = None
         self._stopping = False

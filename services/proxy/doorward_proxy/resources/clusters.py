@@ -10,9 +10,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from doorward.config.endpoints import Address
 from doorward.config.settings import Settings
 from doorward.envoy_api.envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
 from doorward.envoy_api.envoy.config.cluster.v3.cluster_pb2 import Cluster
+from doorward.envoy_api.envoy.config.core.v3.address_pb2 import Address as EnvoyAddress
 from doorward.envoy_api.envoy.config.core.v3.health_check_pb2 import HealthCheck
 from doorward.envoy_api.envoy.config.core.v3.protocol_pb2 import (
     Http1ProtocolOptions,
@@ -27,6 +29,7 @@ from doorward.envoy_api.envoy.extensions.upstreams.http.v3.http_protocol_options
 )
 from doorward.envoy_api.envoy.type.v3.percent_pb2 import Percent
 from doorward.route.route import Route, Upstream
+from doorward.rpc.planes import Plane
 from doorward_proxy.resources.messages import (
     NO,
     count,
@@ -44,7 +47,7 @@ from doorward_proxy.resources.surroundings import (
     UPSTREAM_PREFIX,
     Surroundings,
 )
-from doorward_proxy.resources.tls import upstream_socket
+from doorward_proxy.resources.tls import plane_socket, upstream_socket
 
 PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -54,6 +57,11 @@ _IDLE_SECONDS = 55.0
 _HEALTH_SECONDS = 0.2
 _GUARD_PING_SECONDS = 1.0
 _GUARD_PONG_SECONDS = 3.0
+_PLANE_CONNECT_SECONDS = 0.25
+"""A check has half a second altogether: enough to find one replica away and ask another."""
+_PING_SECONDS = 0.1
+_PONG_SECONDS = 0.15
+_NAME_SECONDS = 2.0
 _LEAST_LIMIT = 1024
 _CHECKS_LIMIT = 100_000
 _DEFAULT_PORTS = {"http": 80, "h2c": 80, "https": 443}
@@ -61,11 +69,13 @@ _DEFAULT_PORTS = {"http": 80, "h2c": 80, "https": 443}
 
 def clusters(settings: Settings, surroundings: Surroundings) -> dict[str, Cluster]:
     """Every cluster by name."""
+    checks = settings.planes.authorize or surroundings.check_sockets
+    sign_in = settings.planes.authenticate_pages or (surroundings.authenticate_socket,)
     found = {
-        AUTHORIZE_CLUSTER: _checked_sockets(AUTHORIZE_CLUSTER, surroundings.check_sockets, _CHECKS_LIMIT),
+        AUTHORIZE_CLUSTER: _watched(_prompt(_own(AUTHORIZE_CLUSTER, Plane.AUTHORIZE, checks, _CHECKS_LIMIT))),
         GUARD_CLUSTER: _guard(surroundings.guard_socket, settings.max_streams),
-        PAGES_CLUSTER: _own(PAGES_CLUSTER, [surroundings.pages_socket], _LEAST_LIMIT),
-        AUTHENTICATE_CLUSTER: _own(AUTHENTICATE_CLUSTER, [surroundings.authenticate_socket], _LEAST_LIMIT),
+        PAGES_CLUSTER: _own(PAGES_CLUSTER, Plane.PROXY, [surroundings.pages_socket], _LEAST_LIMIT),
+        AUTHENTICATE_CLUSTER: _watched(_own(AUTHENTICATE_CLUSTER, Plane.AUTHENTICATE, sign_in, _LEAST_LIMIT)),
     }
     broken_hosts = {host for host, _ in settings.broken_hosts}
     for item in settings.routes:
@@ -157,34 +167,58 @@ def _upstream_protocol(route: Route) -> UpstreamProtocolOptions:
     )
 
 
-def _own(name: str, sockets: Sequence[Path], limit: int) -> Cluster:
+def _own(name: str, plane: Plane, places: Sequence[Path | Address], limit: int) -> Cluster:
+    """A service of ``plane``: each of ``places`` is an endpoint of its own."""
+    addresses = [place for place in places if isinstance(place, Address)]
+    named = any(not address.is_numeric for address in addresses)
     cluster = Cluster(
         name=name,
-        type=Cluster.DiscoveryType.STATIC,
-        connect_timeout=seconds(_CONNECT_SECONDS),
-        load_assignment=_assignment(name, [endpoint(pipe_address(path)) for path in sockets]),
+        type=Cluster.DiscoveryType.STRICT_DNS if named else Cluster.DiscoveryType.STATIC,
+        connect_timeout=seconds(_PLANE_CONNECT_SECONDS),
+        load_assignment=_assignment(name, [endpoint(_address_of(place)) for place in places]),
         circuit_breakers=_breakers(max(limit, _LEAST_LIMIT)),
     )
-    explicit = UpstreamProtocolOptions.ExplicitHttpConfig(http2_protocol_options=_http2())
-    _set_protocol(cluster, UpstreamProtocolOptions(explicit_http_config=explicit))
+    if named:
+        cluster.dns_lookup_family = Cluster.DnsLookupFamily.V4_PREFERRED
+        cluster.respect_dns_ttl = True
+        # Replicas come and go; their names are asked for again soon whatever the name server says.
+        cluster.dns_refresh_rate.CopyFrom(seconds(_NAME_SECONDS))
+        cluster.wait_for_warm_on_init.CopyFrom(NO)
+    if addresses:
+        cluster.transport_socket.CopyFrom(plane_socket(plane))
+    _set_protocol(cluster, _plane_protocol())
     return cluster
 
 
 def _guard(socket: Path, limit: int) -> Cluster:
     """The guard beside Envoy. One that hangs must be noticed: with its connection, all its streams end."""
-    cluster = _own(GUARD_CLUSTER, [socket], limit)
-    http2 = _http2()
-    http2.connection_keepalive.CopyFrom(
-        KeepaliveSettings(interval=seconds(_GUARD_PING_SECONDS), timeout=seconds(_GUARD_PONG_SECONDS))
-    )
-    explicit = UpstreamProtocolOptions.ExplicitHttpConfig(http2_protocol_options=http2)
-    _set_protocol(cluster, UpstreamProtocolOptions(explicit_http_config=explicit))
+    cluster = _own(GUARD_CLUSTER, Plane.PROXY, [socket], limit)
+    keepalive = KeepaliveSettings(interval=seconds(_GUARD_PING_SECONDS), timeout=seconds(_GUARD_PONG_SECONDS))
+    _set_protocol(cluster, _plane_protocol(keepalive))
     return cluster
 
 
-def _checked_sockets(name: str, sockets: Sequence[Path], limit: int) -> Cluster:
-    """A cluster that notices within a fifth of a second that a worker is gone, or back."""
-    cluster = _own(name, sockets, limit)
+def _address_of(place: Path | Address) -> EnvoyAddress:
+    return socket_address(place.host, place.port) if isinstance(place, Address) else pipe_address(place)
+
+
+def _plane_protocol(keepalive: KeepaliveSettings | None = None) -> UpstreamProtocolOptions:
+    http2 = _http2()
+    if keepalive is not None:
+        http2.connection_keepalive.CopyFrom(keepalive)
+    explicit = UpstreamProtocolOptions.ExplicitHttpConfig(http2_protocol_options=http2)
+    return UpstreamProtocolOptions(explicit_http_config=explicit)
+
+
+def _prompt(cluster: Cluster) -> Cluster:
+    """Connections to what hangs or is cut off are closed early enough for the request to be asked again elsewhere."""
+    keepalive = KeepaliveSettings(interval=seconds(_PING_SECONDS), timeout=seconds(_PONG_SECONDS))
+    _set_protocol(cluster, _plane_protocol(keepalive))
+    return cluster
+
+
+def _watched(cluster: Cluster) -> Cluster:
+    """Notices within a quarter of a second that a replica is gone, or back."""
     interval = seconds(_HEALTH_SECONDS)
     cluster.health_checks.append(
         HealthCheck(

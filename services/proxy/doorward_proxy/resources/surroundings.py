@@ -6,6 +6,10 @@ from pathlib import Path
 LISTENER = "public"
 ROUTES = "public"
 CERTIFICATE = "listener-certificate"
+PLANE_CERTIFICATE = "plane-certificate"
+"""What we show to the other planes."""
+PLANE_AUTHORITIES = "plane-authorities"
+"""Whom we believe about the other planes."""
 
 AUTHORIZE_CLUSTER = "doorward-authorize"
 GUARD_CLUSTER = "doorward-guard"
@@ -20,7 +24,7 @@ UPSTREAM_PREFIX = "upstream-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """The sockets of the planes that Envoy talks to."""
+    """The sockets that Envoy talks to; planes at addresses are the settings' matter."""
 
     check_sockets: tuple[Path, ...]
     """One for each authorizer worker: each is an endpoint of its own, or one of them would get everything."""

@@ -18,12 +18,20 @@ from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.tls_pb2 import
 )
 from doorward.envoy_api.envoy.type.matcher.v3.string_pb2 import StringMatcher
 from doorward.keys.local_authority import CertifiedKey
+from doorward.keys.plane_authority import plane_host, plane_uri
 from doorward_proxy.resources.messages import NO, from_discovery, packed
-from doorward_proxy.resources.surroundings import CERTIFICATE
+from doorward_proxy.resources.surroundings import CERTIFICATE, PLANE_AUTHORITIES, PLANE_CERTIFICATE
 
 TLS_SOCKET = "envoy.transport_sockets.tls"
 
 _PARAMETERS = TlsParameters(tls_minimum_protocol_version=TlsParameters.TlsProtocol.TLSv1_2)
+
+
+_BETWEEN_PLANES = TlsParameters(
+    # As a client Envoy would stop at 1.2 by itself.
+    tls_minimum_protocol_version=TlsParameters.TlsProtocol.TLSv1_3,
+    tls_maximum_protocol_version=TlsParameters.TlsProtocol.TLSv1_3,
+)
 
 
 def certificate_secret(certified: CertifiedKey) -> Secret:
@@ -78,6 +86,55 @@ def upstream_socket(*, server_name: str, ca_pem: str | None, trust_store: Path, 
     return TransportSocket(
         name=TLS_SOCKET,
         typed_config=packed(UpstreamTlsContext(common_tls_context=common, sni="" if address else server_name)),
+    )
+
+
+def plane_secrets(certified: CertifiedKey, authorities_pem: bytes) -> tuple[Secret, Secret]:
+    """Our certificate towards other planes and the authorities that we trust there; replaced without touching a cluster."""
+    return (
+        Secret(
+            name=PLANE_CERTIFICATE,
+            tls_certificate=TlsCertificate(
+                certificate_chain=DataSource(inline_bytes=certified.certificate_pem),
+                private_key=DataSource(inline_bytes=certified.key_pem),
+            ),
+        ),
+        Secret(
+            name=PLANE_AUTHORITIES,
+            validation_context=CertificateValidationContext(trusted_ca=DataSource(inline_bytes=authorities_pem)),
+        ),
+    )
+
+
+def plane_socket(plane: str) -> TransportSocket:
+    """Mutual TLS to another plane: its certificate must name exactly that plane."""
+    return TransportSocket(
+        name=TLS_SOCKET,
+        typed_config=packed(
+            UpstreamTlsContext(
+                common_tls_context=CommonTlsContext(
+                    tls_params=_BETWEEN_PLANES,
+                    tls_certificate_sds_secret_configs=[
+                        SdsSecretConfig(name=PLANE_CERTIFICATE, sds_config=from_discovery())
+                    ],
+                    combined_validation_context=CommonTlsContext.CombinedCertificateValidationContext(
+                        default_validation_context=CertificateValidationContext(
+                            match_typed_subject_alt_names=[
+                                SubjectAltNameMatcher(
+                                    san_type=SubjectAltNameMatcher.SanType.URI,
+                                    matcher=StringMatcher(exact=plane_uri(plane)),
+                                )
+                            ]
+                        ),
+                        validation_context_sds_secret_config=SdsSecretConfig(
+                            name=PLANE_AUTHORITIES, sds_config=from_discovery()
+                        ),
+                    ),
+                    alpn_protocols=["h2"],
+                ),
+                sni=plane_host(plane),
+            )
+        ),
     )
 
 

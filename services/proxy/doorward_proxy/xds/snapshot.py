@@ -14,7 +14,10 @@ from doorward.envoy_api.envoy.extensions.filters.network.http_connection_manager
     HttpConnectionManager,
 )
 from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
-from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext
+from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.tls_pb2 import (
+    DownstreamTlsContext,
+    UpstreamTlsContext,
+)
 
 CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105  # a type's name
@@ -96,6 +99,11 @@ class Snapshot:
             for route in host.routes
             if route.HasField("route") and route.route.cluster not in clusters
         ]
+        for cluster in self.clusters:
+            problems += [
+                f"cluster `{cluster.name}` asks for the unknown `{name}`"
+                for name in sorted(_wanted_by_cluster(cluster) - secrets)
+            ]
         for listener in self.listeners:
             wanted_routes, wanted_secrets = _wanted(listener)
             problems += [
@@ -117,6 +125,17 @@ def _wanted(listener: Listener) -> tuple[set[str], set[str]]:
         if chain.transport_socket.typed_config.Unpack(tls):
             secrets.update(item.name for item in tls.common_tls_context.tls_certificate_sds_secret_configs)
     return routes, secrets
+
+
+def _wanted_by_cluster(cluster: Cluster) -> set[str]:
+    """Names of the secrets that a cluster asks for."""
+    tls = UpstreamTlsContext()
+    if not cluster.HasField("transport_socket") or not cluster.transport_socket.typed_config.Unpack(tls):
+        return set()
+    common = tls.common_tls_context
+    names = {item.name for item in common.tls_certificate_sds_secret_configs}
+    names.add(common.combined_validation_context.validation_context_sds_secret_config.name)
+    return names - {""}
 
 
 def _resources(

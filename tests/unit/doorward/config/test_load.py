@@ -197,11 +197,14 @@ def test_path_parameters_exclude_path_separated_routes_on_the_host(folder: Path)
 
 def test_the_generation_follows_text_and_files(folder: Path):
     """Two processes that report one generation must decide alike."""
-    first = settings_of(folder, GOOD).generation
+    before = settings_of(folder, GOOD)
+    first = before.generation
     assert settings_of(folder, GOOD).generation == first
     assert settings_of(folder, GOOD.replace("9000", "9001")).generation != first
     (folder / "secret").write_text("changed\n")
-    assert settings_of(folder, GOOD).generation != first
+    changed = settings_of(folder, GOOD)
+    assert changed.generation == first, "not every plane holds secrets, and all must report one generation"
+    assert changed.secrets_digest != before.secrets_digest
 
 
 @pytest.mark.parametrize("text", ["", "[]", "a", "version: 1\n\tx", "\x00", "{"])

@@ -1,0 +1,66 @@
+"""How commands reach a running deployment: over the sockets of its run folder, or with the operator's certificate."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc.aio
+
+from doorward.clock import SystemClock
+from doorward.config.endpoints import LocalEndpoints, Place, PlaneAddresses, default_run_folder
+from doorward.config.load import load_plane_addresses
+from doorward.errors import ConfigurationError
+from doorward.rpc.client import open_channel
+from doorward.rpc.credentials import PlaneIdentity
+from doorward.rpc.planes import Plane
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Where a deployment is, as the command line says it."""
+
+    data: Path
+    run_dir: Path | None = None
+    config: Path | None = None
+    """Only needed for planes at addresses: it names them."""
+
+    @contextlib.asynccontextmanager
+    async def records(self) -> AsyncIterator[grpc.aio.Channel]:
+        """A channel to the databroker.
+
+        Raises:
+            ConfigurationError: nothing runs there, or there is no certificate of an operator.
+        """
+        addresses = self._addresses()
+        place: Place = addresses.databroker or self._sockets().databroker(Plane.OPERATOR)
+        async with open_channel(place, Plane.DATABROKER, self._identity(addresses)) as channel:
+            yield channel
+
+    @contextlib.asynccontextmanager
+    async def authorize(self) -> AsyncIterator[grpc.aio.Channel]:
+        """A channel to the authorizers' services.
+
+        Raises:
+            ConfigurationError: as for ``records``.
+        """
+        addresses = self._addresses()
+        place: Place = addresses.authorize_services or self._sockets().authorize
+        async with open_channel(place, Plane.AUTHORIZE, self._identity(addresses)) as channel:
+            yield channel
+
+    def _addresses(self) -> PlaneAddresses:
+        return load_plane_addresses(self.config) if self.config is not None else PlaneAddresses()
+
+    def _identity(self, addresses: PlaneAddresses) -> PlaneIdentity | None:
+        if not addresses.any:
+            return None
+        return PlaneIdentity(self.data / "planes" / Plane.OPERATOR, Plane.OPERATOR, SystemClock())
+
+    def _sockets(self) -> LocalEndpoints:
+        folder = self.run_dir or default_run_folder(self.data)
+        if not folder.is_dir():
+            raise ConfigurationError(
+                [f"error: nothing runs on the data folder `{self.data}` (start it, or use --data or --config)"]
+            )
+        return LocalEndpoints(folder)

@@ -1,0 +1,31 @@
+"""Files that only their owner may read, written whole or not at all."""
+
+import os
+import stat
+from pathlib import Path
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write ``text`` to a file of mode 0600; a reader sees the old content or the new one, never half of it."""
+    scratch = path.with_name(f"{path.name}.tmp")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+
+
+def is_private(path: Path) -> bool:
+    """Whether only we can read ``path``; also true of a file of root's that our group alone may read.
+
+    The latter is how a container that does not run as root is given its secrets.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    found = path.stat()
+    mode = stat.S_IMODE(found.st_mode)
+    if found.st_uid == 0 and os.getuid() != 0:
+        return mode & 0o037 == 0
+    return mode & 0o077 == 0

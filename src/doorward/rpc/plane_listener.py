@@ -1,0 +1,73 @@
+"""Where our own gRPC server listens: on a Unix socket, or over TCP for planes that show their certificate."""
+
+import asyncio
+import ssl
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import structlog
+
+from doorward.config.endpoints import Address
+from doorward.errors import ConfigurationError
+from doorward.keys.plane_authority import plane_of_uris
+from doorward.rpc.credentials import PlaneCertificate, PlaneIdentity
+from doorward.rpc.grpc_server import GrpcServer
+from doorward.rpc.planes import Plane
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+def admitted(callers: Collection[Plane]) -> Callable[[asyncio.BaseTransport], bool]:
+    """Lets connections of ``callers`` in: by their verified certificate, or any on a Unix socket, which only they can open."""
+    allowed = frozenset(callers)
+
+    def admits(transport: asyncio.BaseTransport) -> bool:
+        tls = transport.get_extra_info("ssl_object")
+        if tls is None:
+            return True
+        shown = (tls.getpeercert() or {}).get("subjectAltName", ())
+        named = plane_of_uris([value for kind, value in shown if kind == "URI"])
+        if named not in allowed:
+            _log.warning("refused a caller", peer=transport.get_extra_info("peername"), plane=named)
+            return False
+        return True
+
+    return admits
+
+
+async def listen(server: GrpcServer, place: Path | Address, identity: PlaneIdentity | None) -> None:
+    """Serve at ``place``; over TCP with the newest certificate of ``identity`` for each new connection.
+
+    Raises:
+        ConfigurationError: the address is taken, or there is no certificate to listen with.
+    """
+    if not isinstance(place, Address):
+        await server.listen_unix(place)
+        return
+    if identity is None:
+        raise ConfigurationError([f"{place}: error: no certificate to listen with"])
+    try:
+        await server.listen_tcp(place.host, place.port, following_context(identity))
+    except OSError as error:
+        raise ConfigurationError([f"{place}: error: cannot listen there: {error.strerror}"]) from error
+
+
+def following_context(identity: PlaneIdentity) -> ssl.SSLContext:
+    """A server's context that serves each new connection with the newest certificate and authorities of ``identity``.
+
+    A handshake begins with the returned context and goes on with the newest one as soon as the client has said hello, before any
+    certificate is shown or looked at.
+    """
+    first = newest = identity.current.server_context()
+
+    def switch(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        connection.context = newest
+
+    def replaced(certificate: PlaneCertificate) -> None:
+        nonlocal newest
+        newest = certificate.server_context()
+        _log.info("serving with the new certificate", plane=str(certificate.plane))
+
+    first.sni_callback = switch
+    identity.subscribe(replaced)
+    return first

@@ -1,0 +1,102 @@
+"""How a plane is reached and how it reaches the others: on Unix sockets, or at addresses with certificates."""
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import grpc.aio
+
+from doorward.clock import Clock
+from doorward.config.endpoints import Address, LocalEndpoints, Place, PlaneAddresses
+from doorward.config.settings import Settings
+from doorward.errors import ConfigurationError
+from doorward.rpc.client import open_channel
+from doorward.rpc.credentials import PlaneIdentity
+from doorward.rpc.planes import Plane
+from doorward.rpc.server import PlaneServer, Register
+from doorward.runtime.service import ServeOptions
+
+PUBLIC = "public"
+"""The listener for everybody, of the proxy plane."""
+_EVERYWHERE = "0.0.0.0"  # noqa: S104  # nobody gets past the handshake without a certificate of ours
+
+
+class Neighbours:
+    """The surroundings of one plane's process. Making it starts and opens nothing.
+
+    Raises:
+        ConfigurationError: addresses are configured, and the plane's certificate cannot be used.
+    """
+
+    def __init__(self, plane: Plane, options: ServeOptions, addresses: PlaneAddresses, clock: Clock) -> None:
+        self.plane = plane
+        self.local = LocalEndpoints(options.run_dir)
+        self._listen = options.listen
+        self._addresses = addresses
+        unknown = sorted(set(options.listen) - set(_SERVICES[self.plane]))
+        if unknown:
+            there_are = ", ".join(f"`{name}`" for name in _SERVICES[self.plane]) or "none"
+            raise ConfigurationError([f"--listen: error: no service `{unknown[0]}` of this plane ({there_are})"])
+        self.identity: PlaneIdentity | None = None
+        if addresses.any or set(options.listen) - {PUBLIC}:
+            self.identity = PlaneIdentity(options.data_dir / "planes" / plane, plane, clock)
+
+    def databroker(self) -> grpc.aio.Channel:
+        """A channel to the records."""
+        place = self._addresses.databroker or self.local.databroker(self.plane)
+        return open_channel(place, Plane.DATABROKER, self.identity)
+
+    def authorize(self) -> grpc.aio.Channel:
+        """A channel to the authorizers' services."""
+        return open_channel(self._addresses.authorize_services or self.local.authorize, Plane.AUTHORIZE, self.identity)
+
+    def each_authorizer(self) -> list[grpc.aio.Channel]:
+        """A channel to each authorizer's services of its own."""
+        places: list[Place] = [(address,) for address in self._addresses.authorize_services]
+        return [open_channel(place, Plane.AUTHORIZE, self.identity) for place in places or [self.local.authorize]]
+
+    def authenticate(self) -> grpc.aio.Channel:
+        """A channel to the authenticate plane's services."""
+        return open_channel(self._addresses.authenticate or self.local.authenticate, Plane.AUTHENTICATE, self.identity)
+
+    def place(self, service: str, socket: Path) -> Path | Address:
+        """Where ``service`` of this plane listens: as the command line says, at its configured port, or on ``socket``."""
+        given = self._listen.get(service)
+        if given is not None:
+            return given
+        configured: tuple[Address, ...] = getattr(self._addresses, service)
+        return Address(host=_EVERYWHERE, port=configured[0].port) if configured else socket
+
+    def with_public(self, settings: Settings) -> Settings:
+        """``settings`` with the public listener where the command line wants it."""
+        given = self._listen.get(PUBLIC)
+        return settings if given is None else dataclasses.replace(settings, listen=given)
+
+    def servers(
+        self,
+        service: str,
+        sockets: Sequence[tuple[Plane, Path]],
+        callers: Collection[Plane],
+        register: Register,
+        names: Sequence[str],
+    ) -> list[PlaneServer]:
+        """The gRPC servers of ``service``: one at an address, or one for each of ``sockets`` and the plane that calls there."""
+        place = self.place(service, sockets[0][1])
+        if isinstance(place, Address):
+            return [PlaneServer(place, callers, register, names, self.identity)]
+        return [PlaneServer(path, [plane], register, names) for plane, path in sockets]
+
+    async def run(self) -> None:
+        """Keep up with the certificate's files until cancelled, if there is one."""
+        if self.identity is not None:
+            await self.identity.run()
+
+
+_SERVICES: dict[Plane, tuple[str, ...]] = {
+    Plane.DATABROKER: ("databroker",),
+    Plane.AUTHORIZE: ("authorize", "authorize_services"),
+    Plane.AUTHENTICATE: ("authenticate", "authenticate_pages"),
+    Plane.PROXY: (PUBLIC,),
+    Plane.OPERATOR: (),
+}
+"""What can listen at an address, by plane."""

@@ -1,0 +1,370 @@
+"""The split deployment as an operator runs it: every plane its own process, its own data folder and its own certificate."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import yaml
+from tests.support.deployment import free_port, wait_for
+from tests.support.http_client import BrowserlessClient
+from tests.support.redis_server import RedisServer, redis_server
+from tests.support.site import SECRET
+
+from doorward.clock import SystemClock
+from doorward.keys.local_authority import LocalAuthority
+
+START_SECONDS = 60.0
+PLANES = ("databroker", "authenticate", "authorize", "proxy")
+
+
+@dataclass
+class Process:
+    """One plane's process."""
+
+    name: str
+    command: list[str]
+    log: Path
+    environment: dict[str, str]
+    popen: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start, and return once the process has said that it serves."""
+        reading, writing = os.pipe()
+        with self.log.open("a") as log:
+            self.popen = subprocess.Popen(
+                [*self.command, "--ready-fd", str(writing)],
+                stdout=log,
+                stderr=log,
+                pass_fds=[writing],
+                env=self.environment,
+                start_new_session=True,
+            )
+        os.close(writing)
+        with os.fdopen(reading, "rb") as ready:
+            line = ready.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} did not start: {self.log.read_text()[-3000:]}")
+
+    def kill(self) -> None:
+        """End it without warning, Envoy beside it included."""
+        self.end(signal.SIGKILL)
+
+    def end(self, number: int = signal.SIGTERM) -> int | None:
+        if self.popen is None:
+            return None
+        with suppress(ProcessLookupError):
+            self.popen.send_signal(number)
+        status = self.popen.wait(30)
+        self.popen = None
+        return status
+
+
+@dataclass
+class Split:
+    """Two proxies, two authorizers, an authenticate plane and a databroker over one Redis."""
+
+    folder: Path
+    redis: RedisServer
+    provider_port: int
+    routes: list[dict[str, Any]]
+    ports: dict[str, int]
+    processes: dict[str, Process] = field(default_factory=dict)
+    python: str = sys.executable
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ca_file(self) -> Path:
+        return self.folder / "public" / "authority.crt"
+
+    @property
+    def public_port(self) -> int:
+        """The port in everybody's URLs: a balancer's, or the first proxy's."""
+        return self.ports["public"]
+
+    def url(self, name: str) -> str:
+        return f"https://{name}.localhost:{self.public_port}"
+
+    def config_of(self, process: str) -> Path:
+        return self.folder / process / "doorward.yaml"
+
+    def document(self, process: str) -> dict[str, Any]:
+        local = "127.0.0.1"
+        return {
+            "version": 1,
+            "listen": f"{local}:{self.public_port}",
+            "authenticate_url": self.url("authenticate"),
+            "tls": {"certificate": "../public/tls.crt", "key": "../public/tls.key"},
+            "databroker": {"redis": self.redis.url},
+            "planes": {
+                "databroker": [f"{local}:{self.ports['databroker']}"],
+                "authorize": [f"{local}:{self.ports['authorize-1']}", f"{local}:{self.ports['authorize-2']}"],
+                "authorize_services": [
+                    f"{local}:{self.ports['services-1']}",
+                    f"{local}:{self.ports['services-2']}",
+                ],
+                "authenticate": [f"{local}:{self.ports['authenticate']}"],
+                "authenticate_pages": [f"{local}:{self.ports['pages']}"],
+            },
+            "identity_providers": [
+                {
+                    "id": "demo",
+                    "issuer": f"http://localhost:{self.provider_port}",
+                    "client_id": "site",
+                    "client_secret": "file:../secret",
+                    "scopes": ["openid", "email", "profile", "groups"],
+                    "email_domains": ["example.com", "partner.example"],
+                    "claims": {"groups": "groups"},
+                }
+            ],
+            "decision_log": {"file": "decisions.jsonl"},
+            "routes": [{**route, "from": self.url(route["from"])} for route in self.routes],
+            **self.settings,
+        }
+
+    def write(self, *processes: str) -> None:
+        """Write the configuration of these processes, or of all, whole or not at all."""
+        for process in processes or self.names:
+            path = self.config_of(process)
+            path.parent.mkdir(exist_ok=True)
+            scratch = path.with_suffix(".new")
+            scratch.write_text(yaml.safe_dump(self.document(process)))
+            scratch.replace(path)
+
+    @property
+    def names(self) -> Sequence[str]:
+        return ("databroker", "authenticate", "authorize-1", "authorize-2", "proxy-1", "proxy-2", "operator")
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command of the operator."""
+        return subprocess.run(
+            [
+                *(self.python, "-m", "doorward.cli.app", *arguments),
+                *("--data", str(self.folder / "operator" / "data"), "--config", str(self.config_of("operator"))),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def keys(self, *arguments: str) -> str:
+        """A command on the folder that holds the authority."""
+        return subprocess.run(
+            [sys.executable, "-m", "doorward.cli.app", "keys", *arguments, "--data", str(self.folder / "master")],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+
+    def give_out(self) -> None:
+        """What an operator's secret store does: each plane's folder gets what that plane is entitled to."""
+        for name in self.names:
+            self.keys("export", name.split("-")[0], str(self.folder / name / "data"))
+
+    def make(self, name: str, *extra: str) -> Process:
+        """The process ``name``, not started."""
+        plane = name.split("-", maxsplit=1)[0]
+        folder = self.folder / name
+        command = [
+            *(self.python, "-m", "doorward.cli.app", "serve", plane),
+            *("--config", str(self.config_of(name)), "--data", str(folder / "data"), "--run-dir", str(folder / "run")),
+            *extra,
+        ]
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        self.processes[name] = Process(name, command, folder / "log", environment)
+        return self.processes[name]
+
+    def start_all(self) -> None:
+        listen: dict[str, list[str]] = {
+            "databroker": [],
+            "authenticate": [],
+            "authorize-1": ["authorize", "authorize-1", "authorize-services", "services-1"],
+            "authorize-2": ["authorize", "authorize-2", "authorize-services", "services-2"],
+            "proxy-1": ["public", "proxy-1"],
+            "proxy-2": ["public", "proxy-2"],
+        }
+        threads = []
+        failures: list[Exception] = []
+
+        def start(process: Process) -> None:
+            try:
+                process.start()
+            except Exception as error:
+                failures.append(error)
+
+        for name, pairs in listen.items():
+            extra = [
+                text
+                for service, port in zip(pairs[::2], pairs[1::2], strict=True)
+                for text in ("--listen", f"{service}=127.0.0.1:{self.ports[port]}")
+            ]
+            threads.append(threading.Thread(target=start, args=(self.make(name, *extra),)))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(START_SECONDS)
+        if failures:
+            raise failures[0]
+
+    def client(self, proxy: int = 1) -> "SplitClient":
+        return SplitClient(self, proxy)
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            if process.popen is not None:
+                with suppress(ProcessLookupError):
+                    process.popen.send_signal(signal.SIGTERM)
+        for process in self.processes.values():
+            try:
+                process.end()
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+class SplitClient(BrowserlessClient):
+    """A browser that a balancer has sent to one of the proxies."""
+
+    def __init__(self, split: Split, proxy: int) -> None:
+        super().__init__(split.ca_file)
+        self._public = split.public_port
+        self.port = split.ports[f"proxy-{proxy}"]
+
+    def address(self, port: int) -> str:
+        return f"127.0.0.1:{self.port if port == self._public else port}"
+
+
+@dataclass
+class Seen:
+    """What a checking client saw."""
+
+    answers: list[tuple[float, int, bool]] = field(default_factory=list)
+    """When, which status, and whether that was an answer that must never be."""
+
+    def between(self, start: float, end: float) -> Counter[int]:
+        return Counter(status for moment, status, _ in self.answers if start <= moment <= end)
+
+    @property
+    def wrong(self) -> list[tuple[float, int, bool]]:
+        return [item for item in self.answers if item[2]]
+
+
+class Checker:
+    """Asks all the time, through every proxy, as somebody who may and as somebody who may not, and checks every answer.
+
+    A refusal where an allow belongs is counted; an allow where a refusal belongs is wrong, whatever else happens.
+    """
+
+    def __init__(self, split: Split, cookie: str, route: str = "closed") -> None:
+        self.allowed = Seen()
+        self.refused = Seen()
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._ask, args=(split, proxy, route, value, seen), daemon=True)
+            for proxy in (1, 2)
+            for value, seen in ((cookie, self.allowed), ("", self.refused))
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, split: Split, proxy: int, route: str, cookie: str, seen: Seen) -> None:
+        with split.client(proxy) as client:
+            while not self._stop.is_set():
+                began = time.monotonic()
+                try:
+                    status = client.request("GET", split.url(route) + "/", cookie_header=cookie).status_code
+                except httpx.TransportError:
+                    status = 0
+                wrong = status == 200 and not cookie
+                seen.answers.append((began, status, wrong))
+
+
+@contextmanager
+def split_deployment(
+    folder: Path,
+    routes: list[dict[str, Any]],
+    *,
+    life: str = "30d",
+    prepare: Callable[[Split], None] | None = None,
+    **settings: Any,
+) -> Iterator[Split]:
+    """Everything of a split deployment on loopback; ``from`` of a route is a bare name."""
+    with ExitStack() as stack:
+        redis = stack.enter_context(redis_server("valkey"))
+        names = (
+            *("databroker", "authorize-1", "authorize-2", "services-1", "services-2", "authenticate", "pages"),
+            *("proxy-1", "proxy-2", "provider"),
+        )
+        ports = {name: free_port() for name in names}
+        ports["public"] = ports["proxy-1"]
+        made = Split(folder, redis, ports["provider"], routes, ports, settings=settings)
+        (folder / "secret").write_text(SECRET)
+        _public_certificate(made)
+        made.keys("init", "--planes", "--life", life)
+        made.give_out()
+        made.write()
+        stack.enter_context(_identity_provider(made))
+        if prepare is not None:
+            prepare(made)
+        stack.callback(made.stop)
+        made.start_all()
+        yield made
+
+
+def _public_certificate(made: Split) -> None:
+    authority = LocalAuthority(made.folder / "public", SystemClock())
+    hosts = [f"{route['from']}.localhost" for route in made.routes]
+    certified = authority.certificate_for(sorted({*hosts, "authenticate.localhost"}))
+    (made.folder / "public" / "tls.crt").write_bytes(certified.certificate_pem)
+    (made.folder / "public" / "tls.key").write_bytes(certified.key_pem)
+
+
+@contextmanager
+def _identity_provider(made: Split) -> Iterator[None]:
+    command = [
+        sys.executable, "-m", "doorward.demo.identity_provider", "--port", str(made.provider_port),
+        "--data", str(made.folder / "provider"), "--client-id", "site",
+        "--client-secret-file", str(made.folder / "secret"),
+        "--redirect-uri", f"{made.url('authenticate')}/.doorward/callback/demo", "--faults",
+    ]  # fmt: skip
+    with (made.folder / "provider.log").open("w") as log:
+        provider = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        wait_for(lambda: _answers(made.provider_port), what="the identity provider")
+        yield
+    finally:
+        provider.terminate()
+        provider.wait()
+
+
+def _answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/jwks", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def status(made: Split) -> dict[str, Any]:
+    """What ``doorward status`` reports."""
+    result = made.command("status", "--json")
+    assert result.stdout, result.stderr
+    return dict(json.loads(result.stdout))
