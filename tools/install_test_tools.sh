@@ -7,6 +7,7 @@ declare -A packages=(
   [chromium]=chromium
   [nghttpd]=nghttp2-server
   [h2load]=nghttp2-client
+  [systemd-analyze]=systemd
   [wrk]=wrk
 )
 missing=()
