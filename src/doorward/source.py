@@ -85,6 +85,21 @@ def plain(node: Node) -> Any:
             return node.value
 
 
+def node_of(value: object, position: Position) -> Node:
+    """Dictionaries, lists and values as nodes at ``position``: the opposite of ``plain``. Nodes among them stay."""
+    match value:
+        case Mapping() | Sequence() | Scalar():
+            return value
+        case dict():
+            entries = tuple((Scalar(str(key), position), node_of(item, position)) for key, item in value.items())
+            return Mapping(entries, position)
+        case list() | tuple():
+            return Sequence(tuple(node_of(item, position) for item in value), position)
+        case str() | int() | float() | bool() | None:
+            return Scalar(value, position)
+    raise TypeError(f"a {type(value).__name__} cannot stand in a document")
+
+
 class Severity(StrEnum):
     """How bad a problem is: an error stops the load, a warning is printed."""
 

@@ -121,6 +121,15 @@ def test_a_denial_can_be_explained_from_its_id(browser: Browser, url: Url, demo:
     assert "eng" in result.stdout
 
 
+def test_everybody_who_has_signed_in_can_be_asked_about(browser: Browser, url: Url, demo: Running):
+    browser().sign_in(url("admin") + "/", *PASSWORDS["bob"])
+    browser().sign_in(url("admin") + "/", *PASSWORDS["alice"])
+    result = demo.command("policy", "who-can", "admin", "-c", str(demo.data / "demo.yaml"), "-o", "json", "--all")
+    assert result.returncode == 0, result.stderr
+    answers = {row["person"]: row["access"] for row in json.loads(result.stdout)}
+    assert (answers["alice@example.com"], answers["bob@example.com"], answers["nobody"]) == ("yes", "no", "no")
+
+
 def test_unknown_hosts_and_paths_are_checked_404s(browser: Browser, url: Url, demo: Running):
     client = browser()
     response = client.get(url("authenticate") + "/nothing/here")

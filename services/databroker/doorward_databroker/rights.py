@@ -47,6 +47,9 @@ _RIGHTS: dict[Plane, dict[str, Verb]] = {
         "Session": Verb.GET | Verb.LIST | Verb.QUERY,
         "User": Verb.GET | Verb.LIST | Verb.QUERY,
         "SessionActivity": Verb.GET,
+        "DirectoryUser": Verb.GET | Verb.LIST,
+        "DirectoryGroup": Verb.GET | Verb.LIST,
+        "DirectoryState": Verb.GET | Verb.LIST,
     },
     Plane.DIRECTORY: {
         "DirectoryUser": _OWN,

@@ -49,6 +49,18 @@ def configured_targets(path: Path) -> Targets:
     return Targets(tuple(target_of(item) for item in loaded.settings.routes))
 
 
+def read_targets(path: Path) -> Targets:
+    """The routes of the configuration in ``path``, or the one policy that is all that it holds.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    node = read_node(path)
+    if isinstance(node, Mapping) and node.get("routes") is not None:
+        return configured_targets(path)
+    return policy_target(node, path.stem)
+
+
 def target_of(item: RoutePolicy) -> Target:
     """A configured route as what is tested and asked about."""
     route = item.route
