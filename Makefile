@@ -9,6 +9,9 @@ UV := $(BIN)/uv
 STAMPS := .make
 INPUTS := pyproject.toml tools/build_hook.py $(shell find protos -name '*.proto' 2>/dev/null)
 T ?= tests
+DEMO ?=
+# Progress of downloads where somebody is looking, plain lines in a log.
+QUIET := $(shell test -t 2 || echo --quiet)
 
 .PHONY: help install run test check lint types contracts generate format system bench clean
 
@@ -16,24 +19,26 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
 
 $(UV):
-	@echo "making .venv"
-	@$(PYTHON) -m venv .venv
+	@echo "[1/3] making .venv"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Doorward needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check uv
 
 $(STAMPS)/install: $(INPUTS) | $(UV)
-	@echo "installing the run-time set"
-	@$(UV) pip install --quiet --compile-bytecode -e '.[all]'
+	@echo "[2/3] installing the run-time set (some 90 MB the first time) and generating the contracts"
+	@$(UV) pip install $(QUIET) --compile-bytecode -e '.[all]'
 	@$(BIN)/python -m compileall -q src services
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/test: $(STAMPS)/install
 	@echo "installing what the tests need"
-	@$(UV) pip install --quiet --group test
+	@$(UV) pip install $(QUIET) --group test
 	@npm ci --silent --no-fund --no-audit --prefix tests/support/oidc_provider
 	@touch $@
 
 $(STAMPS)/check: $(STAMPS)/install
-	@$(UV) pip install --quiet --group check --group test
+	@$(UV) pip install $(QUIET) --group check --group test
 	@touch $@
 
 install: $(STAMPS)/install ## prepare .venv with the run-time set
@@ -41,8 +46,9 @@ install: $(STAMPS)/install ## prepare .venv with the run-time set
 generate: $(STAMPS)/install ## write doorward.api and doorward.envoy_api again if protos/ changed
 	@$(BIN)/python tools/build_hook.py --check || $(UV) pip install --quiet --no-deps -e .
 
-run: install generate ## start the complete demo on loopback
-	@exec $(BIN)/doorward demo
+run: install generate ## start the complete demo on loopback; DEMO='--port N --data DIR'
+	@echo "[3/3] starting the demo"
+	@exec $(BIN)/doorward demo $(DEMO)
 
 system: ## install the servers and the browser that the tests drive (Debian)
 	@tools/install_test_tools.sh

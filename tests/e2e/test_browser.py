@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page
 from tests.support.browser import chromium
 from tests.support.certified_provider import certified_provider
 from tests.support.deployment import free_port, short_folder, wait_for
-from tests.support.echo import echo_server
+from tests.support.echo import EchoServer, echo_server
 from tests.support.site import SECRET, Site, everyone, signed_in, site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(180)]
@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(180)]
 class World:
     site: Site
     browser: Browser
+    upstream: EchoServer
 
     def page(self) -> Page:
         """A page with cookies of its own."""
@@ -35,6 +36,9 @@ def world() -> Iterator[World]:
             {"name": "verify", "from": "verify", "to": to, "policy": signed_in(), "claim_headers": {"x-who": "email"}},
             {"name": "admin", "from": "admin", "to": to, "policy": admins, "explanation": "For administrators."},
             {"name": "public", "from": "public", "to": to, "policy": everyone()},
+            # Siblings of one site to a browser: `*.app.localhost` share a registrable domain, `*.localhost` do not.
+            {"name": "wiki", "from": "wiki.app", "to": to, "policy": signed_in(), "websocket": True},
+            {"name": "blog", "from": "blog.app", "to": to, "policy": everyone()},
         ]
         provider_port = free_port()
         with site(folder, routes, issuer=f"http://localhost:{provider_port}") as made:
@@ -43,7 +47,7 @@ def world() -> Iterator[World]:
                 certified_provider(provider_port, "site", SECRET, redirect, folder / "certified.log"),
                 chromium(made.data / "certificates" / "authority.crt") as browser,
             ):
-                yield World(made, browser)
+                yield World(made, browser, upstream)
 
 
 def sign_in(page: Page, url: str, person: str) -> None:
@@ -114,10 +118,12 @@ def test_an_operators_revoke_ends_the_session_at_the_next_request(world: World):
     assert status(world, "verify", handle) == 401
 
 
-def test_a_siblings_script_can_neither_post_nor_open_a_socket(world: World):
+def test_s85_a_siblings_script_can_neither_post_nor_open_a_socket(world: World):
+    """The browser sends the cookie along, because both hosts are of one site; where the request came from still shows."""
     page = world.page()
-    sign_in(page, world.site.url("verify") + "/", "alice")
-    page.goto(world.site.url("public") + "/")
+    wiki, blog = world.site.url("wiki.app"), world.site.url("blog.app")
+    sign_in(page, wiki + "/", "alice")
+    page.goto(blog + "/")
     outcome = page.evaluate(
         """async (url) => {
             const post = await fetch(url + '/x', {method: 'POST', mode: 'no-cors', credentials: 'include'})
@@ -129,12 +135,47 @@ def test_a_siblings_script_can_neither_post_nor_open_a_socket(world: World):
             });
             return {post, socket};
         }""",
-        world.site.url("verify"),
+        wiki,
     )
-    assert outcome["socket"] == "refused"
-    made = wait_for(
-        lambda: [r for r in world.site.run.decisions() if r["route"] == "verify" and r["method"] == "POST"],
-        what="the decision on the POST",
+    assert outcome == {"post": "sent", "socket": "refused"}
+    page.evaluate(
+        """(url) => {
+            const form = document.createElement('form');
+            form.method = 'POST';
+            form.action = url + '/x';
+            document.body.append(form);
+            form.submit();
+        }""",
+        wiki,
     )
-    # The cookie may not even have been sent; either way nothing of a sibling's making gets through.
-    assert {record["outcome"] for record in made} <= {"foreign-origin", "sign-in"}
+    page.wait_for_url(wiki + "/x")
+    assert "Request refused" in page.inner_text("body")
+
+    def refused() -> list[dict[str, object]]:
+        records = [r for r in world.site.run.decisions() if r["route"] == "wiki" and r["outcome"] == "foreign-origin"]
+        return records if len(records) >= 3 else []
+
+    made = wait_for(refused, what="three refusals")
+    assert sorted(str(record["method"]) for record in made) == ["GET", "POST", "POST"]
+    assert all(record["session_id"] for record in made), "the cookie came along and was known"
+    assert not [seen for seen in world.upstream.seen if seen["method"] == "POST" or "/ws" in str(seen["target"])]
+
+
+def test_s46_a_sibling_cannot_toss_its_cookie_over_ours(world: World):
+    page = world.page()
+    wiki, blog = world.site.url("wiki.app"), world.site.url("blog.app")
+    sign_in(page, wiki + "/", "alice")
+    page.goto(blog + "/")
+    page.evaluate(
+        """() => {
+            const names = ['__Host-doorward', '__host-doorward', '\u2000__Host-doorward', '=__Host-doorward', '__Host-doorward '];
+            for (const name of names) {
+                for (const rest of ['; Domain=app.localhost; Path=/; Secure', '; Domain=app.localhost; Path=/', '; Path=/; Secure'])
+                    document.cookie = name + '=tossed' + rest;
+            }
+        }"""
+    )
+    answer = page.goto(wiki + "/")
+    assert answer is not None
+    assert answer.status == 200
+    assert json.loads(page.inner_text("body"))["upstream"] == "app", "somebody was signed out by a sibling"

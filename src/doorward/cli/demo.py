@@ -13,7 +13,7 @@ from typing import Self
 from rich.console import Console
 from rich.table import Table
 
-from doorward.cli.run import until_signal
+from doorward.cli.run import Progress, until_signal
 from doorward.clock import SystemClock
 from doorward.config.load import load_settings
 from doorward.demo.configuration import CLIENT_ID, SECRET_FILE, DemoPorts, demo_configuration
@@ -62,7 +62,7 @@ class _Surroundings:
         self._ca_file = ca_file
         self._children: list[Child] = []
 
-    async def start(self) -> None:
+    async def start(self, progress: Progress) -> None:
         """Start both and return when they listen."""
         ports = self._ports
         folder = private_folder(self._data / "identity-provider")
@@ -91,9 +91,10 @@ class _Surroundings:
                 "--ca-file", str(self._ca_file),
             ],
         )  # fmt: skip
-        await asyncio.gather(
-            *(self._listening(port) for port in (ports.identity_provider, ports.verify, ports.admin, ports.public))
-        )
+        await self._listening(ports.identity_provider)
+        progress("identity provider")
+        await asyncio.gather(*(self._listening(port) for port in (ports.verify, ports.admin, ports.public)))
+        progress("sample applications")
 
     async def stop(self) -> None:
         """End both."""

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from rich.console import Console
 
@@ -18,6 +19,8 @@ from doorward.runtime.folder import HeldFolder
 from doorward.telemetry.logging import configure_logging
 
 STOP_SECONDS = 15.0
+Progress: TypeAlias = Callable[[str], None]
+"""Hears the name of each part that has become ready."""
 
 
 def run_deployment(config: Path, data: Path) -> int:
@@ -49,7 +52,7 @@ async def until_signal(
     deployment: Deployment,
     announce: Callable[[], Awaitable[None]],
     *,
-    before: Callable[[], Awaitable[None]] | None = None,
+    before: Callable[[Progress], Awaitable[None]] | None = None,
     after: Callable[[], Awaitable[None]] | None = None,
 ) -> int:
     """Start, announce, wait for SIGINT or SIGTERM, stop in order; a second signal kills what is left.
@@ -90,16 +93,15 @@ async def until_signal(
     return 0
 
 
-async def _start(deployment: Deployment, console: Console, before: Callable[[], Awaitable[None]] | None) -> None:
-    started: list[str] = []
+async def _start(
+    deployment: Deployment, console: Console, before: Callable[[Progress], Awaitable[None]] | None
+) -> None:
+    def progress(name: str) -> None:
+        console.print(f"  {name} is ready")
+
     with console.status("starting"):
         if before is not None:
-            await before()
-
-        def progress(name: str) -> None:
-            started.append(name)
-            console.print(f"  {name} is ready")
-
+            await before(progress)
         await deployment.start(progress)
 
 

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+import grpc
+import grpc.aio
 import pytest
 from tests.support.envoy import SIGN_IN_HOST, EchoUpstream, RunningProxy, free_port, route, running_proxy, settings_of
 
@@ -109,6 +111,69 @@ async def test_s29_an_authorizer_that_hangs_is_503_in_time(proxy: RunningProxy) 
         server.close()
         for writer in connections:
             writer.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"", b"garbage\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        b"\x00\x00\x00\x04\x00\x00\x00\x00\x00" + b"\xff" * 64,
+    ],
+    ids=["closes", "text", "http1", "broken-http2"],
+)  # fmt: skip
+async def test_s29_an_authorizer_that_answers_garbage_lets_nobody_in(proxy: RunningProxy, answer: bytes) -> None:
+    await proxy.stop_authorizer()
+    served = 0
+
+    async def garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal served
+        served += 1
+        with contextlib.suppress(ConnectionError):
+            await reader.read(1024)
+            writer.write(answer)
+            await writer.drain()
+        writer.close()
+
+    path = proxy.endpoints.check(0)
+    path.unlink(missing_ok=True)
+    server = await asyncio.start_unix_server(garbage, str(path))
+    try:
+        async with asyncio.timeout(5):
+            while not served:
+                assert (await proxy.get("/")).status == 503
+        for method, target, host, _, expected in REQUESTS:
+            if expected is not None:
+                assert (await proxy.get(target, host=host, method=method)).status == 503, target
+    finally:
+        server.close()
+
+
+async def test_s29_a_grpc_answer_that_is_no_decision_lets_nobody_in(proxy: RunningProxy) -> None:
+    await proxy.stop_authorizer()
+    path = proxy.endpoints.check(0)
+    path.unlink(missing_ok=True)
+    server = grpc.aio.server()
+    asked = 0
+
+    async def noise(request: bytes, context: object) -> bytes:
+        nonlocal asked
+        del request, context
+        asked += 1
+        return b"\xff\xff\xff"
+
+    handlers = {"Check": grpc.unary_unary_rpc_method_handler(noise)}
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("envoy.service.auth.v3.Authorization", handlers),)
+    )
+    server.add_insecure_port(f"unix:{path}")
+    await server.start()
+    try:
+        async with asyncio.timeout(10):
+            while not asked:
+                assert (await proxy.get("/")).status == 503
+        assert (await proxy.get("/")).status == 503
+    finally:
+        await server.stop(None)
 
 
 async def test_an_authorizer_that_comes_back_is_found_again(proxy: RunningProxy) -> None:
