@@ -27,7 +27,7 @@ from google.rpc.status_pb2 import Status
 from doorward.api.authorize.v1 import authorize_pb2
 from doorward.api.guard.v1 import guard_pb2, guard_pb2_grpc
 from doorward.config.endpoints import LocalEndpoints
-from doorward.config.settings import Address, RoutePolicy, Settings, StalenessLimits, TlsSettings
+from doorward.config.settings import Address, DecisionLogSettings, RoutePolicy, Settings, StalenessLimits, TlsSettings
 from doorward.envoy_api.envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
 from doorward.envoy_api.envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
 from doorward.keys.store import create_missing_keys
@@ -93,7 +93,7 @@ def settings_of(*routes: RoutePolicy, generation: str = "g1", port: int = 10443,
         "identity_providers": (),
         "session_lifetime_seconds": 3600.0,
         "staleness": StalenessLimits(sensitive=5.0, default=5.0),
-        "decision_log_file": None,
+        "decision_log": DecisionLogSettings(),
         "envoy_path": None,
         "envoy_concurrency": 1,
         "max_streams": 1000,

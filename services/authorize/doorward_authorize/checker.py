@@ -6,9 +6,11 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from doorward.clock import Clock
+from doorward.records.record import RecordVersion
 from doorward_authorize.check_request import CheckedRequest, CheckParser
 from doorward_authorize.check_response import Responder, unavailable
-from doorward_authorize.decision_log import DecisionLog, DecisionRecord
+from doorward_authorize.decision_log import DecisionLog
+from doorward_authorize.decision_record import DecisionRecord
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.held_decisions import HeldDecision, HeldDecisions
 from doorward_authorize.metrics import AuthorizeMetrics
@@ -34,7 +36,7 @@ class Checker:
         responder: Responder,
         log: DecisionLog,
         held: HeldDecisions,
-        data_version: Callable[[], str],
+        data_version: Callable[[], RecordVersion],
         clock: Clock,
         metrics: AuthorizeMetrics,
     ) -> None:
@@ -79,7 +81,8 @@ class Checker:
             for _ in range(_QUESTIONS):
                 learned = await self._evaluator.find_out(pending, learned)
                 try:
-                    return self._answer(data, request, self._evaluator.decide(request, learned), decision_id)
+                    answer = self._answer(data, request, self._evaluator.decide(request, learned), decision_id)
+                    return answer if isinstance(answer, bytes) else await answer
                 except PendingError as another:
                     pending = another
             raise pending
@@ -88,10 +91,15 @@ class Checker:
         finally:
             self._waiting -= 1
 
-    def _answer(self, data: bytes, request: CheckedRequest, outcome: Outcome, decision_id: str) -> bytes:
+    def _answer(
+        self, data: bytes, request: CheckedRequest, outcome: Outcome, decision_id: str
+    ) -> bytes | Awaitable[bytes]:
         snapshot = self._evaluator.snapshot
         answer, status = self._responder.response(request, outcome, snapshot.settings, decision_id)
-        self._record(data, request, outcome, status, decision_id, snapshot.generation)
+        record = self._recorded(data, request, outcome, status, decision_id, snapshot.generation)
+        if self._decision_log.audit_or_deny:
+            return self._audited(answer, record)
+        self._decision_log.add(record)
         return answer
 
     def _failed(self, decision_id: str, error: Exception) -> bytes:
@@ -100,34 +108,24 @@ class Checker:
         _log.error("a check failed and was refused", decision_id=decision_id, error=str(error), exc_info=True)
         return unavailable(decision_id).SerializeToString()
 
-    def _record(
+    def _recorded(
         self, data: bytes, request: CheckedRequest, outcome: Outcome, status: int, decision_id: str, generation: str
-    ) -> None:
+    ) -> DecisionRecord:
+        """Count and hold the decision, and make its record."""
         now = self._clock.now()
-        self._count(outcome.verdict)
-        self._decision_log.add(
-            DecisionRecord(
-                decision_id,
-                now,
-                request.route_id,
-                request.host,
-                request.method,
-                request.target,
-                outcome.verdict,
-                status,
-                outcome.reasons,
-                outcome.rule,
-                outcome.user_id,
-                outcome.session_id,
-                generation,
-                self._data_version(),
-                request.request_id,
-                request.client_address,
-            )
-        )
+        self._count(outcome.verdict.value)
         if outcome.decision is not None and outcome.route is not None:
             principal = outcome.principal.facts if outcome.principal is not None else None
             self._held.add(HeldDecision(decision_id, data, outcome.route, principal, outcome.decision, generation, now))
+        return DecisionRecord(decision_id, now, request, outcome, status, generation, self._data_version())
+
+    async def _audited(self, answer: bytes, record: DecisionRecord) -> bytes:
+        """``answer``, once its record is on the disk; a refusal when it does not get there."""
+        if await self._decision_log.add_durably(record):
+            return answer
+        self._metrics.unrecorded.inc()
+        _log.error("a decision could not be recorded and was refused", decision_id=record.id)
+        return unavailable(record.id).SerializeToString()
 
     def _next_id(self) -> str:
         """Names the authorizer, the second and a running number."""

@@ -1,59 +1,62 @@
-"""One record for each decision: JSON lines, written after the answer.
+"""The decision log: records are queued beside the decision and written in the background.
 
-The queue is bounded; when it is full, records are dropped and counted. Written at least every ``FLUSH_SECONDS``, which bounds what
-a crash can lose. No token is ever part of a record; path and query are keyed hashes, so that equal ones can be found and none read.
+normal          written after the answer, at least every ``FLUSH_SECONDS``, which bounds what a crash can lose. The queue is bounded; when
+                it is full, records are dropped and counted.
+audit or deny   on the disk before the answer; a decision that cannot be recorded in time becomes a refusal. Records that wait
+                together are written together.
 """
 
 import asyncio
-import hmac
-import json
-import sys
 from collections import deque
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TextIO
+from collections.abc import Sequence
+from typing import Protocol
 
 import structlog
 
-from doorward.keys.keyring import Keyring
+from doorward_authorize.decision_record import DecisionRecord, RecordEncoder, encoded
+from doorward_authorize.log_file import LogFile
 from doorward_authorize.metrics import AuthorizeMetrics
 
 FLUSH_SECONDS = 0.05
-QUEUE_LIMIT = 100_000
+QUEUE_LIMIT = 20_000
+DURABLE_SECONDS = 0.4
+"""How long an answer waits for its record; under Envoy's timeout."""
+_SLICE = 100
+"""Records put into words before other callbacks get their turn; well under a millisecond."""
+_TOGETHER = 500
+"""Records that one write to the disk may make durable."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
-@dataclass(slots=True)
-class DecisionRecord:
-    """What is recorded of one decision; not frozen, because one is made for each check."""
+class Export(Protocol):
+    """Takes records elsewhere, besides the file."""
 
-    id: str
-    time: float
-    route: str
-    host: str
-    method: str
-    path: str
-    outcome: str
-    status: int
-    reasons: tuple[str, ...]
-    rule: str | None
-    user_id: str | None
-    session_id: str | None
-    generation: str
-    data_version: str
-    request_id: str
-    client_address: str | None
+    def offer(self, lines: Sequence[str]) -> None:
+        """Take lines; never waits."""
+        ...
 
 
 class DecisionLog:
-    """Queues records and writes them in the background."""
+    """Queues records and writes them. Concurrency: belongs to one event loop."""
 
-    def __init__(self, path: Path | None, keyring: Keyring, metrics: AuthorizeMetrics) -> None:
-        self._path = path
-        self._key = keyring.primary.secret.reveal()
+    def __init__(
+        self,
+        file: LogFile,
+        encoder: RecordEncoder,
+        metrics: AuthorizeMetrics,
+        *,
+        audit_or_deny: bool = False,
+        export: Export | None = None,
+    ) -> None:
+        self.audit_or_deny = audit_or_deny
+        self._file = file
+        self._encoder = encoder
         self._metrics = metrics
+        self._export = export
         self._queue: deque[DecisionRecord] = deque()
+        self._waiting: deque[tuple[DecisionRecord, asyncio.Future[bool]]] = deque()
+        self._wake = asyncio.Event()
 
     def add(self, record: DecisionRecord) -> None:
         """Queue one record; never waits."""
@@ -62,59 +65,74 @@ class DecisionLog:
             return
         self._queue.append(record)
 
+    async def add_durably(self, record: DecisionRecord) -> bool:
+        """Whether the record is on the disk, within the time that an answer can wait for it."""
+        if len(self._waiting) >= QUEUE_LIMIT:
+            return False
+        written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append((record, written))
+        self._wake.set()
+        try:
+            async with asyncio.timeout(DURABLE_SECONDS):
+                await written
+        except TimeoutError:
+            return False
+        return written.result()
+
     async def run(self) -> None:
         """Write until cancelled, then write what is left."""
         try:
             while True:
-                await asyncio.sleep(FLUSH_SECONDS)
-                self._flush()
+                if self.audit_or_deny:
+                    await self._wake.wait()
+                    self._wake.clear()
+                else:
+                    await asyncio.sleep(FLUSH_SECONDS)
+                await self.flush()
         finally:
-            self._flush()
+            self._write_rest()
 
-    def _flush(self) -> None:
-        if not self._queue:
-            return
-        lines = []
+    async def flush(self) -> None:
+        """Write everything that is queued."""
+        lines: list[str] = []
         while self._queue:
-            lines.append(self._line(self._queue.popleft()))
-        text = "".join(lines)
+            lines += encoded(self._encoder, self._taken())
+            await asyncio.sleep(0)
+        if lines:
+            await self._write(lines, durable=False)
+        while self._waiting:
+            together = [self._waiting.popleft() for _ in range(min(len(self._waiting), _TOGETHER))]
+            lines = encoded(self._encoder, [record for record, _ in together])
+            is_written = await self._write(lines, durable=True)
+            for _, future in together:
+                if not future.done():
+                    future.set_result(is_written)
+
+    def _taken(self) -> list[DecisionRecord]:
+        return [self._queue.popleft() for _ in range(min(len(self._queue), _SLICE))]
+
+    async def _write(self, lines: list[str], *, durable: bool) -> bool:
         try:
-            # Opened anew each time: whoever rotates the file need not tell us.
-            if self._path is None:
-                _write(sys.stdout, text)
-            else:
-                with self._path.open("a") as file:
-                    _write(file, text)
+            # In a thread: a disk that hangs must not hold up decisions.
+            await asyncio.to_thread(self._file.append, "".join(lines), durable=durable)
         except OSError as error:
-            self._metrics.log_drops.inc(len(lines))
-            _log.error("the decision log cannot be written", lost=len(lines), error=str(error))
+            self._lost(lines, error)
+            return False
+        if self._export is not None:
+            self._export.offer(lines)
+        return True
 
-    def _line(self, record: DecisionRecord) -> str:
-        return (
-            json.dumps(
-                {
-                    "decision_id": record.id,
-                    "time": round(record.time, 6),
-                    "route": record.route,
-                    "host": record.host,
-                    "method": record.method,
-                    "path_hash": hmac.digest(self._key, record.path.encode(), "sha256").hex()[:32],
-                    "outcome": record.outcome,
-                    "status": record.status,
-                    "reasons": record.reasons,
-                    "rule": record.rule,
-                    "user_id": record.user_id,
-                    "session_id": record.session_id,
-                    "generation": record.generation,
-                    "data_version": record.data_version,
-                    "request_id": record.request_id,
-                    "client_address": record.client_address,
-                }
-            )
-            + "\n"
-        )
+    def _write_rest(self) -> None:
+        """The last records, when the process ends; nobody waits for answers any more."""
+        lines = encoded(self._encoder, [*self._queue, *(record for record, _ in self._waiting)])
+        self._queue.clear()
+        if not lines:
+            return
+        try:
+            self._file.append("".join(lines), durable=self.audit_or_deny)
+        except OSError as error:
+            self._lost(lines, error)
 
-
-def _write(file: TextIO, text: str) -> None:
-    file.write(text)
-    file.flush()
+    def _lost(self, lines: list[str], error: OSError) -> None:
+        self._metrics.log_drops.inc(len(lines))
+        _log.error("the decision log cannot be written", lost=len(lines), error=str(error))

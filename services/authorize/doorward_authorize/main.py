@@ -16,7 +16,7 @@ from doorward.clock import SystemClock
 from doorward.config.load import load_settings
 from doorward.config.references import no_secret
 from doorward.config.reload import watch_settings
-from doorward.config.settings import Settings
+from doorward.config.settings import DecisionLogSettings, Settings
 from doorward.identity import session as sessions
 from doorward.identity import user as users
 from doorward.identity.directory import GROUP_TYPE, STATE_TYPE, USER_TYPE
@@ -38,12 +38,15 @@ from doorward_authorize.check_response import Responder
 from doorward_authorize.checker import Checker
 from doorward_authorize.decision_log import DecisionLog
 from doorward_authorize.directories import Directories
+from doorward_authorize.decision_record import RecordEncoder
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.guard.service import SERVICE_NAME as GUARD_SERVICE_NAME
 from doorward_authorize.guard.service import GuardServicer
 from doorward_authorize.guard.watcher import Watcher
 from doorward_authorize.held_decisions import HeldDecisions
+from doorward_authorize.log_file import LogFile
 from doorward_authorize.metrics import AuthorizeMetrics
+from doorward_authorize.otlp_export import OtlpExport
 from doorward_authorize.principals import Principals
 from doorward_authorize.server import SERVICE_NAME, AuthorizeServicer
 from doorward_authorize.sign_in_redirect import SignInRedirect
@@ -100,7 +103,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         AssertionSigner(keys.assertion_key_pem(), clock),
         SignInRedirect(FlowSealer(Sealer(flow_keys)), SignInSigner(flow_keys), clock),
     )
-    log = DecisionLog(settings.decision_log_file, keys.keyring(Purpose.DECISION_FACTS), metrics)
+    log, export = _decision_log(settings.decision_log, keys, authorizer_id, metrics)
     held = HeldDecisions()
     checker = Checker(
         authorizer_id=authorizer_id,
@@ -108,7 +111,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         responder=responder,
         log=log,
         held=held,
-        data_version=lambda: str(replica.version),
+        data_version=lambda: replica.version,
         clock=clock,
         metrics=metrics,
     )
@@ -141,6 +144,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     tasks = {
         asyncio.create_task(replica.run(), name="replica"),
         asyncio.create_task(log.run(), name="decision log"),
+        *([asyncio.create_task(export.run(), name="export")] if export is not None else []),
         asyncio.create_task(watcher.run(), name="guarded streams"),
         asyncio.create_task(activity.run(), name="activity"),
         asyncio.create_task(watch_settings(options.config_path, settings, on_change, secrets=no_secret), name="reload"),
@@ -166,6 +170,21 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         with contextlib.suppress(Exception):
             await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), _STOP_SECONDS * 4)
         await channel.close(None)
+
+
+def _decision_log(
+    settings: DecisionLogSettings, keys: KeyStore, authorizer_id: str, metrics: AuthorizeMetrics
+) -> tuple[DecisionLog, OtlpExport | None]:
+    resource = {"service.name": "doorward-authorize", "service.instance.id": authorizer_id}
+    export = OtlpExport(settings.otlp_endpoint, resource, metrics) if settings.otlp_endpoint else None
+    log = DecisionLog(
+        LogFile(settings.file, settings.rotate_bytes, settings.keep_files, settings.keep_seconds),
+        RecordEncoder(keys.keyring(Purpose.DECISION_FACTS).primary.secret.reveal(), settings.loggable),
+        metrics,
+        audit_or_deny=settings.audit_or_deny,
+        export=export,
+    )
+    return log, export
 
 
 async def _announce(replica: Replica, stop: Stop) -> None:

@@ -25,6 +25,14 @@ class AuthorizeMetrics:
         self.log_drops = Counter(
             "doorward_decision_log_drops", "Decision records lost because the log could not follow.", registry=registry
         )
+        self.export_drops = Counter(
+            "doorward_decision_export_drops", "Decision records that the collector did not take.", registry=registry
+        )
+        self.unrecorded = Counter(
+            "doorward_decisions_unrecorded",
+            "Decisions refused because they could not be recorded first.",
+            registry=registry,
+        )
         self.guarded_streams = Gauge("doorward_guarded_streams", "Open guarded streams.", registry=registry)
         self.streams_cut = Counter("doorward_streams_cut", "Guarded streams that were ended here.", registry=registry)
 

@@ -25,6 +25,11 @@ class CompiledRoute:
     removed_at: float | None = None
     """Monotonic time at which the configuration lost it."""
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """Names of the facts that its decisions may depend on."""
+        return self.policy.reads
+
     def policies_for(self, digest: str) -> tuple[CompiledPolicy, ...]:
         """The policies that must all allow a request that Envoy routes by ``digest``; none: refuse."""
         if digest == self.route.digest:

@@ -139,6 +139,24 @@ class DecisionLogDocument(StrictDocument):
     """Where decisions are recorded."""
 
     file: str = Field(default="-", description="File for one JSON object a line; `-` is standard output.")
+    mode: Literal["normal", "audit-or-deny"] = Field(
+        default="normal",
+        description="`normal` writes after the answer; `audit-or-deny` has each record on the disk before the answer, "
+        "and refuses what cannot be recorded.",
+    )
+    rotate_megabytes: int = Field(default=256, ge=1, le=65536, description="Size at which a new file begins.")
+    keep_files: int = Field(default=8, ge=0, le=10000, description="How many full files are kept.")
+    keep_for: Duration = Field(default=30 * 86400.0, ge=60, description="How long full files are kept.")
+    loggable: list[str] = Field(
+        default=[],
+        description="Facts whose values are written as they are, such as `email` or `http_header/x-team`; all others "
+        "are keyed hashes.",
+    )
+    otlp_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://[!-~]+$",
+        description="Base address of an OpenTelemetry collector that gets every record too.",
+    )
 
 
 class RouteDocument(StrictDocument):

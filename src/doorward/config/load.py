@@ -17,6 +17,7 @@ from doorward.config.endpoints import Address, PlaneAddresses, parse_address
 from doorward.config.references import SecretReader, read_secret
 from doorward.config.routes import RouteReader, parse_origin
 from doorward.config.settings import (
+    DecisionLogSettings,
     IdentityProviderSettings,
     Settings,
     StalenessLimits,
@@ -178,8 +179,16 @@ class _Loader:
                 sensitive=min(document.databroker.sensitive_staleness_limit, document.databroker.staleness_limit),
                 default=document.databroker.staleness_limit,
             ),
-            decision_log_file=None if document.decision_log.file == "-" else self._folder / document.decision_log.file,
             planes=_plane_addresses(document.planes, node, self._fatal),
+            decision_log=DecisionLogSettings(
+                file=None if document.decision_log.file == "-" else self._folder / document.decision_log.file,
+                audit_or_deny=document.decision_log.mode == "audit-or-deny",
+                rotate_bytes=document.decision_log.rotate_megabytes * 1024 * 1024,
+                keep_files=document.decision_log.keep_files,
+                keep_seconds=document.decision_log.keep_for,
+                loggable=frozenset(document.decision_log.loggable),
+                otlp_endpoint=document.decision_log.otlp_endpoint,
+            ),
             envoy_path=self._folder / document.envoy.path if document.envoy.path else None,
             envoy_concurrency=document.envoy.concurrency,
             max_streams=document.envoy.max_streams,

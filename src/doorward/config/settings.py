@@ -56,6 +56,23 @@ class StalenessLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionLogSettings:
+    """Where decisions are recorded, and how surely."""
+
+    file: Path | None = None
+    """``None`` means standard output."""
+    audit_or_deny: bool = False
+    """Whether a record must be on the disk before its answer is given."""
+    rotate_bytes: int = 256 * 1024 * 1024
+    keep_files: int = 8
+    keep_seconds: float = 30 * 86400.0
+    loggable: frozenset[str] = frozenset()
+    """Names of facts whose values are written as they are."""
+    otlp_endpoint: str | None = None
+    """Base address of an OpenTelemetry collector."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoutePolicy:
     """A route with the policy that decides it."""
 
@@ -92,8 +109,7 @@ class Settings:
     scim_tls: TlsSettings | None = None
     """``None``: without TLS, which only this machine may speak."""
     staleness: StalenessLimits
-    decision_log_file: Path | None
-    """``None`` means standard output."""
+    decision_log: DecisionLogSettings
     planes: PlaneAddresses = field(default_factory=PlaneAddresses)
     """Where the planes are when they are not on one machine; empty lists mean the Unix sockets of the run folder."""
     envoy_path: Path | None

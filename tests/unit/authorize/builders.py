@@ -26,8 +26,10 @@ from doorward_authorize.assertion import AssertionSigner
 from doorward_authorize.check_response import Responder
 from doorward_authorize.checker import Checker
 from doorward_authorize.decision_log import DecisionLog
+from doorward_authorize.decision_record import RecordEncoder
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.held_decisions import HeldDecisions
+from doorward_authorize.log_file import LogFile
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.principals import Principals
 from doorward_authorize.sign_in_redirect import SignInRedirect
@@ -116,7 +118,11 @@ class World:
         self.signer = SignInSigner(flow)
         pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         self.assertions = AssertionSigner(pem.decode(), self.clock)
-        self.log = DecisionLog(folder / "decisions.jsonl", keyring(Purpose.DECISION_FACTS), self.metrics)
+        self.log = DecisionLog(
+            LogFile(folder / "decisions.jsonl", 1 << 30, 3, 3600.0),
+            RecordEncoder(keyring(Purpose.DECISION_FACTS).primary.secret.reveal(), ()),
+            self.metrics,
+        )
         self.held = HeldDecisions()
         self.checker = Checker(
             authorizer_id="test",
@@ -124,7 +130,7 @@ class World:
             responder=Responder(self.assertions, SignInRedirect(self.flows, self.signer, self.clock)),
             log=self.log,
             held=self.held,
-            data_version=lambda: str(self.records.version),
+            data_version=lambda: self.records.version,
             clock=self.clock,
             metrics=self.metrics,
         )

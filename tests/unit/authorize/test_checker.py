@@ -192,7 +192,7 @@ async def test_every_decision_is_recorded_without_tokens_or_paths(world: World):
     cookie = world.sign_in()
     await world.check(cookie=cookie, path="/secret-path?token=abc")
     await world.check("@unmatched", digest="internal")
-    world.log._flush()
+    await world.log.flush()
     lines = (world.folder / "decisions.jsonl").read_text()
     records = [json.loads(line) for line in lines.splitlines()]
     assert [record["route"] for record in records] == ["app", "@unmatched"]
