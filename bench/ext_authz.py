@@ -1,8 +1,8 @@
-"""What a check costs: bare Envoy, Envoy with a fixed reply from C, Envoy with our authorizer, in one run.
+"""What a check costs: bare Envoy, Envoy with a fixed reply from C, with our authorizer, with the same behind grpcio, in one run.
 
-One Envoy process with one thread and three plaintext listeners that differ only in the check: none; an HTTP/2 server in C
-that answers every call with one ready-made CheckResponse (the ceiling for any authorizer); our authorizer with a real
-session behind a real cookie. Requests per second come from a closed loop (h2load), added latency from a fixed rate.
+One Envoy process with one thread and listeners that differ only in the check: none; an HTTP/2 server in C that answers every
+call with one ready-made CheckResponse (the ceiling for any authorizer); our authorizer with a real session behind a real
+cookie; the same authorizer with grpcio's asynchronous server as its transport. `--front` says what the client speaks. Requests per second come from a closed loop (h2load), added latency from a fixed rate.
 CPU is read per process over the closed loop. Run by ``make bench``.
 """
 
@@ -11,6 +11,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,6 +30,13 @@ from doorward_proxy.envoy.binary import find_envoy
 
 CHECK_PATH = "envoy.service.auth.v3.Authorization/Check"
 CONNECTIONS = 32
+FRONTS = {
+    "h1": ("HTTP1", False, ["--h1"]),
+    "h2": ("HTTP2", False, ["-m", "4"]),
+    "h1-tls": ("HTTP1", True, ["--h1"]),
+    "h2-tls": ("HTTP2", True, ["-m", "4"]),
+}
+"""Envoy's codec, TLS, and h2load's flags."""
 HTTP2 = {
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
         "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
@@ -52,17 +60,22 @@ def main() -> None:
     arguments.add_argument("--seconds", type=int, default=8, help="closed loop, each case")
     arguments.add_argument("--rate", type=int, default=500, help="requests per second of the fixed-rate part")
     arguments.add_argument("--rounds", type=int, default=2, help="how often the cases take turns")
+    arguments.add_argument(
+        "--front", choices=sorted(FRONTS), default="h1", help="HTTP version and TLS in front of Envoy"
+    )
     options = arguments.parse_args()
     with ExitStack() as stack:
         folder = stack.enter_context(short_folder())
         running = start(["demo", "--port", "0"], folder / "data")
         stack.callback(running.stop)
-        report = measure(stack, folder, running, options.seconds, options.rate, options.rounds)
+        report = measure(stack, folder, running, options)
     print(json.dumps(report))
 
 
-def measure(stack: ExitStack, folder: Path, running: Running, seconds: int, rate: int, rounds: int) -> dict[str, Any]:
+def measure(stack: ExitStack, folder: Path, running: Running, options: argparse.Namespace) -> dict[str, Any]:
     """Drive the cases in turn and return the figures."""
+    seconds, rate, rounds = options.seconds, options.rate, options.rounds
+    front = Front(options.front, running)
     cookie, context = sign_in(running)
     upstream_port, ceiling_port = free_port(), free_port()
     stack.enter_context(static_server(folder / "upstream", "/", b"ok\n", upstream_port))
@@ -74,20 +87,22 @@ def measure(stack: ExitStack, folder: Path, running: Running, seconds: int, rate
         )
     )
     check_socket = next(Path(c.laddr) for c in sockets_of(running) if Path(c.laddr).name == "check.0.sock")
+    grpcio = stack.enter_context(grpcio_checks(running, check_socket.parent, folder / "grpcio.log"))
     cases = [
         Case("bare", free_port(), []),
         Case("ceiling", free_port(), [psutil.Process(ceiling.pid)]),
         Case("doorward", free_port(), [running.member("authorize")]),
+        Case("grpcio", free_port(), [psutil.Process(grpcio.pid)]),
     ]
-    envoy = stack.enter_context(envoy_process(folder, cases, upstream_port, ceiling_port, check_socket, context))
+    envoy = stack.enter_context(envoy_process(folder, cases, upstream_port, ceiling_port, check_socket, context, front))
     for case in cases:
-        wait_for(lambda case=case: answers(case.port, cookie), 20, what=f"the listener `{case.name}`")
+        wait_for(lambda case=case: answers(case.port, cookie, front), 20, what=f"the listener `{case.name}`")
     figures: dict[str, list[dict[str, float]]] = {case.name: [] for case in cases}
     for _ in range(rounds):
         for case in cases:
-            figures[case.name].append(closed_loop(case, envoy, cookie, seconds))
+            figures[case.name].append(closed_loop(case, envoy, cookie, seconds, front))
     best = {name: max(rows, key=lambda row: row["rps"]) for name, rows in figures.items()}
-    latency = {case.name: fixed_rate(case, cookie, rate, seconds) for case in cases}
+    latency = {case.name: fixed_rate(case, cookie, rate, seconds, front) for case in cases}
     print(f"{'case':10} {'req/s':>8} {'envoy µs':>9} {'check µs':>9} {'p50 ms':>8} {'p99 ms':>8}")
     for case in cases:
         row, times = best[case.name], latency[case.name]
@@ -106,12 +121,57 @@ def measure(stack: ExitStack, folder: Path, running: Running, seconds: int, rate
         "ratio_to_bare": round(best["doorward"]["rps"] / best["bare"]["rps"], 3),
         "ratio_to_ceiling": round(sorted(ratios)[len(ratios) // 2], 3),
         "cpu_us_check": round(best["doorward"]["check_us"], 1),
+        "cpu_us_check_grpcio": round(best["grpcio"]["check_us"], 1),
+        "cpu_ratio_to_grpcio": round(best["doorward"]["check_us"] / best["grpcio"]["check_us"], 3),
+        "grpcio_rps": round(best["grpcio"]["rps"]),
         "cpu_us_ceiling": round(best["ceiling"]["check_us"], 1),
         "cpu_us_envoy": {name: round(row["envoy_us"], 1) for name, row in best.items()},
         "added_p50_ms": round(latency["doorward"]["p50_ms"] - latency["bare"]["p50_ms"], 3),
         "added_p99_ms": round(latency["doorward"]["p99_ms"] - latency["bare"]["p99_ms"], 3),
         "rate": rate,
+        "front": options.front,
     }
+
+
+class Front:
+    """What the client speaks, and the certificate for it."""
+
+    def __init__(self, name: str, running: Running) -> None:
+        self.codec, self.tls, self.flags = FRONTS[name]
+        self.scheme = "https" if self.tls else "http"
+        self.certificates = running.data / "certificates"
+
+    def transport_socket(self) -> dict[str, Any]:
+        """The listener's TLS, with the deployment's own certificate."""
+        if not self.tls:
+            return {}
+        pair = {
+            "certificate_chain": {"filename": str(self.certificates / "hosts.crt")},
+            "private_key": {"filename": str(self.certificates / "hosts.key")},
+        }
+        context = {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": {
+                "tls_certificates": [pair],
+                "alpn_protocols": ["http/1.1" if self.codec == "HTTP1" else "h2"],
+            },
+        }
+        return {"transport_socket": {"name": "tls", "typed_config": context}}
+
+
+@contextmanager
+def grpcio_checks(running: Running, run_dir: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A second authorizer of the same deployment, on grpcio."""
+    script = Path(__file__).with_name("grpcio_checks.py")
+    command = [sys.executable, str(script), str(running.data / "demo.yaml"), str(running.data), str(run_dir)]
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        wait_for((run_dir / "check.grpcio.9.sock").exists, 30, what="the authorizer on grpcio")
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def sign_in(running: Running) -> tuple[str, dict[str, str]]:
@@ -152,16 +212,23 @@ def static_server(
 
 @contextmanager
 def envoy_process(
-    folder: Path, cases: list[Case], upstream_port: int, ceiling_port: int, check_socket: Path, context: dict[str, str]
+    folder: Path,
+    cases: list[Case],
+    upstream_port: int,
+    ceiling_port: int,
+    check_socket: Path,
+    context: dict[str, str],
+    front: Front,
 ) -> Iterator[psutil.Process]:
     """One Envoy with one thread and a listener for each case."""
     config = {
         "static_resources": {
-            "listeners": [listener(case, context) for case in cases],
+            "listeners": [listener(case, context, front) for case in cases],
             "clusters": [
                 cluster("upstream", {"socket_address": {"address": "127.0.0.1", "port_value": upstream_port}}),
                 cluster("ceiling", {"socket_address": {"address": "127.0.0.1", "port_value": ceiling_port}}),
                 cluster("doorward", {"pipe": {"path": str(check_socket)}}),
+                cluster("grpcio", {"pipe": {"path": str(check_socket.with_name("check.grpcio.9.sock"))}}),
             ],
         }
     }
@@ -196,7 +263,7 @@ def cluster(name: str, address: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def listener(case: Case, context: dict[str, str]) -> dict[str, Any]:
+def listener(case: Case, context: dict[str, str], front: Front) -> dict[str, Any]:
     """A plaintext listener; the check goes to the cluster of the case's name."""
     prefix = "type.googleapis.com/envoy.extensions.filters"
     filters: list[dict[str, Any]] = [{"name": "router", "typed_config": {"@type": f"{prefix}.http.router.v3.Router"}}]
@@ -226,12 +293,14 @@ def listener(case: Case, context: dict[str, str]) -> dict[str, Any]:
         "address": {"socket_address": {"address": "127.0.0.1", "port_value": case.port}},
         "filter_chains": [
             {
+                **front.transport_socket(),
                 "filters": [
                     {
                         "name": "http",
                         "typed_config": {
                             "@type": f"{prefix}.network.http_connection_manager.v3.HttpConnectionManager",
                             "stat_prefix": case.name,
+                            "codec_type": front.codec,
                             "early_header_mutation_extensions": [
                                 {
                                     "name": "address",
@@ -246,23 +315,26 @@ def listener(case: Case, context: dict[str, str]) -> dict[str, Any]:
                             "http_filters": filters,
                         },
                     }
-                ]
+                ],
             }
         ],
     }
 
 
-def answers(port: int, cookie: str) -> bool:
+def answers(port: int, cookie: str, front: Front) -> bool:
     """Whether the listener lets a signed-in request through."""
-    command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", f"cookie: {cookie}"]
-    result = subprocess.run([*command, f"http://127.0.0.1:{port}/"], capture_output=True, text=True, check=False)
+    version = "--http2-prior-knowledge" if front.codec == "HTTP2" and not front.tls else "--compressed"
+    command = ["curl", "-sk", version, "-o", "/dev/null", "-w", "%{http_code}", "-H", f"cookie: {cookie}"]
+    result = subprocess.run(
+        [*command, f"{front.scheme}://127.0.0.1:{port}/"], capture_output=True, text=True, check=False
+    )
     return result.stdout == "200"
 
 
-def closed_loop(case: Case, envoy: psutil.Process, cookie: str, seconds: int) -> dict[str, float]:
+def closed_loop(case: Case, envoy: psutil.Process, cookie: str, seconds: int, front: Front) -> dict[str, float]:
     """Requests per second and CPU per request, with every connection always waiting for one answer."""
     before = cpu(envoy), sum(map(cpu, case.checker))
-    output = load(case.port, cookie, ["-D", str(seconds), "--warm-up-time=1"])
+    output = load(case.port, cookie, front, ["-D", str(seconds), "--warm-up-time=1"])
     after = cpu(envoy), sum(map(cpu, case.checker))
     line = next(line for line in output.splitlines() if line.startswith("requests:"))
     total, failed = int(line.split()[1]), int(line.split("failed")[0].split(",")[-1])
@@ -279,13 +351,14 @@ def closed_loop(case: Case, envoy: psutil.Process, cookie: str, seconds: int) ->
     }
 
 
-def fixed_rate(case: Case, cookie: str, rate: int, seconds: int) -> dict[str, float]:
+def fixed_rate(case: Case, cookie: str, rate: int, seconds: int, front: Front) -> dict[str, float]:
     """Latency at a rate that nobody is busy at."""
     with tempfile.NamedTemporaryFile("r", suffix=".log") as log:
         clients = 8
         load(
             case.port,
             cookie,
+            front,
             ["-n", str(rate * seconds), f"--rps={rate / clients}", f"--log-file={log.name}"],
             connections=clients,
         )
@@ -295,10 +368,12 @@ def fixed_rate(case: Case, cookie: str, rate: int, seconds: int) -> dict[str, fl
     return {"p50_ms": times[len(times) // 2] / 1e3, "p99_ms": times[int(len(times) * 0.99)] / 1e3}
 
 
-def load(port: int, cookie: str, arguments: list[str], *, connections: int = CONNECTIONS) -> str:
-    """Run h2load over HTTP/1.1 and return what it printed."""
-    command = ["h2load", "--h1", "-t", "1", "-c", str(connections), "-H", f"cookie: {cookie}", *arguments]
-    result = subprocess.run([*command, f"http://127.0.0.1:{port}/"], capture_output=True, text=True, check=True)
+def load(port: int, cookie: str, front: Front, arguments: list[str], *, connections: int = CONNECTIONS) -> str:
+    """Run h2load and return what it printed."""
+    command = ["h2load", *front.flags, "-t", "1", "-c", str(connections), "-H", f"cookie: {cookie}", *arguments]
+    result = subprocess.run(
+        [*command, f"{front.scheme}://127.0.0.1:{port}/"], capture_output=True, text=True, check=True
+    )
     return result.stdout
 
 
