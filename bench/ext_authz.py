@@ -17,9 +17,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any as Json
 
 import psutil
+from google.protobuf.any_pb2 import Any
+from google.protobuf.json_format import MessageToDict
 from tests.support.deployment import Running, free_port, short_folder, start, wait_for
 from tests.support.http_client import BrowserlessClient
 
@@ -27,6 +29,7 @@ from doorward.config.load import load_settings
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckResponse, OkHttpResponse
 from doorward.route.internal import CLIENT_ADDRESS_HEADER
 from doorward_proxy.envoy.binary import find_envoy
+from doorward_proxy.resources.http_filters import UNREAD_HEADERS, check
 
 CHECK_PATH = "envoy.service.auth.v3.Authorization/Check"
 CONNECTIONS = 32
@@ -72,7 +75,7 @@ def main() -> None:
     print(json.dumps(report))
 
 
-def measure(stack: ExitStack, folder: Path, running: Running, options: argparse.Namespace) -> dict[str, Any]:
+def measure(stack: ExitStack, folder: Path, running: Running, options: argparse.Namespace) -> dict[str, Json]:
     """Drive the cases in turn and return the figures."""
     seconds, rate, rounds = options.seconds, options.rate, options.rounds
     front = Front(options.front, running)
@@ -141,7 +144,7 @@ class Front:
         self.scheme = "https" if self.tls else "http"
         self.certificates = running.data / "certificates"
 
-    def transport_socket(self) -> dict[str, Any]:
+    def transport_socket(self) -> dict[str, Json]:
         """The listener's TLS, with the deployment's own certificate."""
         if not self.tls:
             return {}
@@ -185,7 +188,7 @@ def sign_in(running: Running) -> tuple[str, dict[str, str]]:
     return cookie, {"route": route.id, "digest": route.digest, "host": route.host}
 
 
-def sockets_of(running: Running) -> list[Any]:
+def sockets_of(running: Running) -> list[Json]:
     """The Unix sockets on which the authorizer listens."""
     return [c for c in running.member("authorize").net_connections("unix") if c.laddr]
 
@@ -247,7 +250,7 @@ def envoy_process(
         process.wait()
 
 
-def cluster(name: str, address: dict[str, Any]) -> dict[str, Any]:
+def cluster(name: str, address: dict[str, Json]) -> dict[str, Json]:
     """A cluster of one endpoint that speaks HTTP/2 in clear text."""
     thresholds = {"max_requests": 100000, "max_pending_requests": 100000, "max_retries": 1000}
     return {
@@ -263,23 +266,23 @@ def cluster(name: str, address: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def listener(case: Case, context: dict[str, str], front: Front) -> dict[str, Any]:
+def listener(case: Case, context: dict[str, str], front: Front) -> dict[str, Json]:
     """A plaintext listener; the check goes to the cluster of the case's name."""
     prefix = "type.googleapis.com/envoy.extensions.filters"
-    filters: list[dict[str, Any]] = [{"name": "router", "typed_config": {"@type": f"{prefix}.http.router.v3.Router"}}]
+    filters: list[dict[str, Json]] = [{"name": "router", "typed_config": {"@type": f"{prefix}.http.router.v3.Router"}}]
     address = {"key": CLIENT_ADDRESS_HEADER, "value": "127.0.0.1"}
-    route: dict[str, Any] = {"match": {"prefix": "/"}, "route": {"cluster": "upstream"}}
+    route: dict[str, Json] = {"match": {"prefix": "/"}, "route": {"cluster": "upstream"}}
     if case.name != "bare":
+        asked = Any()
+        config = check(sorted(UNREAD_HEADERS))
+        config.grpc_service.envoy_grpc.cluster_name = case.name
+        asked.Pack(config)
         filters.insert(
             0,
             {
                 "name": "check",
-                "typed_config": {
-                    "@type": f"{prefix}.http.ext_authz.v3.ExtAuthz",
-                    "transport_api_version": "V3",
-                    "encode_raw_headers": True,
-                    "grpc_service": {"envoy_grpc": {"cluster_name": case.name}, "timeout": "0.5s"},
-                },
+                # As the proxy plane configures it, but for where it asks.
+                "typed_config": MessageToDict(asked, preserving_proto_field_name=True),
             },
         )
         route["typed_per_filter_config"] = {

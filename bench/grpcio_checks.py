@@ -37,7 +37,7 @@ class _Handlers(grpc.GenericRpcHandler):
         if handler is None:
             return None
 
-        async def answer(request: bytes, context: object) -> bytes:
+        async def answer(request: bytes, context: object) -> bytes:  # noqa: ARG001  # grpcio passes it
             result = handler(request)
             return result if isinstance(result, bytes) else await result
 
@@ -57,6 +57,6 @@ class BesideEndpoints(LocalEndpoints):
 
 if __name__ == "__main__":
     config, data, run_dir = map(Path, sys.argv[1:])
-    plane.GrpcServer = GrpcioServer  # type: ignore[misc,assignment]
-    plane.LocalEndpoints = BesideEndpoints  # type: ignore[misc]
+    plane.GrpcServer = GrpcioServer
+    plane.LocalEndpoints = BesideEndpoints
     sys.exit(plane.run(ServeOptions(plane="authorize", config_path=config, data_dir=data, run_dir=run_dir, worker=9)))
