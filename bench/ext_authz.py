@@ -1,7 +1,7 @@
 """What a check costs: bare Envoy, Envoy with a fixed reply from C, with our authorizer, with the same behind grpcio, in one run.
 
 One Envoy process with one thread and listeners that differ only in the check: none; an HTTP/2 server in C that answers every
-call with one ready-made CheckResponse (the ceiling for any authorizer); our authorizer with a real session behind a real
+call with the very CheckResponse that ours gives (the ceiling for any authorizer that says the same), or with an empty one; our authorizer with a real session behind a real
 cookie; the same authorizer with grpcio's asynchronous server as its transport. `--front` says what the client speaks. Requests per second come from a closed loop (h2load), added latency from a fixed rate.
 CPU is read per process over the closed loop. Run by ``make bench``.
 """
@@ -10,15 +10,17 @@ import argparse
 import json
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any as Json
 
+import grpc
 import psutil
 from google.protobuf.any_pb2 import Any
 from google.protobuf.json_format import MessageToDict
@@ -26,7 +28,7 @@ from tests.support.deployment import Running, free_port, short_folder, start, wa
 from tests.support.http_client import BrowserlessClient
 
 from doorward.config.load import load_settings
-from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckResponse, OkHttpResponse
+from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse, OkHttpResponse
 from doorward.route.internal import CLIENT_ADDRESS_HEADER
 from doorward_proxy.envoy.binary import find_envoy
 from doorward_proxy.resources.http_filters import UNREAD_HEADERS, check
@@ -82,22 +84,24 @@ def measure(stack: ExitStack, folder: Path, running: Running, options: argparse.
     cookie, context = sign_in(running)
     upstream_port, ceiling_port = free_port(), free_port()
     stack.enter_context(static_server(folder / "upstream", "/", b"ok\n", upstream_port))
-    reply = CheckResponse(ok_response=OkHttpResponse())
-    body = reply.SerializeToString()
-    ceiling = stack.enter_context(
-        static_server(
-            folder / "ceiling", CHECK_PATH, b"\0" + len(body).to_bytes(4, "big") + body, ceiling_port, grpc=True
-        )
-    )
+    empty_port = free_port()
     check_socket = next(Path(c.laddr) for c in sockets_of(running) if Path(c.laddr).name == "check.0.sock")
+    empty = stack.enter_context(
+        fixed_reply(folder / "empty", CheckResponse(ok_response=OkHttpResponse()).SerializeToString(), empty_port)
+    )
+    ours = our_answer(check_socket, cookie, context)
+    ceiling = stack.enter_context(fixed_reply(folder / "ceiling", ours, ceiling_port))
     grpcio = stack.enter_context(grpcio_checks(running, check_socket.parent, folder / "grpcio.log"))
     cases = [
         Case("bare", free_port(), []),
         Case("ceiling", free_port(), [psutil.Process(ceiling.pid)]),
+        Case("empty", free_port(), [psutil.Process(empty.pid)]),
         Case("doorward", free_port(), [running.member("authorize")]),
         Case("grpcio", free_port(), [psutil.Process(grpcio.pid)]),
     ]
-    envoy = stack.enter_context(envoy_process(folder, cases, upstream_port, ceiling_port, check_socket, context, front))
+    envoy = stack.enter_context(
+        envoy_process(folder, cases, (upstream_port, ceiling_port, empty_port), check_socket, context, front)
+    )
     for case in cases:
         wait_for(lambda case=case: answers(case.port, cookie, front), 20, what=f"the listener `{case.name}`")
     figures: dict[str, list[dict[str, float]]] = {case.name: [] for case in cases}
@@ -113,16 +117,19 @@ def measure(stack: ExitStack, folder: Path, running: Running, options: argparse.
             f"{case.name:10} {row['rps']:8.0f} {row['envoy_us']:9.0f} {row['check_us']:9.0f} "
             f"{times['p50_ms']:8.2f} {times['p99_ms']:8.2f}"
         )
-    ratios = [
-        row["rps"] / ceiling_row["rps"]
-        for row, ceiling_row in zip(figures["doorward"], figures["ceiling"], strict=True)
-    ]
+
+    def ratio_to(name: str) -> float:
+        """The median over the rounds: both took their turn in each."""
+        pairs = zip(figures["doorward"], figures[name], strict=True)
+        return round(statistics.median(ours["rps"] / other["rps"] for ours, other in pairs), 3)
+
     return {
         "bare_rps": round(best["bare"]["rps"]),
         "ceiling_rps": round(best["ceiling"]["rps"]),
         "doorward_rps": round(best["doorward"]["rps"]),
-        "ratio_to_bare": round(best["doorward"]["rps"] / best["bare"]["rps"], 3),
-        "ratio_to_ceiling": round(sorted(ratios)[len(ratios) // 2], 3),
+        "ratio_to_bare": ratio_to("bare"),
+        "ratio_to_ceiling": ratio_to("ceiling"),
+        "ratio_to_empty": ratio_to("empty"),
         "cpu_us_check": round(best["doorward"]["check_us"], 1),
         "cpu_us_check_grpcio": round(best["grpcio"]["check_us"], 1),
         "cpu_ratio_to_grpcio": round(best["doorward"]["check_us"] / best["grpcio"]["check_us"], 3),
@@ -193,6 +200,26 @@ def sockets_of(running: Running) -> list[Json]:
     return [c for c in running.member("authorize").net_connections("unix") if c.laddr]
 
 
+def our_answer(check_socket: Path, cookie: str, context: dict[str, str]) -> bytes:
+    """What our authorizer says to the request that is measured: the ceiling says the same, and decides nothing."""
+    request = CheckRequest()
+    http = request.attributes.request.http
+    http.method, http.path = "GET", "/"
+    http.header_map.headers.add(key="cookie", raw_value=cookie.encode())
+    http.header_map.headers.add(key=CLIENT_ADDRESS_HEADER, raw_value=b"127.0.0.1")
+    request.attributes.context_extensions.update(context)
+    options = [("grpc.default_authority", "localhost")]
+    with grpc.insecure_channel(f"unix:{check_socket}", options=options) as channel:
+        answer: bytes = channel.unary_unary("/" + CHECK_PATH)(request.SerializeToString(), timeout=5)
+    assert CheckResponse.FromString(answer).HasField("ok_response")
+    return answer
+
+
+def fixed_reply(folder: Path, body: bytes, port: int) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """A server in C that answers every check with ``body``."""
+    return static_server(folder, CHECK_PATH, b"\0" + len(body).to_bytes(4, "big") + body, port, grpc=True)
+
+
 @contextmanager
 def static_server(
     folder: Path, name: str, content: bytes, port: int, *, grpc: bool = False
@@ -217,8 +244,7 @@ def static_server(
 def envoy_process(
     folder: Path,
     cases: list[Case],
-    upstream_port: int,
-    ceiling_port: int,
+    ports: tuple[int, int, int],
     check_socket: Path,
     context: dict[str, str],
     front: Front,
@@ -228,8 +254,10 @@ def envoy_process(
         "static_resources": {
             "listeners": [listener(case, context, front) for case in cases],
             "clusters": [
-                cluster("upstream", {"socket_address": {"address": "127.0.0.1", "port_value": upstream_port}}),
-                cluster("ceiling", {"socket_address": {"address": "127.0.0.1", "port_value": ceiling_port}}),
+                *(
+                    cluster(name, {"socket_address": {"address": "127.0.0.1", "port_value": port}})
+                    for name, port in zip(("upstream", "ceiling", "empty"), ports, strict=True)
+                ),
                 cluster("doorward", {"pipe": {"path": str(check_socket)}}),
                 cluster("grpcio", {"pipe": {"path": str(check_socket.with_name("check.grpcio.9.sock"))}}),
             ],
