@@ -37,8 +37,8 @@ from doorward_authorize.assertion import AssertionSigner
 from doorward_authorize.check_response import Responder
 from doorward_authorize.checker import Checker
 from doorward_authorize.decision_log import DecisionLog
-from doorward_authorize.directories import Directories
 from doorward_authorize.decision_record import RecordEncoder
+from doorward_authorize.directories import Directories
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.guard.service import SERVICE_NAME as GUARD_SERVICE_NAME
 from doorward_authorize.guard.service import GuardServicer
