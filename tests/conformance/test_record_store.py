@@ -2,13 +2,14 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
 from tests.support.fake_clock import FakeClock
 from tests.support.key_material import keyring
-from tests.support.redis_server import RedisServer, redis_server
+from tests.support.redis_server import RedisServer, Topology, redis_server, topology
 
 from doorward.api.databroker.v1 import databroker_pb2
 from doorward.errors import (
@@ -36,19 +37,37 @@ class Bench:
     server: RedisServer | None
 
 
-@pytest.fixture(params=["memory", "valkey", "redis"])
-async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+TOPOLOGIES = ("valkey", "redis", "sentinel", "cluster", "tls")
+
+
+@pytest.fixture(scope="module")
+def topologies() -> Iterator[Callable[[str], Topology]]:
+    """Servers that all tests of a process share; each test finds them empty."""
+    with ExitStack() as stack:
+        started: dict[str, Topology] = {}
+
+        def get(name: str) -> Topology:
+            if name not in started:
+                started[name] = stack.enter_context(topology(name))
+            started[name].forget_everything()
+            return started[name]
+
+        yield get
+
+
+@pytest.fixture(params=["memory", *TOPOLOGIES])
+async def bench(request: pytest.FixtureRequest, topologies: Callable[[str], Topology]) -> AsyncIterator[Bench]:
     clock = FakeClock()
     codec = SealedCodec(keyring(Purpose.RECORDS))
     if request.param == "memory":
         yield Bench(MemoryStore(clock, codec), clock, None)
         return
-    with redis_server(request.param) as server:
-        store = RedisStore(Link(Servers.parse(server.url)), codec, clock)
-        try:
-            yield Bench(store, clock, server)
-        finally:
-            await store.close()
+    servers = topologies(request.param)
+    store = RedisStore(servers.link(), codec, clock)
+    try:
+        yield Bench(store, clock, servers.primary)
+    finally:
+        await store.close()
 
 
 def session(name: str, data: bytes = b"x", user: str = "u1", **more: object) -> Record:

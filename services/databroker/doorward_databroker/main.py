@@ -7,8 +7,10 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from doorward.clock import SystemClock
+from doorward.config.endpoints import LocalEndpoints
 from doorward.config.load import load_settings
-from doorward.config.references import no_secret
+from doorward.config.references import no_secret, read_secret
+from doorward.config.settings import RedisSettings
 from doorward.keys.store import KeyStore, Purpose
 from doorward.rpc.planes import Plane
 from doorward.rpc.server import start_all, stop_all
@@ -22,7 +24,7 @@ from doorward_databroker.server import SERVICE_NAME, DatabrokerServicer, registe
 from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.connection import Link
 from doorward_databroker.store.redis import RedisStore
-from doorward_databroker.store.servers import Servers
+from doorward_databroker.store.servers import Credentials, Servers
 from doorward_databroker.store.types import RECORD_TYPES
 from doorward_databroker.sweeper import Sweeper
 from doorward_databroker.watch import WatchHub
@@ -40,12 +42,13 @@ def run(options: ServeOptions) -> int:
 
 async def serve(options: ServeOptions, stop: Stop) -> None:
     """Serve until ``stop``. A store that is away makes calls fail, and never ends the process."""
-    settings = load_settings(options.config_path, secrets=no_secret)
+    settings = load_settings(options.config_path, secrets=no_secret, store_secrets=read_secret)
     clock = SystemClock()
     neighbours = Neighbours(Plane.DATABROKER, options, settings.planes, clock)
     codec = SealedCodec(KeyStore(options.keys_dir).keyring(Purpose.RECORDS))
     metrics = DatabrokerMetrics(CollectorRegistry())
-    link = Link(Servers.parse(settings.redis_url or f"unix://{neighbours.local.redis}"))
+    replicas = settings.redis.replicas if settings.redis else 0
+    link = Link(store_servers(settings.redis, neighbours.local), replicas=replicas)
     store = RedisStore(link, codec, clock)
     databroker_id = secrets.token_hex(8)
     hub = WatchHub(store, clock)
@@ -84,3 +87,17 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await store.close()
+
+
+def store_servers(redis: RedisSettings | None, endpoints: LocalEndpoints) -> Servers:
+    """Where the records are kept: as configured, or in the embedded store."""
+    if redis is None:
+        return Servers.parse(f"unix://{endpoints.redis}")
+    credentials = Credentials(
+        username=redis.username,
+        password=redis.password,
+        ca_file=redis.ca_file,
+        certificate_file=redis.certificate_file,
+        key_file=redis.key_file,
+    )
+    return Servers.parse(redis.url, credentials)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from doorward.cli.problems import print_problems, print_rendered
 from doorward.config.load import load
+from doorward.config.references import read_secret
 from doorward.errors import ConfigurationError
 from doorward.source import Severity
 
@@ -15,7 +16,7 @@ def check_file(path: Path, *, strict: bool = False) -> int:
     With ``strict`` warnings count too.
     """
     try:
-        loaded = load(path)
+        loaded = load(path, store_secrets=read_secret)
     except ConfigurationError as error:
         print_rendered(error.problems)
         print(f"{path}: {counted(len(error.problems), 'error')}", file=sys.stderr)

@@ -43,7 +43,16 @@ class DatabrokerDocument(StrictDocument):
 
     redis: str = Field(
         default="embedded",
-        description="`embedded`, or the URL of a Redis or Valkey: `redis://`, `rediss://` or `unix://`.",
+        description="`embedded`, or where a Redis or Valkey is: `redis://host:port`, `rediss://…` with TLS, `unix:///path`, "
+        "`redis+sentinel://host:port,host:port/service` or `redis+cluster://host:port,host:port`.",
+    )
+    redis_username: str | None = Field(default=None, description="Name of an ACL user; without it the default user.")
+    redis_password: str | None = Field(default=None, description="`env:NAME` or `file:PATH` of the password.")
+    redis_ca: str | None = Field(default=None, description="PEM file of trusted authorities for `rediss`.")
+    redis_certificate: str | None = Field(default=None, description="PEM file of a client certificate for `rediss`.")
+    redis_key: str | None = Field(default=None, description="PEM file of the client certificate's key.")
+    redis_replicas: int = Field(
+        default=0, ge=0, le=8, description="Replicas that must hold a write before it counts as stored."
     )
     staleness_limit: Duration = Field(
         default=5.0, ge=1, le=300, description="Data older than this let nobody in anywhere."

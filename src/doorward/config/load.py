@@ -14,11 +14,12 @@ from doorward.config.directories import DirectoriesReader
 from doorward.config.directory_settings import DirectorySettings
 from doorward.config.document import Document, IdentityProviderDocument, PlanesDocument
 from doorward.config.endpoints import Address, PlaneAddresses, parse_address
-from doorward.config.references import SecretReader, read_secret
+from doorward.config.references import SecretReader, no_secret, read_secret
 from doorward.config.routes import RouteReader, parse_origin
 from doorward.config.settings import (
     DecisionLogSettings,
     IdentityProviderSettings,
+    RedisSettings,
     Settings,
     StalenessLimits,
     TlsSettings,
@@ -31,7 +32,7 @@ LIMIT_BYTES = 64 * 1024 * 1024
 _LISTEN = re.compile(r"(\[[0-9a-fA-F:]+\]|[0-9.]+|localhost):([0-9]{1,5})\Z", re.ASCII)
 _ISSUER = re.compile(r"(https|http)://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?(/[!-~]*)?\Z", re.ASCII)
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
-_REDIS = re.compile(r"(?:rediss?://|unix://)[!-~]+\Z", re.ASCII)
+_REDIS = re.compile(r"(?:unix:///[!-~]+|rediss?(?:\+sentinel|\+cluster)?://[^\s@]+)\Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +47,25 @@ class Loaded:
     """Every file that was read; a change in any of them is a change of the configuration."""
 
 
-def load_settings(path: Path, *, secrets: SecretReader = read_secret) -> Settings:
+def load_settings(
+    path: Path, *, secrets: SecretReader = read_secret, store_secrets: SecretReader = no_secret
+) -> Settings:
     """The settings in ``path``; broken routes are part of them and named in ``Settings.warnings``.
 
     ``secrets`` is ``no_secret`` in the planes that do not sign in at identity providers: they are not given their secrets.
+    ``store_secrets`` is ``read_secret`` in the databroker alone.
 
     Raises:
         ConfigurationError: the file cannot be used; carries every problem.
     """
-    loaded = load(path, secrets=secrets)
+    loaded = load(path, secrets=secrets, store_secrets=store_secrets)
     if loaded.settings is None:
         errors = [problem for problem in loaded.problems if problem.severity == "error"]
         raise ConfigurationError([problem.render() for problem in errors])
     return loaded.settings
 
 
-def load(path: Path, *, secrets: SecretReader = read_secret) -> Loaded:
+def load(path: Path, *, secrets: SecretReader = read_secret, store_secrets: SecretReader = no_secret) -> Loaded:
     """Read ``path`` and report everything about it.
 
     ``secrets`` finds what the file refers to; who only looks at routes and policies needs none of it.
@@ -70,7 +74,7 @@ def load(path: Path, *, secrets: SecretReader = read_secret) -> Loaded:
         ConfigurationError: it cannot be read, or is no YAML at all.
     """
     text, node = _read(path)
-    return _Loader(path.parent, text, [path], secrets).load(node)
+    return _Loader(path.parent, text, [path], secrets, store_secrets).load(node)
 
 
 def _read(path: Path) -> tuple[str, Mapping]:
@@ -118,8 +122,11 @@ def load_plane_addresses(path: Path) -> PlaneAddresses:
 
 
 class _Loader:
-    def __init__(self, folder: Path, text: str, files: list[Path], secrets: SecretReader) -> None:
+    def __init__(
+        self, folder: Path, text: str, files: list[Path], secrets: SecretReader, store_secrets: SecretReader
+    ) -> None:
         self._read_secret = secrets
+        self._read_store_secret = store_secrets
         self._secret_files: list[Path] = []
         self._folder = folder
         self._text = text
@@ -148,11 +155,7 @@ class _Loader:
         listen = self._listen(document, node)
         providers = self._identity_providers(document, node)
         directories = self._directories(document, node)
-        redis = document.databroker.redis
-        if redis != "embedded" and not _REDIS.match(redis):
-            self._fatal.error(
-                position_of(node, ("databroker", "redis")), "not a Redis URL", "`embedded`, `redis://…` or `unix://…`"
-            )
+        redis = self._redis(document, node)
         if listen is None:
             return None
         tls = document.tls
@@ -166,7 +169,7 @@ class _Loader:
                 certificate_file=self._folder / tls.certificate if tls else None,
                 key_file=self._folder / tls.key if tls else None,
             ),
-            redis_url=None if redis == "embedded" else redis,
+            redis=redis,
             identity_providers=providers,
             directories=directories,
             scim_listen=self._scim_listen(document, node, directories),
@@ -206,6 +209,43 @@ class _Loader:
                 written.position, f"`authenticate_url` is `{text}`", "expected `https://host[:port]` in lower case"
             )
         return origin
+
+    def _redis(self, document: Document, node: Mapping) -> RedisSettings | None:
+        written = document.databroker
+        if written.redis == "embedded":
+            return None
+        position = position_of(node, ("databroker", "redis"))
+        if not _REDIS.match(written.redis):
+            self._fatal.error(
+                position,
+                "not the address of a Redis",
+                "`embedded`, `redis://host:port`, `rediss://…`, `unix:///path`, `redis+sentinel://…/service` or "
+                "`redis+cluster://…`; user and password go into `redis_username` and `redis_password`",
+            )
+        elif "+sentinel" in written.redis and "/" not in written.redis.partition("://")[2].strip("/"):
+            self._fatal.error(position, "no service named", "behind sentinels: `redis+sentinel://host:port/service`")
+        password = None
+        if written.redis_password is not None:
+            place = position_of(node, ("databroker", "redis_password"))
+            password = self._read_store_secret(
+                self._folder, written.redis_password, place, self._fatal, self._secret_files
+            )
+        if written.redis_username is not None and written.redis_password is None:
+            place = position_of(node, ("databroker", "redis_username"))
+            self._fatal.error(place, "a user without a password", "add `redis_password`")
+
+        def file(name: str | None) -> Path | None:
+            return None if name is None else self._folder / name
+
+        return RedisSettings(
+            url=written.redis,
+            username=written.redis_username,
+            password=password,
+            ca_file=file(written.redis_ca),
+            certificate_file=file(written.redis_certificate),
+            key_file=file(written.redis_key),
+            replicas=written.redis_replicas,
+        )
 
     def _listen(self, document: Document, node: Mapping) -> Address | None:
         return self._address(document.listen, position_of(node, ("listen",)))

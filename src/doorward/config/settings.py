@@ -41,6 +41,21 @@ class TlsSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RedisSettings:
+    """Where records are kept when it is not the embedded store."""
+
+    url: str
+    """Without user and password."""
+    username: str | None = None
+    password: Secret[str] | None = None
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    replicas: int = 0
+    """How many replicas must hold a write before it counts as stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StalenessLimits:
     """How old the databroker's data may be, in seconds."""
 
@@ -93,7 +108,7 @@ class Settings:
     """Lower case, without port."""
     authenticate_port: int
     tls: TlsSettings
-    redis_url: str | None
+    redis: RedisSettings | None
     """``None`` means the embedded Valkey."""
     identity_providers: tuple[IdentityProviderSettings, ...]
     session_lifetime_seconds: float

@@ -53,7 +53,7 @@ class Deployment:
         self.run_dir = default_run_folder(self._data_dir)
         self._members: dict[str, _Member] = {}
         self._stopping = False
-        if settings.redis_url is None:
+        if settings.redis is None:
             self._members["valkey"] = _Member("valkey", self._start_valkey)
         for plane in PLANES:
             self._members[plane] = _Member(plane, functools.partial(self._start_plane, plane))

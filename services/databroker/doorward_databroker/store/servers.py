@@ -19,6 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import RedisError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from doorward.errors import ConfigurationError, UnavailableError
 from doorward.keys.secret import Secret
@@ -106,6 +107,9 @@ class Servers:
             "retry": Retry(NoBackoff(), 0),
             "retry_on_error": [],
             "health_check_interval": 0,
+            # Greetings that an ACL user need not be allowed to send.
+            "driver_info": None,
+            "maint_notifications_config": MaintNotificationsConfig(enabled=False),
             "max_connections": 64,
             "db": self.database,
         }

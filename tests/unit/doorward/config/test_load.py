@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doorward.config.load import load, load_settings
+from doorward.config.references import read_secret
 from doorward.config.settings import Settings
 from doorward.errors import ConfigurationError
+from doorward.keys.secret import Secret
 from doorward.route.route import Match, MatchKind
 
 GOOD = """\
@@ -296,3 +298,34 @@ def test_a_tunnel_matches_its_port_and_is_guarded(folder: Path):
 def test_a_stream_without_end_or_guard_is_refused(folder: Path, text: str, message: str):
     loaded = load(write(folder, text))
     assert message in "\n".join(problem.render() for problem in loaded.problems)
+
+
+def test_a_store_of_ones_own_is_named_with_its_credentials(folder: Path):
+    (folder / "password").write_text("open sesame\n")
+    text = GOOD + (
+        "databroker:\n  redis: rediss+sentinel://a:1,b:2/main\n  redis_username: doorward\n"
+        "  redis_password: file:password\n  redis_ca: ca.pem\n  redis_replicas: 1\n"
+    )
+    loaded = load(write(folder, text), store_secrets=read_secret)
+    assert loaded.settings is not None
+    redis = loaded.settings.redis
+    assert redis is not None
+    assert (redis.url, redis.username, redis.replicas) == ("rediss+sentinel://a:1,b:2/main", "doorward", 1)
+    assert redis.password == Secret("open sesame")
+    assert redis.ca_file == folder / "ca.pem"
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "redis: http://a", "redis: 'redis://joe:hunter2@a'", "redis: 'redis+sentinel://a:1'", "redis: unix://relative",
+        "{redis: 'redis://a', redis_username: joe}", "{redis: 'redis://a', redis_password: hunter2}",
+    ],
+)  # fmt: skip
+def test_a_store_that_cannot_be_meant_is_reported_without_its_password(folder: Path, block: str):
+    text = GOOD + (f"databroker: {block}\n" if block.startswith("{") else f"databroker:\n  {block}\n")
+    loaded = load(write(folder, text), store_secrets=read_secret)
+    assert loaded.settings is None
+    problems = [problem.render() for problem in loaded.problems]
+    assert problems
+    assert "hunter2" not in "".join(problems)
