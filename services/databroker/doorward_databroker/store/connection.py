@@ -160,6 +160,15 @@ class Link:
         return answers
 
     async def _send(self, commands: Sequence[Sequence[Any]], *, writing: bool, blocking: bool = False) -> list[Any]:
+        if not writing:
+            try:
+                return await self._try(commands, writing=False, blocking=blocking)
+            except UnavailableError:
+                # A connection that was kept may have died meanwhile; reading twice does no harm.
+                pass
+        return await self._try(commands, writing=writing, blocking=blocking)
+
+    async def _try(self, commands: Sequence[Sequence[Any]], *, writing: bool, blocking: bool) -> list[Any]:
         clients = await self._find()
         client: Any = clients[1 if blocking else 0]
         try:

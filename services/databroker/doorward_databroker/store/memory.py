@@ -141,7 +141,8 @@ class MemoryStore:
     async def changes(self, after: Position, limit: int, wait_seconds: float) -> list[FeedEntry]:
         """See ``RecordStore.changes``."""
         known = {entry.version: entry.tag for _, entry in self._feed} | {self._trimmed.version: self._trimmed.tag}
-        if after.version not in known or after.tag not in {b"", known[after.version]}:
+        is_other_epoch = after.version.epoch != self._head.version.epoch
+        if is_other_epoch or after.version not in known or after.tag not in {b"", known[after.version]}:
             raise WatchExpiredError(f"`{after.version}` is not in the retained history")
         async with self._changed:
             if self._head.version <= after.version:
@@ -161,7 +162,6 @@ class MemoryStore:
         """See ``RecordStore.recover``."""
         if self._head.version.epoch <= lost.epoch:
             self._head = self._trimmed = Position(RecordVersion(lost.epoch + 1, 0), b"epoch")
-            self._feed.clear()
         return self._head
 
     async def hold(self, name: str, seconds: float) -> None:

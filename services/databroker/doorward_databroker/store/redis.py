@@ -225,9 +225,11 @@ class RedisStore:
 
     async def contains(self, position: Position) -> bool:
         """See ``RecordStore.contains``."""
-        place = f"{position.version.epoch}-{position.version.number}"
-        (found,) = await self._link.run(("XRANGE", self._keys.feed, place, place))
-        return bool(found) and _fields(found[0][1]).get(b"t") == position.tag
+        try:
+            await self._placed(position)
+        except WatchExpiredError:
+            return False
+        return True
 
     async def recover(self, lost: RecordVersion) -> Position:
         """See ``RecordStore.recover``."""

@@ -123,7 +123,9 @@ class Writer:
             except Exception as error:
                 # Whatever it was, the callers must hear of it; the next put begins afresh.
                 self.guess = None
-                _fail(jobs, error)
+                for job in jobs:
+                    # "Nothing was done" is about this try; an earlier one may have been carried out.
+                    _fail([job], OutcomeUnknownError(str(error)) if job.unknown else error)
                 continue
             self._queue.extendleft(reversed(again))
 

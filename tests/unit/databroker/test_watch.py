@@ -1,0 +1,218 @@
+"""The fan-out over the reference store: what each watcher is told, and what it is never told."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from tests.support.broker import Broker, broker, until, watching
+from tests.support.fake_clock import FakeClock
+from tests.support.key_material import keyring
+
+from doorward.clock import SystemClock
+from doorward.errors import UnavailableError, WatchExpiredError
+from doorward.keys.store import Purpose
+from doorward.records.record import Record, RecordVersion
+from doorward_databroker.store.codec import SealedCodec
+from doorward_databroker.store.memory import MemoryStore
+from doorward_databroker.store.port import Damaged, FeedEntry, Position
+from doorward_databroker.watch import QUEUE_LIMIT
+
+
+def session(name: str, data: bytes = b"x") -> Record:
+    return Record(type="Session", id=name, data=data, indexes={"user_id": ("u",)})
+
+
+@pytest.fixture
+async def one() -> AsyncIterator[Broker]:
+    clock = SystemClock()
+    async with broker(MemoryStore(clock, SealedCodec(keyring(Purpose.RECORDS))), clock) as made:
+        yield made
+
+
+async def test_a_snapshot_then_every_change_of_the_wanted_types(one: Broker):
+    await one.put(session("a"), Record(type="User", id="u"))
+    async with watching(one.watcher("w")) as watcher:
+        await watcher.consistent.wait()
+        assert watcher.live() == {"a"}
+        await one.put(session("b"))
+        await one.put(Record(type="User", id="v"))
+        last = await one.put(Record(type="Session", id="a", deleted=True))
+        await until(lambda: watcher.position is not None and watcher.position.version == last.version)
+        assert watcher.live() == {"b"}
+
+
+async def test_changes_of_other_types_move_the_position_on(one: Broker):
+    """Else a watcher of a quiet type would resume from before the retained history."""
+    async with watching(one.watcher("w")) as watcher:
+        await watcher.consistent.wait()
+        last = await one.put(Record(type="User", id="u"))
+        await until(lambda: watcher.position is not None and watcher.position.version == last.version)
+
+
+async def test_a_watcher_resumes_where_it_was(one: Broker):
+    async with watching(one.watcher("w")) as watcher:
+        await watcher.consistent.wait()
+        await one.put(session("a"))
+        await until(lambda: watcher.live() == {"a"})
+        position = watcher.position
+    await one.put(session("b"))
+    async with watching(one.watcher("w"), position) as resumed:
+        await until(lambda: resumed.live() == {"b"})
+
+
+@pytest.mark.parametrize(
+    "after", [Position(RecordVersion(1, 1), b"another"), Position(RecordVersion(7, 1)), Position(RecordVersion(0, 5))]
+)
+async def test_a_watcher_of_another_history_is_sent_back_to_a_snapshot(one: Broker, after: Position):
+    await one.put(session("a"))
+    await one.caught_up()
+    async with watching(one.watcher("w"), after) as watcher:
+        await watcher.ended.wait()
+    assert isinstance(watcher.failure, WatchExpiredError)
+
+
+async def test_every_watcher_of_the_same_types_gets_the_same_bytes(one: Broker):
+    async with watching(one.watcher("w")) as first, watching(one.watcher("x")) as second:
+        await first.consistent.wait()
+        await second.consistent.wait()
+        await one.put(session("a"))
+        await until(lambda: len(first.messages) == len(second.messages) == 2)
+        assert first.messages[-1] is second.messages[-1]
+
+
+async def test_a_slow_watcher_is_cut_and_costs_no_more_memory(one: Broker):
+    watcher = one.watcher("slow").watcher
+    stream = one.hub.watch(watcher, None)
+    await anext(stream)
+    for number in range(QUEUE_LIMIT + 5):
+        watcher.offer(b"%d" % number)
+    assert watcher.queue.qsize() == QUEUE_LIMIT + 1
+    with pytest.raises(UnavailableError, match="fell behind"):
+        async for _ in stream:
+            pass
+    assert watcher not in one.hub.watchers
+    big = one.watcher("big").watcher
+    for _ in range(5):
+        big.offer(bytes(10 * 1024 * 1024))
+    assert big.cut == "fell behind"
+    assert big.queued_bytes <= 32 * 1024 * 1024
+
+
+async def test_a_lease_comes_after_what_it_vouches_for(one: Broker):
+    async with watching(one.watcher("w")) as watcher:
+        await watcher.consistent.wait()
+        watcher.ping(7)
+        await one.put(session("a"))
+        await one.heartbeat.beat()
+        await until(lambda: watcher.leases)
+        assert watcher.leases == [7]
+        assert watcher.live() == {"a"}
+
+
+async def test_a_watcher_that_never_pinged_gets_no_lease(one: Broker):
+    async with watching(one.watcher("w")) as watcher:
+        await watcher.consistent.wait()
+        await one.heartbeat.beat()
+        await one.put(session("a"))
+        await until(lambda: watcher.live() == {"a"})
+        assert watcher.leases == []
+
+
+async def test_a_type_with_a_damaged_record_is_not_vouched_for_until_it_is_written_anew(one: Broker):
+    """A record that does not open may be a deletion; deciding by what was known before would let somebody in."""
+    async with watching(one.watcher("s")) as sessions, watching(one.watcher("u", "User")) as users:
+        await sessions.consistent.wait()
+        await users.consistent.wait()
+        sessions.ping(1)
+        users.ping(2)
+        damaged = Damaged("Session", "a", RecordVersion(1, 1), "does not open")
+        await one.hub._hand_out([FeedEntry(RecordVersion(1, 1), (), b"t", (damaged,))])
+        assert not one.hub.vouches_for(frozenset({"Session"}))
+        one.hub._position = await one.store.head()
+        await one.heartbeat.beat()
+        await until(lambda: users.leases == [2])
+        assert sessions.leases == []
+        await one.put(session("a"))
+        await one.caught_up()
+        await one.heartbeat.beat()
+        await until(lambda: sessions.leases == [1])
+
+
+async def test_a_clock_that_disagrees_with_the_stores_extends_nothing():
+    fake = FakeClock()
+    store = MemoryStore(SystemClock(), SealedCodec(keyring(Purpose.RECORDS)))
+    async with broker(store, fake) as one, watching(one.watcher("w")) as watcher:
+        await watcher.consistent.wait()
+        watcher.ping(1)
+        with pytest.raises(UnavailableError, match="clock"):
+            await one.heartbeat.beat()
+        assert watcher.leases == []
+        task = asyncio.create_task(one.heartbeat.run())
+        await until(lambda: one.heartbeat.problem is not None and "clock" in one.heartbeat.problem)
+        task.cancel()
+
+
+async def test_a_revoke_is_applied_once_the_watcher_has_acknowledged(one: Broker):
+    await one.put(session("a"))
+    async with watching(one.watcher("w")) as watcher:
+        await watcher.consistent.wait()
+        watcher.ping(1)
+        outcome = await one.revoker.revoke(["a"])
+        assert (outcome.revoked, outcome.pending) == (1, ())
+        assert watcher.live() == set()
+
+
+async def test_a_revoke_waits_for_a_watcher_that_may_hold_a_lease_and_names_it(one: Broker):
+    await one.put(session("a"))
+    silent = one.watcher("w")
+    silent.acknowledges = False
+    async with watching(silent):
+        await silent.consistent.wait()
+        silent.ping(1)
+        assert (await one.revoker.revoke(["a"])).pending == ("w",)
+    assert (await one.revoker.revoke(["a"])).pending == ("w",)  # gone, but its lease may still last
+
+
+async def test_s43_a_revoke_waits_for_the_watchers_of_every_databroker(one: Broker):
+    """An authorizer on another replica of the databroker lets the session in for as long as it has not heard."""
+    await one.put(session("a"))
+    async with broker(one.store, one.clock, "two") as two:
+        slow = two.watcher("w2")
+        slow.acknowledges = False
+        async with watching(slow):
+            await slow.consistent.wait()
+            slow.ping(1)
+            await two.heartbeat.beat()
+            assert (await one.revoker.revoke(["a"])).pending == ("w2",)
+            slow.watcher.acknowledged = (await one.store.head()).version
+            waiting = asyncio.create_task(one.revoker.revoke(["a"]))
+            await asyncio.sleep(0.01)
+            slow.watcher.acknowledged = (await one.store.head()).version
+            await two.heartbeat.beat()
+            assert (await waiting).pending == ()
+
+
+async def test_a_databroker_that_fell_silent_is_waited_for_until_its_leases_have_run_out():
+    clock = FakeClock()
+    store = MemoryStore(clock, SealedCodec(keyring(Purpose.RECORDS)))
+    async with broker(store, clock, "one") as one, broker(store, clock, "two") as two:
+        watcher = two.watcher("w")
+        async with watching(watcher):
+            await watcher.consistent.wait()
+            watcher.ping(1)
+            await two.heartbeat.beat()
+            version = (await one.put(session("a"))).version
+            one.peers.hear(await store.beat("one", b""))
+            assert one.peers.behind(version) == {"w"}
+            clock.advance(4.9)
+            one.peers.hear(await store.beat("one", b""))
+            assert one.peers.behind(version) == {"w"}
+            clock.advance(0.2)
+            one.peers.hear(await store.beat("one", b""))
+            assert one.peers.behind(version) == set()
+
+
+async def test_a_heartbeat_that_cannot_be_read_is_waited_for(one: Broker):
+    await one.store.beat("odd", b"\xff not json")
+    one.peers.hear(await one.store.beat("one", b""))
+    assert one.peers.behind(RecordVersion(1, 1)) == {"databroker odd"}
