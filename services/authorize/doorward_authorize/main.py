@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from doorward.api.authorize.v1.authorize_pb2_grpc import add_AuthorizeServiceServicer_to_server
 from doorward.api.guard.v1.guard_pb2_grpc import add_GuardServiceServicer_to_server
+from doorward.api.session.v1 import session_pb2
+from doorward.api.user.v1 import user_pb2
 from doorward.clock import SystemClock
 from doorward.config.load import load_settings
 from doorward.config.references import no_secret
@@ -25,6 +27,7 @@ from doorward.keys.handle import HandleSealer
 from doorward.keys.sealed import Sealer
 from doorward.keys.store import KeyStore, Purpose
 from doorward.records.client import RecordClient
+from doorward.records.packing import MessagePacker, Names, Packer
 from doorward.records.replica import Replica
 from doorward.rpc.grpc_server import GrpcServer
 from doorward.rpc.plane_listener import admitted, listen
@@ -55,6 +58,8 @@ from doorward_authorize.transport import check_methods
 
 _STOP_SECONDS = 1.0
 _DRAIN_SECONDS = 2.0
+_COLLECT_AFTER = (50_000, 20, 50)
+"""Records wait in a queue for a moment, and looking at all of them again and again costs a fifth of a check."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -90,6 +95,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         f"{options.worker}-{authorizer_id}",
         clock,
         settings.staleness.longest,
+        _packers(),
     )
     handles = HandleSealer(Sealer(keys.keyring(Purpose.SESSION_HANDLE)))
     client = RecordClient(channel)
@@ -172,6 +178,16 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         await channel.close(None)
 
 
+def _packers() -> dict[str, Packer]:
+    """How the replica keeps its records small; all share one table of names."""
+    table = Names()
+    providers = ("identity_provider_id", "context_class")
+    return {
+        sessions.RECORD_TYPE: MessagePacker(session_pb2.Session, table, ids=("user_id",), names=providers),
+        users.RECORD_TYPE: MessagePacker(user_pb2.User, table, names=("issuer",), sets=("groups",)),
+    }
+
+
 def _decision_log(
     settings: DecisionLogSettings, keys: KeyStore, authorizer_id: str, metrics: AuthorizeMetrics
 ) -> tuple[DecisionLog, OtlpExport | None]:
@@ -194,4 +210,5 @@ async def _announce(replica: Replica, stop: Stop) -> None:
         await asyncio.sleep(0.01)
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)
     stop.ready()

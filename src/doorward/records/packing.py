@@ -4,32 +4,31 @@
     payload   as it came, or with its names replaced by numbers of a table that all records share
 
 One value without references costs half of what a tuple of three objects does, and the collector never looks at it. A person's groups shrink
-from their names to two bytes each.
+from their names to a byte or two each.
 """
 
 import struct
-from array import array
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError, Message
 
 from doorward.records.record import RecordVersion
 
-_DELETED, _EXPIRES, _NAMED = 1, 2, 4
-_HEAD = struct.Struct(">BQQ")
-_HEAD_WITH_END = struct.Struct(">BQQd")
-_NUMBERS = "I"
+_DELETED, _EXPIRES, _SMALLER = 1, 2, 4
+_HEAD = struct.Struct(">BIQ")
+"""Flags and version; epochs are counted one by one."""
+_HEAD_WITH_END = struct.Struct(">BIQd")
 
 
 class Packer(Protocol):
     """Makes payloads of one record type smaller."""
 
-    def pack(self, payload: bytes) -> bytes | None:
+    def pack(self, record_id: str, payload: bytes) -> bytes | None:
         """The smaller form, or ``None`` when this payload has none."""
         ...
 
-    def unpack(self, packed: bytes) -> bytes:
+    def unpack(self, record_id: str, packed: bytes) -> bytes:
         """A payload that says the same as the original."""
         ...
 
@@ -58,10 +57,10 @@ class Names:
 
 
 class MessagePacker:
-    """Replaces names in protobuf payloads by their numbers.
+    """Leaves out of protobuf payloads what others hold: the record's id, and names that recur.
 
-    The fields named in ``lists`` (repeated strings) and ``names`` (strings) recur among records: groups, issuers, identity providers.
-    The ``ids`` hold 32 hexadecimal digits and are kept as the 16 bytes that they are. A message in which anything is otherwise stays as it is.
+    ``sets`` (repeated strings whose order means nothing) and ``names`` (strings) become numbers of the table; ``ids`` hold 32 hexadecimal
+    digits and become the 16 bytes that they are; ``id`` must be the record's own. A message in which anything is otherwise stays as it is.
     """
 
     def __init__(
@@ -69,66 +68,82 @@ class MessagePacker:
         message: type[Message],
         table: Names,
         *,
-        lists: Sequence[str] = (),
+        sets: Sequence[str] = (),
         names: Sequence[str] = (),
         ids: Sequence[str] = (),
     ) -> None:
         self._message = message
         self._table = table
-        self._lists = tuple(lists)
+        self._sets = tuple(sets)
         self._names = tuple(names)
         self._ids = tuple(ids)
 
-    def pack(self, payload: bytes) -> bytes | None:
+    def pack(self, record_id: str, payload: bytes) -> bytes | None:
         """See ``Packer.pack``."""
         try:
-            message = self._message.FromString(payload)
+            message: Any = self._message.FromString(payload)
         except DecodeError:
             return None
-        number = self._table.number
-        parts = []
-        for field in self._ids:
-            text = getattr(message, field)
-            raw = _as_id(text)
-            if raw is None:
-                return None
-            parts.append(raw)
-            message.ClearField(field)
-        numbers = array(_NUMBERS, [number(getattr(message, field)) for field in self._names])
-        for field in self._names:
-            message.ClearField(field)
-        for field in self._lists:
-            values = [number(name) for name in getattr(message, field)]
-            numbers.append(len(values))
-            numbers.extend(values)
-            message.ClearField(field)
-        small = all(value < 65_536 for value in numbers)
-        packed = array("H", numbers) if small else numbers
-        count = len(numbers)
-        if count > 65_535:
+        raw = [_as_id(getattr(message, field)) for field in self._ids]
+        if message.id != record_id or None in raw:
             return None
-        head = bytes([small]) + count.to_bytes(2, "big")
-        return head + packed.tobytes() + b"".join(parts) + message.SerializeToString()
+        number = self._table.number
+        packed = bytearray().join(part for part in raw if part is not None)
+        for field in self._names:
+            _append(packed, number(getattr(message, field)))
+        for field in self._sets:
+            numbers = sorted({number(name) for name in getattr(message, field)})
+            _append(packed, len(numbers))
+            before = 0
+            for value in numbers:
+                _append(packed, value - before)
+                before = value
+        for field in ("id", *self._ids, *self._names, *self._sets):
+            message.ClearField(field)
+        packed += message.SerializeToString()
+        return bytes(packed)
 
-    def unpack(self, packed: bytes) -> bytes:
+    def unpack(self, record_id: str, packed: bytes) -> bytes:
         """See ``Packer.unpack``."""
-        small, count = packed[0], int.from_bytes(packed[1:3], "big")
-        numbers = array("H" if small else _NUMBERS)
-        end = 3 + count * numbers.itemsize
-        numbers.frombytes(packed[3:end])
-        start = end + 16 * len(self._ids)
-        message = self._message.FromString(packed[start:])
-        for position, field in enumerate(self._ids):
-            setattr(message, field, packed[end + 16 * position : end + 16 * position + 16].hex())
         name = self._table.name
-        for position, field in enumerate(self._names):
-            setattr(message, field, name(numbers[position]))
-        position = len(self._names)
-        for field in self._lists:
-            stop = position + 1 + numbers[position]
-            getattr(message, field).extend(name(value) for value in numbers[position + 1 : stop])
-            position = stop
-        return message.SerializeToString()
+        position = 16 * len(self._ids)
+        found: dict[str, Any] = {"id": record_id}
+        for index, field in enumerate(self._ids):
+            found[field] = packed[16 * index : 16 * index + 16].hex()
+        for field in self._names:
+            number, position = _next(packed, position)
+            found[field] = name(number)
+        for field in self._sets:
+            count, position = _next(packed, position)
+            names, number = [], 0
+            for _ in range(count):
+                step, position = _next(packed, position)
+                number += step
+                names.append(name(number))
+            found[field] = sorted(names)
+        return self._message(**found).SerializeToString() + packed[position:]
+
+
+def _append(packed: bytearray, number: int) -> None:
+    """Seven bits a byte, the lowest first, as in protobuf."""
+    while number > 127:
+        packed.append(number & 127 | 128)
+        number >>= 7
+    packed.append(number)
+
+
+def _next(packed: bytes, position: int) -> tuple[int, int]:
+    """A number and where the next one begins."""
+    byte = packed[position]
+    if byte < 128:
+        return byte, position + 1
+    number, shift = 0, 0
+    while byte > 127:
+        number |= (byte & 127) << shift
+        shift += 7
+        position += 1
+        byte = packed[position]
+    return number | byte << shift, position + 1
 
 
 def _as_id(text: str) -> bytes | None:
@@ -142,23 +157,26 @@ def _as_id(text: str) -> bytes | None:
     return raw if raw.hex() == text else None
 
 
-def key_of(record_id: str) -> bytes | str:
-    """``record_id`` as a key of the copy: half the size when it is 32 hexadecimal digits."""
-    return _as_id(record_id) or record_id
+def key_of(record_id: str) -> int | str:
+    """``record_id`` as a key of the copy: a number, which is smaller, when it is 32 hexadecimal digits."""
+    raw = _as_id(record_id)
+    return record_id if raw is None else int.from_bytes(raw, "big")
 
 
-def id_of(key: bytes | str) -> str:
+def id_of(key: int | str) -> str:
     """The record id of a key."""
-    return key.hex() if isinstance(key, bytes) else key
+    return key if isinstance(key, str) else f"{key:032x}"
 
 
-def pack(version: RecordVersion, payload: bytes | None, expires_at: float | None, packer: Packer | None) -> bytes:
+def pack(
+    record_id: str, version: RecordVersion, payload: bytes | None, expires_at: float | None, packer: Packer | None
+) -> bytes:
     """One record; ``None`` as payload is a tombstone."""
     if payload is None:
         return _HEAD.pack(_DELETED, version.epoch, version.number)
-    named = packer.pack(payload) if packer is not None else None
-    flags = 0 if named is None else _NAMED
-    body = payload if named is None else named
+    smaller = packer.pack(record_id, payload) if packer is not None else None
+    flags = 0 if smaller is None else _SMALLER
+    body = payload if smaller is None else smaller
     if expires_at is None:
         return _HEAD.pack(flags, version.epoch, version.number) + body
     return _HEAD_WITH_END.pack(flags | _EXPIRES, version.epoch, version.number, expires_at) + body
@@ -175,16 +193,13 @@ def is_tombstone(packed: bytes) -> bool:
     return bool(packed[0] & _DELETED)
 
 
-def is_live(packed: bytes, now: float) -> bool:
-    """Whether the record counts at ``now``: neither deleted nor expired."""
-    flags = packed[0]
-    if flags & _DELETED:
-        return False
-    return not flags & _EXPIRES or now < _HEAD_WITH_END.unpack_from(packed)[3]
+def end_of(packed: bytes) -> float | None:
+    """When the record expires, if it does."""
+    return _HEAD_WITH_END.unpack_from(packed)[3] if packed[0] & _EXPIRES else None
 
 
-def payload_in(packed: bytes, packer: Packer | None) -> bytes:
+def payload_in(record_id: str, packed: bytes, packer: Packer | None) -> bytes:
     """The payload of a packed record."""
     flags = packed[0]
     body = packed[_HEAD_WITH_END.size if flags & _EXPIRES else _HEAD.size :]
-    return packer.unpack(body) if flags & _NAMED and packer is not None else body
+    return packer.unpack(record_id, body) if flags & _SMALLER and packer is not None else body

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import grpc
@@ -25,6 +25,8 @@ from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.api.databroker.v1.databroker_pb2_grpc import DatabrokerServiceStub
 from doorward.clock import Clock
 from doorward.errors import DoorwardError, WatchExpiredError
+from doorward.records import packing
+from doorward.records.packing import Packer
 from doorward.records.record import NO_VERSION, RecordVersion, version_message, version_of
 from doorward.rpc.status import error_for, error_of
 
@@ -33,12 +35,15 @@ _SILENCE_SECONDS = 3.0
 """A stream that says nothing for this long is given up: leases come four times a second."""
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 0.5
-_SLICE = 200
+_SLICE = 50
 """Records applied before other callbacks get their turn; well under a millisecond."""
 
+UNPACKED_LIMIT = 8_192
+"""Payloads of each type that are remembered as they came."""
+
 Listener = Callable[[str, str], None]
-_Entry: TypeAlias = tuple[RecordVersion, bytes | None, float | None]
-_Copy: TypeAlias = dict[str, dict[str, _Entry]]
+_Copy: TypeAlias = dict[str, dict[int | str, bytes]]
+"""By type and key (``packing.key_of``): packed records. While a snapshot is being read, tombstones too."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -53,13 +58,16 @@ class Replica:
         watcher_id: str,
         clock: Clock,
         staleness_limit_seconds: float,
+        packers: Mapping[str, Packer] | None = None,
     ) -> None:
         self._stub = DatabrokerServiceStub(channel)
         self._types = tuple(types)
         self._watcher_id = watcher_id
         self._clock = clock
         self._limit = staleness_limit_seconds
-        self._entries: dict[str, dict[str, _Entry]] = {kind: {} for kind in types}
+        self._packers = dict(packers or {})
+        self._entries: _Copy = {kind: {} for kind in types}
+        self._unpacked: dict[str, dict[str, tuple[bytes, float | None]]] = {kind: {} for kind in types}
         self._stamp: float | None = None
         self._listeners: list[Listener] = []
         self._changed = asyncio.Event()
@@ -71,17 +79,30 @@ class Replica:
         """Set once the first snapshot is complete."""
 
     def get(self, record_type: str, record_id: str) -> bytes | None:
-        """The payload of a live record, or ``None``."""
-        entry = self._entries[record_type].get(record_id)
-        if entry is None or entry[1] is None:
+        """The payload of a live record, or ``None``. The same object while the record is asked for often and does not change."""
+        known = self._unpacked[record_type].get(record_id)
+        if known is None:
+            known = self._unpack(record_type, record_id)
+            if known is None:
+                return None
+        payload, expires_at = known
+        return payload if expires_at is None or self._clock.now() < expires_at else None
+
+    def _unpack(self, record_type: str, record_id: str) -> tuple[bytes, float | None] | None:
+        """Payload and end, remembered until the record changes."""
+        packed = self._entries[record_type].get(packing.key_of(record_id))
+        if packed is None or packing.is_tombstone(packed):
             return None
-        if entry[2] is not None and self._clock.now() >= entry[2]:
-            return None
-        return entry[1]
+        payload = packing.payload_in(record_id, packed, self._packers.get(record_type))
+        unpacked = self._unpacked[record_type]
+        if len(unpacked) >= UNPACKED_LIMIT:
+            unpacked.clear()
+        unpacked[record_id] = found = payload, packing.end_of(packed)
+        return found
 
     def count(self, record_type: str) -> int:
         """How many records of a type are held, expired ones included."""
-        return sum(1 for entry in self._entries[record_type].values() if entry[1] is not None)
+        return len(self._entries[record_type])
 
     def is_fresh(self, limit_seconds: float | None = None) -> bool:
         """Whether the data were proven fresh within the limit (the replica's own unless another is given)."""
@@ -158,20 +179,20 @@ class Replica:
         pinging = asyncio.create_task(ping())
         # A snapshot is built beside the old copy, so that nobody reads half of it.
         building: _Copy | None = None if resuming else {kind: {} for kind in self._types}
-        target: _Copy = self._entries if building is None else building
         try:
             while True:
                 message = await self._next(stream)
                 match message.WhichOneof("message"):
                     case "batch":
-                        await self._apply(message.batch.records, target, notify=building is None)
-                        if building is None:
+                        if building is not None:
+                            await self._build(message.batch.records, building)
+                        else:
+                            await self._apply(message.batch.records)
                             self._advance(version_of(message.batch.version), message.batch.tag, outgoing)
                     case "consistent":
                         if building is not None:
-                            self._swap(building)
+                            await self._swap(building)
                             building = None
-                            target = self._entries
                         self.ready.set()
                         self._advance(version_of(message.consistent.version), message.consistent.tag, outgoing)
                     case "lease":
@@ -206,35 +227,63 @@ class Replica:
         acknowledge = pb.WatchRequest.Acknowledge(version=version_message(self.version))
         outgoing.put_nowait(pb.WatchRequest(acknowledge=acknowledge))
 
-    def _swap(self, building: dict[str, dict[str, _Entry]]) -> None:
+    async def _swap(self, building: _Copy) -> None:
         """Make the finished snapshot the copy, and tell listeners about everything that may differ."""
+        for records in building.values():
+            for position, key in enumerate([key for key, packed in records.items() if packing.is_tombstone(packed)]):
+                del records[key]
+                if position % _SLICE == 0:
+                    await asyncio.sleep(0)
         old, self._entries = self._entries, building
+        for unpacked in self._unpacked.values():
+            unpacked.clear()
         self.version = NO_VERSION
         for kind in self._types:
-            for record_id in old[kind].keys() | building[kind].keys():
-                if (
-                    old[kind].get(record_id, (None, None, None))[1]
-                    != building[kind].get(record_id, (None, None, None))[1]
-                ):
-                    self._notify(kind, record_id)
+            before, after = old[kind], building[kind]
+            for position, key in enumerate(before.keys() | after.keys()):
+                if position % _SLICE == 0:
+                    await asyncio.sleep(0)
+                if before.get(key) != after.get(key):
+                    self._notify(kind, packing.id_of(key))
 
-    async def _apply(self, records: Iterable[pb.Record], target: dict[str, dict[str, _Entry]], *, notify: bool) -> None:
+    async def _build(self, records: Iterable[pb.Record], building: _Copy) -> None:
+        """Take records of a snapshot and of the changes since it began, which may come in either order."""
         for position, record in enumerate(records):
             if position and position % _SLICE == 0:
                 await asyncio.sleep(0)
-            entries = target.get(record.type)
+            entries = building.get(record.type)
             if entries is None:
                 continue
-            version = version_of(record.version)
-            known = entries.get(record.id)
-            if known is not None and known[0] >= version:
-                continue  # a snapshot may be newer than the change that follows it
-            expires_at = (
-                record.expires_at.seconds + record.expires_at.nanos * 1e-9 if record.HasField("expires_at") else None
-            )
-            entries[record.id] = (version, None if record.deleted else record.data, expires_at)
-            if notify:
-                self._notify(record.type, record.id)
+            key = packing.key_of(record.id)
+            known = entries.get(key)
+            if known is None or packing.version_in(known) < version_of(record.version):
+                entries[key] = self._packed(record)
+
+    async def _apply(self, records: Iterable[pb.Record]) -> None:
+        """Take changes in their order. What is deleted leaves nothing behind."""
+        covered = self.version
+        for position, record in enumerate(records):
+            if position and position % _SLICE == 0:
+                await asyncio.sleep(0)
+            entries = self._entries.get(record.type)
+            if entries is None or version_of(record.version) <= covered:
+                # A batch may begin before the position that the snapshot has reached: what it repeats must not undo what came later.
+                continue
+            key = packing.key_of(record.id)
+            # INVARIANT: nothing is remembered of what has changed.
+            self._unpacked[record.type].pop(record.id, None)
+            if record.deleted:
+                entries.pop(key, None)
+            else:
+                entries[key] = self._packed(record)
+            self._notify(record.type, record.id)
+
+    def _packed(self, record: pb.Record) -> bytes:
+        expires_at = (
+            record.expires_at.seconds + record.expires_at.nanos * 1e-9 if record.HasField("expires_at") else None
+        )
+        payload = None if record.deleted else record.data
+        return packing.pack(record.id, version_of(record.version), payload, expires_at, self._packers.get(record.type))
 
     def _notify(self, record_type: str, record_id: str) -> None:
         for listener in tuple(self._listeners):
