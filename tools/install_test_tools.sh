@@ -5,6 +5,7 @@ set -euo pipefail
 declare -A packages=(
   [redis-server]=redis-server
   [chromium]=chromium
+  [slapd]=slapd
   [nghttpd]=nghttp2-server
   [h2load]=nghttp2-client
   [systemd-analyze]=systemd

@@ -8,7 +8,7 @@ from tests.support.key_material import keyring
 
 from doorward.keys.store import Purpose
 from doorward.records.client import Revoked
-from doorward.records.record import Record, RecordVersion, Write
+from doorward.records.record import Fence, Record, RecordVersion, Write
 from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.memory import MemoryStore
 
@@ -25,9 +25,18 @@ class StoreRecords:
     async def get(self, record_type: str, record_id: str) -> Record:
         return await self.store.get(record_type, record_id)
 
-    async def put(self, writes: Sequence[Write]) -> tuple[RecordVersion, ...]:
+    async def put(self, writes: Sequence[Write], fence: Fence | None = None) -> tuple[RecordVersion, ...]:
         self.puts.append(len(writes))
-        return await self.store.put(writes, secrets.token_hex(16))
+        return await self.store.put(writes, secrets.token_hex(16), fence)
+
+    async def acquire_lease(self, name: str, holder: str, seconds: float) -> int | None:
+        return await self.store.acquire_lease(name, holder, seconds)
+
+    async def renew_lease(self, name: str, holder: str, seconds: float) -> bool:
+        return await self.store.renew_lease(name, holder, seconds)
+
+    async def release_lease(self, name: str, holder: str) -> None:
+        await self.store.release_lease(name, holder)
 
     async def list(self, record_type: str) -> AsyncIterator[Record]:
         after = ""

@@ -49,6 +49,20 @@ class Access:
         async with open_channel(place, Plane.AUTHORIZE, self._identity(addresses)) as channel:
             yield channel
 
+    @contextlib.asynccontextmanager
+    async def directory(self) -> AsyncIterator[grpc.aio.Channel]:
+        """A channel to the directory worker.
+
+        Raises:
+            ConfigurationError: as for ``records``, or no directories are configured.
+        """
+        addresses = self._addresses()
+        place: Place = addresses.directory or self._sockets().directory
+        if isinstance(place, Path) and not place.exists():
+            raise ConfigurationError(["error: no directory worker runs (configure `directories` and start again)"])
+        async with open_channel(place, Plane.DIRECTORY, self._identity(addresses)) as channel:
+            yield channel
+
     def _addresses(self) -> PlaneAddresses:
         return load_plane_addresses(self.config) if self.config is not None else PlaneAddresses()
 

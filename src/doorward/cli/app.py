@@ -26,6 +26,8 @@ app = typer.Typer(
 session_app = typer.Typer(help="Sessions: who is signed in, and ending it.", no_args_is_help=True)
 keys_app = typer.Typer(help="Keys of a deployment.", no_args_is_help=True)
 app.add_typer(session_app, name="session")
+directory_app = typer.Typer(help="Directories: who is in which group.", no_args_is_help=True)
+app.add_typer(directory_app, name="directory")
 app.add_typer(keys_app, name="keys")
 app.add_typer(policy_app, name="policy")
 
@@ -169,6 +171,34 @@ def session_revoke(
 
     access = _access(data, run_dir, config)
     raise typer.Exit(revoke_sessions(session_id, user, provider, access, everything=everything, as_json=as_json))
+
+
+@directory_app.command("sync")
+def directory_sync(
+    directory: Annotated[str | None, typer.Argument(help="Id of one directory; all of them without it.")] = None,
+    now: Annotated[bool, typer.Option("--now", help="Read now, and show how it goes.")] = False,
+    accept_removals: Annotated[bool, typer.Option(help="Believe that so many have gone.")] = False,
+    data: Data = DEFAULT_DATA,
+    run_dir: RunDir = None,
+    config: Where = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read directories now instead of at their next time; exit 1 if one was not read."""
+    from doorward.cli.directories import sync_directories  # noqa: PLC0415  # loaded by the command that needs it
+
+    raise typer.Exit(
+        sync_directories(directory, _access(data, run_dir, config), now=now, accept_removals=accept_removals, as_json=as_json)
+    )
+
+
+@directory_app.command("status")
+def directory_status(
+    data: Data = DEFAULT_DATA, run_dir: RunDir = None, config: Where = None, as_json: AsJson = False
+) -> None:
+    """Show how old each directory's word is, and what keeps it from being read; exit 1 if anything does."""
+    from doorward.cli.directories import show_directories  # noqa: PLC0415  # loaded by the command that needs it
+
+    raise typer.Exit(show_directories(_access(data, run_dir, config), as_json=as_json))
 
 
 @keys_app.command("init")

@@ -50,6 +50,8 @@ class PlaneAddresses:
     """Codes and sign-out, for the proxy's pages."""
     authenticate_pages: tuple[Address, ...] = ()
     """The sign-in host's pages, for Envoy."""
+    directory: tuple[Address, ...] = ()
+    """The directory worker, for operators."""
 
     @property
     def any(self) -> bool:

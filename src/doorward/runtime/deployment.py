@@ -25,7 +25,7 @@ from doorward.runtime.folder import private_folder
 from doorward.runtime.valkey import start_valkey
 
 PLANES = ("databroker", "authenticate", "authorize", "proxy")
-_STOP_ORDER = (("proxy",), ("authenticate", "authorize"), ("databroker",), ("valkey",))
+_STOP_ORDER = (("proxy",), ("authenticate", "authorize", "directory"), ("databroker",), ("valkey",))
 _START_SECONDS = 30.0
 _STOP_SECONDS = 9.0
 _FIRST_PAUSE_SECONDS = 0.1
@@ -55,7 +55,9 @@ class Deployment:
         self._stopping = False
         if settings.redis is None:
             self._members["valkey"] = _Member("valkey", self._start_valkey)
-        for plane in PLANES:
+        # Directories need a process only where there are some.
+        self._planes = (*PLANES, "directory") if settings.directories else PLANES
+        for plane in self._planes:
             self._members[plane] = _Member(plane, functools.partial(self._start_plane, plane))
 
     @property
@@ -80,7 +82,7 @@ class Deployment:
         try:
             if "valkey" in self._members:
                 await self._bring_up(self._members["valkey"], progress)
-            planes = [self._members[plane] for plane in PLANES]
+            planes = [self._members[plane] for plane in self._planes]
             async with asyncio.TaskGroup() as group:
                 for member in planes:
                     group.create_task(self._bring_up(member, progress))

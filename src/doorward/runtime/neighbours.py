@@ -97,6 +97,7 @@ _SERVICES: dict[Plane, tuple[str, ...]] = {
     Plane.AUTHORIZE: ("authorize", "authorize_services"),
     Plane.AUTHENTICATE: ("authenticate", "authenticate_pages"),
     Plane.PROXY: (PUBLIC,),
+    Plane.DIRECTORY: ("directory",),
     Plane.OPERATOR: (),
 }
 """What can listen at an address, by plane."""

@@ -52,9 +52,18 @@ class Plan:
     after: Stored = field(default_factory=Stored)
 
     def batches(self) -> Iterator[list[Write]]:
-        """The writes in order, as many at once as one put takes."""
-        for start in range(0, len(self.writes), BATCH):
-            yield self.writes[start : start + BATCH]
+        """The writes in order, as many at once as one put takes; no record twice in one."""
+        batch: list[Write] = []
+        named: set[tuple[str, str]] = set()
+        for write in self.writes:
+            key = (write.record.type, write.record.id)
+            if len(batch) == BATCH or key in named:
+                yield batch
+                batch, named = [], set()
+            batch.append(write)
+            named.add(key)
+        if batch:
+            yield batch
 
 
 def make_plan(

@@ -51,6 +51,11 @@ class Roster:
         self._people_by_id[entry_id] = len(self.people)
         self.people.append(person)
 
+    def forget_people(self) -> None:
+        """Begin the people again; nobody belongs to a group yet."""
+        self.people.clear()
+        self._people_by_id.clear()
+
     def group(self, group_id: str, *, name: str, email: str = "") -> None:
         """Add a group."""
         group = Group(group_id, name[:320], email[:320])

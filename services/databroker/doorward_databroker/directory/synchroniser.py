@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,7 @@ import structlog
 
 from doorward.clock import Clock
 from doorward.config.directory_settings import DirectorySettings
-from doorward.errors import ConflictError, NotFoundError
+from doorward.errors import NotFoundError
 from doorward.identity.directory import (
     GROUP_TYPE,
     STATE_TYPE,
@@ -19,7 +19,7 @@ from doorward.identity.directory import (
     DirectoryState,
 )
 from doorward.records.client import Revoked
-from doorward.records.record import Record, RecordVersion, Write
+from doorward.records.record import Fence, Record, RecordVersion, Write
 from doorward_databroker.directory.plan import Plan, Stored, make_plan
 from doorward_databroker.directory.port import Phase, Progress, Source
 from doorward_databroker.directory.roster import Roster
@@ -44,8 +44,8 @@ class Records(Protocol):
         """Every live record whose index has this value."""
         ...
 
-    async def put(self, writes: Sequence[Write]) -> tuple[RecordVersion, ...]:
-        """Write all or nothing."""
+    async def put(self, writes: Sequence[Write], fence: Fence | None = None) -> tuple[RecordVersion, ...]:
+        """Write all or nothing, and only while the lease of ``fence`` was not taken again."""
         ...
 
     async def revoke(self, *, user_id: str) -> Revoked:
@@ -69,11 +69,11 @@ async def synchronise(
     records: Records,
     clock: Clock,
     progress: Progress,
-    is_lost: Callable[[], bool],
+    fence: Fence,
     *,
     accept_removals: bool = False,
 ) -> Outcome:
-    """Bring the records of a directory up to date. ``is_lost`` says that the lease is no longer ours.
+    """Bring the records of a directory up to date, under the lease of ``fence``.
 
     Raises:
         DirectoryError: it was not read, or says what cannot be meant; nothing was written.
@@ -89,9 +89,7 @@ async def synchronise(
     plan = await asyncio.to_thread(make_plan, settings, roster, stored, now, accept_removals=accept_removals)
     progress.enter(Phase.WRITING, len(plan.writes))
     for batch in plan.batches():
-        if is_lost():
-            raise ConflictError("the lease of the directory was lost")
-        await records.put(batch)
+        await records.put(batch, fence)
         progress.done += len(batch)
     ended = await end_sessions(plan, records)
     return Outcome(

@@ -1,0 +1,95 @@
+"""The directory worker as a process; the only place that builds its concrete parts."""
+
+import asyncio
+import contextlib
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from doorward.api.directory.v1.directory_pb2_grpc import add_DirectoryServiceServicer_to_server
+from doorward.clock import SystemClock
+from doorward.config.load import load_settings
+from doorward.config.references import no_secret
+from doorward.config.reload import watch_settings
+from doorward.config.settings import Settings
+from doorward.records.client import RecordClient
+from doorward.rpc.planes import Plane
+from doorward.rpc.server import start_all, stop_all
+from doorward.runtime.neighbours import Neighbours
+from doorward.runtime.service import ServeOptions, Stop, run_service
+from doorward_databroker.directory.server import SERVICE_NAME, DirectoryServicer
+from doorward_databroker.directory.sources.all import make_source
+from doorward_databroker.directory.sources.rest import http_client
+from doorward_databroker.directory.synchroniser import new_holder
+from doorward_databroker.directory.worker import DirectoryMetrics, Worker
+
+_STOP_SECONDS = 1.0
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+def run(options: ServeOptions) -> int:
+    """Run the worker until a signal ends it, and return the exit status."""
+    return run_service(options, serve)
+
+
+async def serve(options: ServeOptions, stop: Stop) -> None:
+    """Serve until ``stop``. Directories that are away are looked for until they are back."""
+    settings = load_settings(options.config_path, secrets=no_secret)
+    clock = SystemClock()
+    neighbours = Neighbours(Plane.DIRECTORY, options, settings.planes, clock)
+    client = http_client()
+    channel = neighbours.databroker()
+    worker = Worker(
+        RecordClient(channel),
+        lambda directory: make_source(directory, client, clock),
+        clock,
+        new_holder(),
+        DirectoryMetrics(CollectorRegistry()),
+    )
+    servicer = DirectoryServicer(worker)
+    services = neighbours.servers(
+        "directory",
+        [(Plane.OPERATOR, neighbours.local.directory)],
+        [Plane.OPERATOR],
+        lambda server: add_DirectoryServiceServicer_to_server(servicer, server),
+        [SERVICE_NAME],
+    )
+    current = settings
+    working = asyncio.create_task(worker.run(list(settings.directories)), name="directories")
+
+    async def on_change(changed: Settings) -> None:
+        nonlocal current, working
+        if changed.directories == current.directories:
+            return
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        current = changed
+        working = asyncio.create_task(worker.run(list(changed.directories)), name="directories")
+
+    watching = asyncio.create_task(watch_settings(options.config_path, settings, on_change, secrets=no_secret), name="reload")
+    certificate = asyncio.create_task(neighbours.run(), name="certificate")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await start_all(services)
+        stop.ready()
+        while not stopping.done():
+            watched = working
+            await asyncio.wait({watched, watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (watched, watching):
+                if task.done() and not task.cancelled():
+                    # Neither ever returns; one that raised is a bug, and the supervisor starts us again.
+                    _log.critical("a part has ended", part=task.get_name(), error=str(task.exception()))
+                    task.result()
+            if watched.cancelled():
+                await asyncio.sleep(0)  # replaced by a reload
+    finally:
+        await stop_all(services, _STOP_SECONDS)
+        for task in (working, watching, certificate, stopping):
+            task.cancel()
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(
+                asyncio.gather(working, watching, certificate, stopping, return_exceptions=True), _STOP_SECONDS * 4
+            )
+        await client.aclose()
+        await channel.close(None)
