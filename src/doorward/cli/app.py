@@ -187,7 +187,9 @@ def directory_sync(
     from doorward.cli.directories import sync_directories  # noqa: PLC0415  # loaded by the command that needs it
 
     raise typer.Exit(
-        sync_directories(directory, _access(data, run_dir, config), now=now, accept_removals=accept_removals, as_json=as_json)
+        sync_directories(
+            directory, _access(data, run_dir, config), now=now, accept_removals=accept_removals, as_json=as_json
+        )
     )
 
 

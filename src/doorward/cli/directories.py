@@ -30,9 +30,7 @@ _PHASES = {
 }
 
 
-def sync_directories(
-    directory: str | None, access: Access, *, now: bool, accept_removals: bool, as_json: bool
-) -> int:
+def sync_directories(directory: str | None, access: Access, *, now: bool, accept_removals: bool, as_json: bool) -> int:
     """Have directories read and wait for it; 1 when one was not, 2 when nothing was asked for."""
     if not now:
         print("error: directories are read by themselves; --now reads them at once", file=sys.stderr)

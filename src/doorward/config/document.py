@@ -78,7 +78,7 @@ class PlanesDocument(StrictDocument):
     authenticate_pages: list[str] = Field(
         default=[], description="`host:port` of each authenticate plane's sign-in pages, for Envoy."
     )
-    directory: list[str] = Field(default=[], max_length=64, description="The directory worker, for operators.")
+    directory: list[str] = Field(default=[], description="The directory worker, for operators.")
 
 
 class ClaimsDocument(StrictDocument):

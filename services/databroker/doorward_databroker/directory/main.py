@@ -67,7 +67,9 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         current = changed
         working = asyncio.create_task(worker.run(list(changed.directories)), name="directories")
 
-    watching = asyncio.create_task(watch_settings(options.config_path, settings, on_change, secrets=no_secret), name="reload")
+    watching = asyncio.create_task(
+        watch_settings(options.config_path, settings, on_change, secrets=no_secret), name="reload"
+    )
     certificate = asyncio.create_task(neighbours.run(), name="certificate")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:

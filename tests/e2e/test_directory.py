@@ -1,0 +1,120 @@
+"""A directory through every plane: its groups decide, its changes take effect at once, its outage changes nothing."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from tests.e2e.conftest import PASSWORDS
+from tests.support.deployment import short_folder, wait_for
+from tests.support.echo import EchoServer
+from tests.support.loopback_directory import serve_directory
+from tests.support.rest_directory import FakeKeycloak, Population
+from tests.support.site import Site, signed_in, site
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def directory() -> FakeKeycloak:
+    known = Population(people={"alice": True, "bob": True})
+    known.groups = {"g-staff": "staff", "g-guests": "guests"}
+    known.join("g-staff", "alice")
+    return FakeKeycloak(known, page=2)
+
+
+@pytest.fixture(scope="module")
+def place(directory: FakeKeycloak, shared_echo: EchoServer) -> Iterator[Site]:
+    staff = [{"allow": {"and": [{"groups": {"has": "/staff"}}]}}]
+    with serve_directory(directory) as address, short_folder() as folder:
+        (folder / "directory-secret").write_text("secret")
+        routes: list[dict[str, Any]] = [
+            {"name": "staff", "from": "staff", "to": f"http://127.0.0.1:{shared_echo.port}", "policy": staff},
+            {"name": "open", "from": "open", "to": f"http://127.0.0.1:{shared_echo.port}", "policy": signed_in()},
+        ]
+        described = {
+            "id": "people", "type": "keycloak", "url": address, "realm": "corp", "client_id": "reader",
+            "client_secret": "file:directory-secret", "identity_provider": "demo", "every": "1h",
+        }  # fmt: skip
+        with site(folder, routes, directories=[described]) as made:
+            yield made
+
+
+def sync(place: Site, *more: str) -> dict[str, Any]:
+    result = place.run.command("directory", "sync", "people", "--now", "--json", *more)
+    assert result.stdout, result.stderr
+    return dict(json.loads(result.stdout))
+
+
+def status_of(response: httpx.Response) -> int:
+    return response.status_code
+
+
+def test_s65_a_group_in_the_directory_decides_and_its_removal_denies_within_a_second(
+    place: Site, directory: FakeKeycloak
+):
+    known = directory.population
+    with place.client() as alice:
+        assert status_of(alice.sign_in(place.url("staff") + "/", *PASSWORDS["alice"])) == 200
+        known.members["g-staff"].remove("alice")
+        known.join("g-guests", "alice")
+        outcome = sync(place)
+        fed = time.monotonic()
+        assert (outcome["problem"], outcome["users"], outcome["groups"]) == (None, 2, 2)
+        wait_for(lambda: status_of(alice.get(place.url("staff") + "/")) == 403, what="the denial")
+        assert time.monotonic() - fed < 1.0
+        known.members["g-staff"].append("alice")
+        sync(place)
+        wait_for(lambda: status_of(alice.get(place.url("staff") + "/")) == 200, 1.0, what="the way back in")
+
+
+def test_a_directory_that_fails_keeps_its_last_word_and_says_so(place: Site, directory: FakeKeycloak):
+    with place.client() as alice:
+        assert status_of(alice.sign_in(place.url("staff") + "/", *PASSWORDS["alice"])) == 200
+        directory.fault = lambda request: httpx.Response(404) if "/members" in request.url.path else None
+        try:
+            result = place.run.command("directory", "sync", "people", "--now")
+            assert result.returncode == 1
+            assert "404" in result.stderr
+            assert status_of(alice.get(place.url("staff") + "/")) == 200
+            shown = place.run.command("directory", "status")
+            assert shown.returncode == 1
+            assert "people" in shown.stdout
+        finally:
+            directory.fault = None
+        assert sync(place)["problem"] is None
+        assert place.run.command("directory", "status", "--json").returncode == 0
+
+
+def test_s66_whoever_the_directory_disables_is_out_everywhere(place: Site, directory: FakeKeycloak):
+    with place.client() as bob:
+        assert status_of(bob.sign_in(place.url("open") + "/", *PASSWORDS["bob"])) == 200
+        before = [json.loads(line) for line in place.run.command("session", "list", "--json").stdout.splitlines()]
+        assert any(item["email"] == "bob@example.com" for item in before)
+        directory.population.people["bob"] = False
+        sync(place)
+        wait_for(lambda: status_of(bob.get(place.url("open") + "/")) != 200, 1.0, what="the end")
+        after = [json.loads(line) for line in place.run.command("session", "list", "--json").stdout.splitlines()]
+        assert not any(item["email"] == "bob@example.com" for item in after)
+        again = bob.sign_in(place.url("open") + "/", *PASSWORDS["bob"])
+        assert status_of(again) == 403
+        directory.population.people["bob"] = True
+        sync(place)
+        wait_for(lambda: status_of(bob.get(place.url("open") + "/")) == 200, 1.0, what="the way back in")
+
+
+def test_a_session_is_shown_with_its_claims_and_ended_by_identity_provider(place: Site, directory: FakeKeycloak):
+    with place.client() as alice:
+        alice.sign_in(place.url("open") + "/", *PASSWORDS["alice"])
+        listed = place.run.command("session", "list", "--provider", "demo", "--json").stdout.splitlines()
+        session_id = json.loads(listed[0])["id"]
+        shown = json.loads(place.run.command("session", "show", session_id, "--json").stdout)
+        assert shown["identity_provider"] == "demo"
+        assert shown["claims"]["email"]
+        assert "token" not in json.dumps(shown)
+        assert place.run.command("session", "show", "0" * 32).returncode == 1
+        ended = place.run.command("session", "revoke", "--provider", "demo", "--json")
+        assert json.loads(ended.stdout)["revoked"] >= 1
+        assert status_of(alice.get(place.url("open") + "/")) != 200
