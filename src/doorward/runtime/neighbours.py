@@ -1,5 +1,6 @@
 """How a plane is reached and how it reaches the others: on Unix sockets, or at addresses with certificates."""
 
+import asyncio
 import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -87,9 +88,11 @@ class Neighbours:
         return [PlaneServer(path, [plane], register, names) for plane, path in sockets]
 
     async def run(self) -> None:
-        """Keep up with the certificate's files until cancelled, if there is one."""
+        """Keep up with the certificate's files until cancelled; without one there is nothing to do until then."""
         if self.identity is not None:
             await self.identity.run()
+        else:
+            await asyncio.Event().wait()
 
 
 _SERVICES: dict[Plane, tuple[str, ...]] = {
