@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import ldap3
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -26,7 +25,7 @@ from tests.support.rest_directory import (
     FakeOkta,
     Population,
 )
-from tests.support.slapd import ADMIN, PASSWORD, SUFFIX, Slapd, slapd
+from tests.support.slapd import ADMIN, PASSWORD, SUFFIX, Slapd, publish, slapd
 from tests.unit.databroker.directory.builders import settings
 
 from doorward.config.directory_settings import (
@@ -213,39 +212,6 @@ def ldap_bench(server: Slapd, folder: Path) -> Bench:
     )  # fmt: skip
 
 
-def publish(server: Slapd, known: Population) -> None:
-    """Make slapd hold exactly ``known``; entries that stay keep their identity."""
-    with server.connect() as ldap:
-        for unit, wanted in (("groups", known.groups), ("people", known.people)):
-            base = f"ou={unit},{SUFFIX}"
-            for entry in list(
-                ldap.extend.standard.paged_search(base, "(cn=*)", attributes=["cn", "uid"], paged_size=50)
-            ):
-                if unit == "groups" or entry["attributes"]["uid"][0] not in wanted:
-                    ldap.delete(entry["dn"])
-        for person, active in known.people.items():
-            values = {
-                "cn": person.title(), "sn": "Example", "mail": f"{person}@example.com", "uid": person,
-                "employeeType": "staff" if active else "disabled",
-            }  # fmt: skip
-            name = f"uid={person},ou=people,{SUFFIX}"
-            if _exists(ldap, name):
-                ldap.modify(name, {"employeeType": [(ldap3.MODIFY_REPLACE, [values["employeeType"]])]})
-            else:
-                ldap.add(name, "inetOrgPerson", values)
-        for group, name in known.groups.items():
-            members = [f"UID={person}, ou=People,{SUFFIX}" for person in known.members.get(group, [])]
-            members += [f"cn={known.groups[child]},ou=groups,{SUFFIX}" for child in known.nested.get(group, [])]
-            ldap.add(f"cn={name},ou=groups,{SUFFIX}", "groupOfNames", {"member": members or [ADMIN]})
-
-
-def _exists(ldap: ldap3.Connection, name: str) -> bool:
-    try:
-        return bool(ldap.search(name, "(objectClass=*)", ldap3.BASE))
-    except ldap3.core.exceptions.LDAPNoSuchObjectResult:
-        return False
-
-
 async def test_everything_is_told_over_many_pages(bench: Bench):
     found, inactive = await bench.read()
     assert found == bench.expected()
@@ -373,12 +339,8 @@ async def test_a_limit_of_rate_is_waited_for_as_long_as_is_asked(rest: Bench):
 
 async def test_a_limit_that_lasts_too_long_is_tried_again_later(rest: Bench):
     assert rest.fake is not None
-
-    def limit(request: httpx.Request) -> httpx.Response | None:
-        wait = {"retry-after": str(int(LONGEST_WAIT_SECONDS) + 1)}
-        return None if "token" in request.url.path else httpx.Response(429, headers=wait)
-
-    rest.fake.fault = limit
+    wait = {"retry-after": str(int(LONGEST_WAIT_SECONDS) + 1)}
+    rest.fake.fault = lambda r: None if "token" in r.url.path else httpx.Response(429, headers=wait)
     with pytest.raises(DirectoryUnavailableError):
         await rest.read()
     assert rest.slept == []
@@ -407,7 +369,7 @@ async def test_wrong_credentials_are_said_to_be_wrong(rest: Bench):
     (folder / "account").write_text("{}")
     with pytest.raises(DirectoryRefusedError) as caught:
         await rest.read()
-    assert "wrong" not in str(caught.value).replace("credentials or rights are", "")
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["okta", "github", "entra"])

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 from tests.support.deployment import free_port, short_folder, wait_for
+from tests.support.rest_directory import Population
 
 SUFFIX = "dc=example,dc=com"
 ADMIN = f"cn=admin,{SUFFIX}"
@@ -142,3 +143,36 @@ def _write_certificates(folder: Path) -> None:
     (folder / "ca.pem").write_bytes(ca.public_bytes(Encoding.PEM))
     (folder / "server.pem").write_bytes(server.public_bytes(Encoding.PEM))
     (folder / "server.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def publish(server: Slapd, known: Population) -> None:
+    """Make slapd hold exactly ``known``; entries that stay keep their identity."""
+    with server.connect() as ldap:
+        for unit, wanted in (("groups", known.groups), ("people", known.people)):
+            base = f"ou={unit},{SUFFIX}"
+            for entry in list(
+                ldap.extend.standard.paged_search(base, "(cn=*)", attributes=["cn", "uid"], paged_size=50)
+            ):
+                if unit == "groups" or entry["attributes"]["uid"][0] not in wanted:
+                    ldap.delete(entry["dn"])
+        for person, active in known.people.items():
+            values = {
+                "cn": person.title(), "sn": "Example", "mail": f"{person}@example.com", "uid": person,
+                "employeeType": "staff" if active else "disabled",
+            }  # fmt: skip
+            name = f"uid={person},ou=people,{SUFFIX}"
+            if _exists(ldap, name):
+                ldap.modify(name, {"employeeType": [(ldap3.MODIFY_REPLACE, [values["employeeType"]])]})
+            else:
+                ldap.add(name, "inetOrgPerson", values)
+        for group, name in known.groups.items():
+            members = [f"UID={person}, ou=People,{SUFFIX}" for person in known.members.get(group, [])]
+            members += [f"cn={known.groups[child]},ou=groups,{SUFFIX}" for child in known.nested.get(group, [])]
+            ldap.add(f"cn={name},ou=groups,{SUFFIX}", "groupOfNames", {"member": members or [ADMIN]})
+
+
+def _exists(ldap: ldap3.Connection, name: str) -> bool:
+    try:
+        return bool(ldap.search(name, "(objectClass=*)", ldap3.BASE))
+    except ldap3.core.exceptions.LDAPNoSuchObjectResult:
+        return False
