@@ -158,6 +158,8 @@ async def test_what_changed_while_nobody_watched_is_found_by_the_next(guarded: G
     await asyncio.sleep(0.1)
     assert call.open
     await guarded.authorizers[1].start()
+    await until(lambda: guarded.watched()[1] == 1)
+    guarded.world.clock.advance(0.5)
     await until(lambda: not call.open)
     assert call.status == 7
 

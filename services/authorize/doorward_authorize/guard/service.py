@@ -49,9 +49,11 @@ class GuardServicer(guard_pb2_grpc.GuardServiceServicer):
                 if response.leaving:
                     return
         finally:
-            reading.cancel()
             self._links.discard(link)
             self._watcher.leave(link)
+            reading.cancel()
+            # The call's own iterator is being read there; it must be let go before the call ends.
+            await asyncio.gather(reading, return_exceptions=True)
 
     def drain(self) -> None:
         """Send every guard to another authorizer; their streams live on the proof that they have."""

@@ -31,6 +31,8 @@ from doorward_authorize.snapshot import CompiledRoute, Snapshot
 
 TICK_SECONDS = 0.1
 """How late a boundary of the clock may be noticed."""
+SIGN_IN_SECONDS = 0.3
+"""How long a stream waits for a sign-in that has not arrived here; below what its guard waits for a verdict."""
 TOUCH_SECONDS = 2.0
 """How often sessions with open streams are noted as used; the shortest idle time that can be configured is longer."""
 SLICE = 25
@@ -39,6 +41,7 @@ _BACKWARDS_SECONDS = 0.5
 """A wall clock that goes back further than this was set, and every stream is decided again."""
 
 _NEVER = -1
+_SESSION_ENDED = "session-ended"
 _Key = TypeVar("_Key")
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -123,6 +126,8 @@ class Watcher:
         """A heap of these, each once, for as long as it lies ahead."""
         self._known_tenths: set[int] = set()
         self._doubtful: dict[WatchedStream, None] = {}
+        self._awaited: dict[WatchedStream, float] = {}
+        """New streams whose session is not known here, with the monotonic time until which it may still arrive."""
         self._wake = asyncio.Event()
         self._seen_now = clock.now()
         self._groups_changed = False
@@ -166,6 +171,9 @@ class Watcher:
             cut = _Cut(("internal-error",))
         if cut is None and stream is not None:
             link.say(StreamVerdict(number, allowed=True, limit_seconds=stream.limit_seconds))
+        elif cut is not None and stream is not None and cut.reasons == (_SESSION_ENDED,):
+            # The check may have known of a sign-in that this replica has not heard of yet.
+            self._awaited[stream] = self._clock.monotonic() + SIGN_IN_SECONDS
         elif stream is not None:
             self._end(stream, cut or _Cut(("internal-error",)))
         else:
@@ -213,6 +221,9 @@ class Watcher:
             for stream in self._due.pop(tenth, ()):
                 stream.due = _NEVER
                 self._doubt((stream,))
+        if self._awaited:
+            over = self._clock.monotonic()
+            self._doubt([stream for stream, until in self._awaited.items() if until <= over])
         if self._groups_changed:
             self._groups_changed = False
             for books in self._links.values():
@@ -271,9 +282,10 @@ class Watcher:
             self._metrics.failures.inc()
             _log.error("an open stream could not be decided and is cut", error=str(error), exc_info=True)
             cut = _Cut(("internal-error",))
+        awaited = self._awaited.pop(stream, None) is not None
         if cut is not None:
             self._end(stream, cut)
-        elif stream.limit_seconds != limit:
+        elif awaited or stream.limit_seconds != limit:
             stream.link.say(StreamVerdict(stream.number, allowed=True, limit_seconds=stream.limit_seconds))
 
     def _judge(self, stream: WatchedStream) -> _Cut | None:
@@ -294,7 +306,7 @@ class Watcher:
         if described.session_id:
             found = self._principals.of_session(described.session_id, snapshot.settings)
             if found is None or (isinstance(found, Principal) and found.user.id != described.user_id):
-                return _Cut(("session-ended",))
+                return _Cut((_SESSION_ENDED,))
         if isinstance(found, Principal):
             self._reads_directory(stream, found.user.directory_user_id if found.directory_mark is not None else "")
         outcome = self._evaluator.judge(found, described.facts, route, (route.policy,))
@@ -345,6 +357,7 @@ class Watcher:
 
     def _forget(self, stream: WatchedStream) -> None:
         self._links[stream.link].streams.pop(stream.number, None)
+        self._awaited.pop(stream, None)
         self._doubtful.pop(stream, None)
         _discard(self._due, stream.due, stream)
         _discard(self._by_route, stream.description.route, stream)
