@@ -111,7 +111,7 @@ class Responder:
         whole when anything about them changes, and the entry keeps them alive, so that no other object gets their id.
         """
         assertion = None
-        if principal is not None and route.pass_assertion:
+        if principal is not None and (route.pass_assertion or route.request_templates):
             assertion = self._signer.sign(principal, issuer, route.host)
         key = (id(route), id(principal), cookies, sent, issuer, assertion)
         known = self._ready.get(key)

@@ -1,8 +1,10 @@
 """Headers that tell the upstream who asks."""
 
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from doorward.policy.criteria.membership import claim_values
+from doorward.route.header_template import Template, Variable
 from doorward.route.internal import ASSERTION_HEADER
 from doorward.route.route import Route
 from doorward_authorize.assertion import AssertionSigner
@@ -19,6 +21,39 @@ def identity_headers(
         yield ASSERTION_HEADER, signer.sign(principal, issuer, route.host) if principal is not None else None
     for name, fact in route.claim_headers:
         yield name, _fact(principal, fact)
+    for name, template in route.request_templates:
+        yield (
+            name,
+            _filled(template, principal, lambda: signer.sign(principal, issuer, route.host)) if principal else None,
+        )
+
+
+def _filled(template: Template, principal: Principal, assertion: Callable[[], str]) -> str | None:
+    """The value of a template, or ``None`` when one of its facts is not known."""
+    filled = []
+    for part in template:
+        match part.variable:
+            case None:
+                value: str | None = part.text
+            case Variable.ASSERTION:
+                value = assertion()
+            case Variable.CLAIM:
+                value = _claim(principal, part.text)
+            case _:
+                value = _fact(principal, part.variable)
+        if value is None:
+            return None
+        filled.append(value)
+    text = "".join(filled).strip(" \t")
+    return text if text and len(text) <= VALUE_LIMIT else None
+
+
+def _claim(principal: Principal, path: str) -> str | None:
+    """A claim as text: its values joined by commas, each percent-encoded where it must be."""
+    values = [header_text(value, extra=",") for value in claim_values(principal.facts.claims, path) or ()]
+    known = [value for value in values if value]
+    # Half a list would say something else than the whole.
+    return ",".join(known) if known and len(known) == len(values) else None
 
 
 def _fact(principal: Principal | None, fact: str) -> str | None:

@@ -183,7 +183,9 @@ class RouteDocument(StrictDocument):
     prefix: str | None = Field(default=None, description="Path and everything below it; `/` by default.")
     path: str | None = Field(default=None, description="Exactly this path.")
     policy: object = Field(description="Who may; see the policy reference.")
-    set_request_headers: dict[str, str] = Field(default={}, description="Headers set towards the upstream.")
+    set_request_headers: dict[str, str] = Field(
+        default={}, description="Headers set towards the upstream; `${…}` stands for a fact."
+    )
     remove_request_headers: list[str] = Field(default=[], description="Headers removed towards the upstream.")
     set_response_headers: dict[str, str] = Field(default={}, description="Headers set towards the client.")
     preserve_host: bool = Field(default=False, description="Whether the upstream sees the public host.")

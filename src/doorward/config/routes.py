@@ -10,6 +10,7 @@ from doorward.config.references import read_text
 from doorward.config.settings import RoutePolicy
 from doorward.config.validation import position_of, validate
 from doorward.policy import Policy, check_policy, compile_policy, parse_policy
+from doorward.route.header_template import Template, has_variables, parse_template
 from doorward.route.paths import ambiguity
 from doorward.route.route import Match, MatchKind, Route, Upstream, unnamed_route_id
 from doorward.source import Mapping, Node, Position, Problems, Scalar, Sequence
@@ -182,11 +183,11 @@ class RouteReader:
         self, route_id: str, host: str, port: int, match: Match, document: RouteDocument, node: Mapping, found: Problems
     ) -> Route | None:
         upstreams = self._upstreams(document, node, found)
-        request_headers = _headers(document.set_request_headers, "set_request_headers", node, found)
+        request_headers, templates = _request_headers(document.set_request_headers, node, found)
         claim_headers = _headers(document.claim_headers, "claim_headers", node, found)
         response_headers = _headers(document.set_response_headers, "set_response_headers", node, found, response=True)
         removed = tuple(name.lower() for name in document.remove_request_headers)
-        self._check_headers(request_headers, claim_headers, removed, node, found)
+        self._check_headers((*request_headers, *templates), claim_headers, removed, node, found)
         for origin in document.allowed_origins:
             if parse_origin(origin) is None:
                 found.error(
@@ -219,6 +220,7 @@ class RouteReader:
             match=match,
             upstreams=upstreams,
             set_request_headers=request_headers,
+            request_templates=templates,
             remove_request_headers=removed,
             set_response_headers=response_headers,
             preserve_host=document.preserve_host,
@@ -287,7 +289,7 @@ class RouteReader:
 
     def _check_headers(
         self,
-        request_headers: tuple[tuple[str, str], ...],
+        request_headers: tuple[tuple[str, object], ...],
         claim_headers: tuple[tuple[str, str], ...],
         removed: tuple[str, ...],
         node: Mapping,
@@ -360,13 +362,41 @@ def parse_tunnel(text: str) -> tuple[str, int] | None:
     return (match[1], port) if 0 < port < 65536 else None
 
 
+def _request_headers(
+    headers: Headers[str, str], node: Mapping, found: Problems
+) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, Template], ...]]:
+    """Headers with a fixed value, and those with facts in it; only the latter may carry a credential."""
+    plain = _headers(
+        {name: value for name, value in headers.items() if not has_variables(value)}, "set_request_headers", node, found
+    )
+    templates = []
+    filled = {name: value for name, value in headers.items() if has_variables(value)}
+    for name, value in _headers(filled, "set_request_headers", node, found, filled=True):
+        try:
+            templates.append((name, parse_template(value)))
+        except ValueError as error:
+            written = next(key for key in filled if key.lower() == name)
+            found.error(position_of(node, ("set_request_headers", written)), str(error))
+    twice = {name for name, _ in plain} & {name for name, _ in templates}
+    for name in sorted(twice):
+        found.error(position_of(node, ("set_request_headers",)), f"`{name}` stands twice in different case")
+    return plain, tuple(templates)
+
+
 def _headers(
-    headers: Headers[str, str], key: str, node: Mapping, found: Problems, *, response: bool = False
+    headers: Headers[str, str],
+    key: str,
+    node: Mapping,
+    found: Problems,
+    *,
+    response: bool = False,
+    filled: bool = False,
 ) -> tuple[tuple[str, str], ...]:
     pairs = []
     for name, value in headers.items():
         position = position_of(node, (key, name))
-        _check_header_name(name.lower(), position, found, response=response)
+        if not (filled and name.lower() == "authorization"):
+            _check_header_name(name.lower(), position, found, response=response)
         if not _HEADER_VALUE.match(value) or len(value) > 4096:
             found.error(position, f"the value of `{name}` holds characters that no header may hold")
         pairs.append((name.lower(), value))

@@ -5,6 +5,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
+from doorward.route.header_template import Template
+
 
 class MatchKind(StrEnum):
     """How a route's path is compared."""
@@ -56,6 +58,8 @@ class Route:
     upstreams: tuple[Upstream, ...]
     """Requests are spread over them evenly; they all have one scheme."""
     set_request_headers: tuple[tuple[str, str], ...] = ()
+    request_templates: tuple[tuple[str, Template], ...] = ()
+    """Headers whose values hold facts; authorize sets them, or removes what lacks a fact."""
     remove_request_headers: tuple[str, ...] = ()
     set_response_headers: tuple[tuple[str, str], ...] = ()
     preserve_host: bool = False

@@ -166,6 +166,7 @@ def deleted_headers(settings: Settings) -> list[str]:
     for item in settings.routes:
         names.update(name.lower() for name, _ in item.route.set_request_headers)
         names.update(name.lower() for name, _ in item.route.claim_headers)
+        names.update(name.lower() for name, _ in item.route.request_templates)
     return sorted(name for name in names - KEPT_FOR_THE_CHECK if _HEADER_NAME.match(name))
 
 

@@ -329,3 +329,27 @@ def test_a_store_that_cannot_be_meant_is_reported_without_its_password(folder: P
     problems = [problem.render() for problem in loaded.problems]
     assert problems
     assert "hunter2" not in "".join(problems)
+
+
+def test_headers_with_facts_are_kept_apart_from_fixed_ones(folder: Path):
+    text = with_route('set_request_headers: {X-Fixed: "1", Authorization: "Bearer ${assertion}", x-who: "${email}"}')
+    route = settings_of(folder, text).routes[0].route
+    assert route.set_request_headers == (("x-fixed", "1"),)
+    assert [name for name, _ in route.request_templates] == ["authorization", "x-who"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ('{x-a: "${nobody}"}', "`${nobody}` is no variable"),
+        ('{x-a: "${user"}', "not closed"),
+        ('{authorization: "Bearer fixed"}', "not a route's to set"),
+        ('{cookie: "a=${user}"}', "not a route's to set"),
+        ('{x-doorward-user: "${user}"}', "not a route's to set"),
+        ('{x-a: "${user}", X-A: "1"}', "twice in different case"),
+        ('{x-a: "ü ${user}"}', "no header may hold"),
+    ],
+)
+def test_a_header_that_cannot_be_filled_breaks_its_route(folder: Path, headers: str, message: str):
+    loaded = load(write(folder, with_route(f"set_request_headers: {headers}")))
+    assert message in "\n".join(problem.render() for problem in loaded.problems)

@@ -2,6 +2,7 @@ from dataclasses import fields, replace
 
 import pytest
 
+from doorward.route.header_template import parse_template
 from doorward.route.internal import InternalRoute
 from doorward.route.route import Match, MatchKind, Route, Upstream, overlaps, unnamed_route_id
 
@@ -19,6 +20,7 @@ REACH = {
     "match": Match(kind=MatchKind.PATH, value="/"),
     "upstreams": (Upstream(scheme="http", host="127.0.0.1", port=9001),),
     "set_request_headers": (("x-a", "1"),),
+    "request_templates": (("x-a", parse_template("${user}")),),
     "remove_request_headers": ("x-a",),
     "set_response_headers": (("x-a", "1"),),
     "preserve_host": True,

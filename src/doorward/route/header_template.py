@@ -1,0 +1,80 @@
+"""Header values with facts in them: ``Bearer ${assertion}``, ``${claim/department}``.
+
+A value is text with variables; ``$${`` stands for ``${`` itself. What stands in a variable is known only when a request
+is decided, so authorize fills it in, and a value that lacks one of its facts is not sent at all.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Variable(StrEnum):
+    """What can stand between ``${`` and ``}``."""
+
+    ASSERTION = "assertion"
+    """The signed statement about who asks."""
+    USER = "user"
+    EMAIL = "email"
+    NAME = "name"
+    GROUPS = "groups"
+    SUBJECT = "subject"
+    SESSION = "session"
+    CLAIM = "claim"
+    """With a path: ``claim/department``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a value: text as it is, or a variable with its path."""
+
+    variable: Variable | None
+    text: str
+    """The text; of a claim its path."""
+
+
+Template = tuple[Part, ...]
+
+_PIECE = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
+
+
+def has_variables(text: str) -> bool:
+    """Whether ``text`` is more than itself."""
+    return "${" in text
+
+
+def parse_template(text: str) -> Template:
+    """The parts of a value.
+
+    Raises:
+        ValueError: a variable is unknown or not closed; the message says which.
+    """
+    parts: list[Part] = []
+    position = 0
+    plain = ""
+    for match in _PIECE.finditer(text):
+        plain += text[position : match.start()]
+        position = match.end()
+        if match[0] == "$${":
+            plain += "${"
+            continue
+        if match[1] is None:
+            raise ValueError("`${` is not closed")
+        if plain:
+            parts.append(Part(None, plain))
+            plain = ""
+        parts.append(_variable(match[1]))
+    plain += text[position:]
+    if plain:
+        parts.append(Part(None, plain))
+    return tuple(parts)
+
+
+def _variable(name: str) -> Part:
+    kind, slash, path = name.partition("/")
+    if kind == Variable.CLAIM and path and not path.startswith("/") and not path.endswith("/"):
+        return Part(Variable.CLAIM, path)
+    if kind in set(Variable) - {Variable.CLAIM} and not slash:
+        return Part(Variable(kind), "")
+    known = ", ".join(f"`${{{item}}}`" for item in Variable if item is not Variable.CLAIM)
+    raise ValueError(f"`${{{name}}}` is no variable: there are {known} and `${{claim/PATH}}`")
