@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import math
 import secrets
 
 import grpc.aio
@@ -35,6 +36,7 @@ from doorward.rpc.planes import Plane
 from doorward.rpc.server import start_all, stop_all
 from doorward.runtime.neighbours import Neighbours
 from doorward.runtime.service import ServeOptions, Stop, run_service
+from doorward.telemetry.probes import ProbeServer
 from doorward_authorize.activity import ActivityTracker
 from doorward_authorize.assertion import AssertionSigner
 from doorward_authorize.check_response import Responder
@@ -86,7 +88,8 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     clock = SystemClock()
     neighbours = Neighbours(Plane.AUTHORIZE, options, settings.planes, clock)
     keys = KeyStore(options.keys_dir)
-    metrics = AuthorizeMetrics(CollectorRegistry())
+    registry = CollectorRegistry()
+    metrics = AuthorizeMetrics(registry)
     authorizer_id = secrets.token_hex(4)
     channel = neighbours.databroker()
     replica = Replica(
@@ -97,6 +100,9 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         settings.staleness.longest,
         _packers(),
     )
+    metrics.data_age.set_function(lambda: math.inf if (age := replica.data_age_seconds) is None else age)
+    metrics.sessions.set_function(lambda: replica.count(sessions.RECORD_TYPE))
+    probes = ProbeServer(registry, replica.is_fresh)
     handles = HandleSealer(Sealer(keys.keyring(Purpose.SESSION_HANDLE)))
     client = RecordClient(channel)
     activity = ActivityTracker(client, lambda: evaluator.snapshot.settings.session_idle_seconds, clock)
@@ -162,6 +168,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         place = neighbours.place("authorize", neighbours.local.check(options.worker))
         await listen(checks, place, neighbours.identity)
         await start_all(own_services)
+        await probes.start(options.health or neighbours.local.probes(Plane.AUTHORIZE, options.worker))
         done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
         for task in done - {stopping}:
             # None of them ever returns; one that raised is a bug, and the supervisor starts us again.
@@ -171,6 +178,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         guards.drain()
         await checks.drain(_DRAIN_SECONDS)
         await stop_all(own_services, _STOP_SECONDS)
+        await probes.stop()
         for task in (*tasks, stopping, announcing):
             task.cancel()
         with contextlib.suppress(Exception):

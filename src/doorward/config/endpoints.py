@@ -88,6 +88,10 @@ class LocalEndpoints:
         """Envoy's checks, one socket for each authorizer worker."""
         return self._socket(f"check.{worker}.sock")
 
+    def probes(self, plane: str, worker: int) -> Path:
+        """Metrics and probes of one process, where no address is given for them."""
+        return self._socket(f"{plane}.{worker}.probes.sock")
+
     @property
     def authorize(self) -> Path:
         """The authorize plane's own gRPC services."""

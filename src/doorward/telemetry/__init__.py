@@ -1,7 +1,7 @@
 """What operators see: logs and metrics.
 
     logging   structured lines on standard error
-    metrics   every metric of the decision path, declared in one file
+    probes    metrics, life and readiness on a listener of their own
 
 What does not belong here: the decision log, which is a record of the authorize plane and not a debugging aid.
 """
