@@ -17,6 +17,7 @@ from doorward.rpc.planes import Plane
 from doorward.rpc.server import start_all, stop_all
 from doorward.runtime.neighbours import Neighbours
 from doorward.runtime.service import ServeOptions, Stop, run_service
+from doorward_databroker.directory.scim.listener import serve_pushed
 from doorward_databroker.directory.server import SERVICE_NAME, DirectoryServicer
 from doorward_databroker.directory.sources.all import make_source
 from doorward_databroker.directory.sources.rest import http_client
@@ -39,12 +40,13 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     clock = SystemClock()
     neighbours = Neighbours(Plane.DIRECTORY, options, settings.planes, clock)
     client = http_client()
+    holder = new_holder()
     channel = neighbours.databroker()
     worker = Worker(
         RecordClient(channel),
         lambda directory: make_source(directory, client, clock),
         clock,
-        new_holder(),
+        holder,
         DirectoryMetrics(CollectorRegistry()),
     )
     servicer = DirectoryServicer(worker)
@@ -56,16 +58,30 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         [SERVICE_NAME],
     )
     current = settings
-    working = asyncio.create_task(worker.run(list(settings.directories)), name="directories")
+    records = RecordClient(channel)
+
+    async def work(on: Settings) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(worker.run(list(on.directories)))
+            if on.scim_listen is not None:
+                group.create_task(
+                    serve_pushed(list(on.directories), on.scim_listen, on.scim_tls, records, clock, holder)
+                )
+
+    working = asyncio.create_task(work(settings), name="directories")
 
     async def on_change(changed: Settings) -> None:
         nonlocal current, working
-        if changed.directories == current.directories:
+        if (changed.directories, changed.scim_listen, changed.scim_tls) == (
+            current.directories,
+            current.scim_listen,
+            current.scim_tls,
+        ):
             return
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
         current = changed
-        working = asyncio.create_task(worker.run(list(changed.directories)), name="directories")
+        working = asyncio.create_task(work(changed), name="directories")
 
     watching = asyncio.create_task(
         watch_settings(options.config_path, settings, on_change, secrets=no_secret), name="reload"
