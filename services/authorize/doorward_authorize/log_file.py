@@ -51,12 +51,7 @@ class LogFile:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if self._path.exists() and self._path.stat().st_size >= self._rotate_bytes:  # nobody else was first
-                stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-                target, number = self._aside(stamp, 0), 0
-                while target.exists():
-                    number += 1
-                    target = self._aside(stamp, number)
-                self._path.rename(target)
+                self._path.rename(self._aside(time.time_ns()))
             horizon = time.time() - self._keep_seconds
             for position, old in enumerate(self.old_files()):
                 if position >= self._keep or old.stat().st_mtime < horizon:
@@ -69,9 +64,13 @@ class LogFile:
         assert self._path is not None  # noqa: S101  # standard output is not rotated
         return sorted(self._path.parent.glob(f"{self._path.name}.[0-9]*"), reverse=True)
 
-    def _aside(self, stamp: str, number: int) -> Path:
+    def _aside(self, nanoseconds: int) -> Path:
+        """The name of a file set aside at this moment; sorts by time."""
         assert self._path is not None  # noqa: S101  # standard output is not rotated
-        return self._path.with_name(f"{self._path.name}.{stamp}-{number:03}")
+        seconds, fraction = divmod(nanoseconds, 10**9)
+        return self._path.with_name(
+            f"{self._path.name}.{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{fraction:09}"
+        )
 
     def _sync_folder(self) -> None:
         """Make the new name durable too."""

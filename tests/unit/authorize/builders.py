@@ -117,7 +117,8 @@ class World:
         self.flows = FlowSealer(Sealer(flow))
         self.signer = SignInSigner(flow)
         pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        self.assertions = AssertionSigner(pem.decode(), self.clock)
+        self.pem = pem.decode()
+        self.assertions = AssertionSigner(self.pem, self.clock)
         self.log = DecisionLog(
             LogFile(folder / "decisions.jsonl", 1 << 30, 3, 3600.0),
             RecordEncoder(keyring(Purpose.DECISION_FACTS).primary.secret.reveal(), ()),

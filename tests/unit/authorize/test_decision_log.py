@@ -1,0 +1,252 @@
+"""The decision log: what a record says and hides, when it is written, and what happens when it cannot be."""
+
+import asyncio
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support.deployment import wait_for
+from tests.unit.authorize.builders import CONFIG, World, passed, status, world
+
+from doorward_authorize import decision_log
+from doorward_authorize.decision_log import DecisionLog
+from doorward_authorize.decision_record import RecordEncoder
+from doorward_authorize.log_file import LogFile
+from doorward_authorize.otlp_export import OtlpExport
+
+__all__ = ["world"]
+
+READING = CONFIG.replace(
+    "{and: [{groups: {has: admins}}]}",
+    "{and: [{groups: {has: admins}}, {domain: example.com}, {claim/department: eng}, {http_path: {starts_with: /}}]}",
+)
+
+
+async def records(world: World) -> list[dict[str, Any]]:
+    await world.log.flush()
+    path = world.folder / "decisions.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def encoder(*loggable: str) -> RecordEncoder:
+    return RecordEncoder(b"k" * 32, loggable)
+
+
+def rebuilt(world: World, log: DecisionLog) -> None:
+    world.log = log
+    world.checker._decision_log = log
+
+
+async def test_a_record_names_what_the_policy_read_as_keyed_hashes(world: World):
+    world.reload(READING)
+    cookie = world.sign_in(host="admin.example.com")
+    await world.check("admin", cookie=cookie, path="/payroll?id=7")
+    record = (await records(world))[0]
+    assert set(record["inputs"]) == {"email", "groups", "claim/department", "http_path"}
+    assert len(record["inputs"]["groups"]["hashes"]) == 1
+    assert len(record["inputs"]["email"]["hash"]) == 32
+    text = (world.folder / "decisions.jsonl").read_text()
+    for secret in ("payroll", "alice@", 'admins"', 'eng"', cookie.split("=")[1]):
+        assert secret not in text
+    assert record["outcome"] == "allow"
+    assert record["user_id"]
+    assert record["data_version"] == "1.100"
+
+
+async def test_what_the_operator_marks_is_readable(world: World):
+    world.reload(READING)
+    rebuilt(
+        world,
+        DecisionLog(
+            LogFile(world.folder / "decisions.jsonl", 1 << 30, 1, 60.0), encoder("email", "groups"), world.metrics
+        ),
+    )
+    await world.check("admin", cookie=world.sign_in(host="admin.example.com"))
+    inputs = (await records(world))[0]["inputs"]
+    assert inputs["email"] == {"value": "alice@example.com"}
+    assert inputs["groups"] == {"value": ["admins"]}
+    assert "hash" in inputs["claim/department"]
+
+
+async def test_equal_values_have_equal_hashes_and_others_do_not(world: World):
+    world.reload(READING)
+    for name, path in (("alice", "/a"), ("alice", "/a"), ("bob", "/b")):
+        await world.check("admin", cookie=world.sign_in(name, host="admin.example.com"), path=path)
+    first, second, third = await records(world)
+    assert first["inputs"] == second["inputs"]
+    assert first["inputs"]["email"] != third["inputs"]["email"]
+    assert first["path_hash"] == second["path_hash"] != third["path_hash"]
+
+
+async def test_many_groups_are_one_hash(world: World):
+    world.reload(READING)
+    groups = frozenset({"admins", *(f"g{number}" for number in range(5_000))})
+    await world.check("admin", cookie=world.sign_in(groups=groups, host="admin.example.com"))
+    await world.check("admin", cookie=world.sign_in(groups=None, host="admin.example.com"))
+    known, unknown = await records(world)
+    assert known["inputs"]["groups"]["count"] == 5_001
+    assert unknown["inputs"]["groups"] is None
+
+
+@given(st.text(max_size=30), st.text(max_size=30))
+async def test_s81_no_input_splits_a_line(method: str, request_id: str):
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(Path(folder))
+        data = world.request("public", method=method, path='/\r\n{"decision_id":"forged"}')
+        noise = {"x_request_id": "\r\n\x1b[2J", "client": "x"}
+        await world.answer(data)
+        await world.answer(world.request("public", method="GET\n\x1b[31m", **noise))
+        del request_id
+        assert len(await records(world)) == 2
+
+
+async def test_a_full_queue_drops_and_counts(world: World, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(decision_log, "QUEUE_LIMIT", 3)
+    for _ in range(5):
+        assert passed(await world.check("public"))
+    assert len(await records(world)) == 3
+    assert world.registry.get_sample_value("doorward_decision_log_drops_total") == 2
+
+
+class Disk(LogFile):
+    """A disk that does what the test says."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, 1 << 30, 1, 60.0)
+        self.fails = False
+        self.hangs = threading.Event()
+        self.hangs.set()
+        self.durable: list[bool] = []
+
+    def append(self, text: str, *, durable: bool) -> None:
+        self.durable.append(durable)
+        self.hangs.wait(5)
+        if self.fails:
+            raise OSError("no space left")
+        super().append(text, durable=durable)
+
+
+async def test_audit_or_deny_answers_only_what_is_on_the_disk(world: World, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(decision_log, "DURABLE_SECONDS", 0.2)
+    disk = Disk(world.folder / "decisions.jsonl")
+    log = DecisionLog(disk, encoder(), world.metrics, audit_or_deny=True)
+    rebuilt(world, log)
+    running = asyncio.create_task(log.run())
+    try:
+        answers = await asyncio.gather(*(world.check("public") for _ in range(20)))
+        assert all(passed(answer) for answer in answers)
+        assert len((world.folder / "decisions.jsonl").read_text().splitlines()) == 20
+        assert set(disk.durable) == {True}
+        assert len(disk.durable) <= 3, "records that wait together are written together"
+        disk.fails = True
+        assert status(await world.check("public")) == 503
+        disk.fails = False
+        disk.hangs.clear()
+        assert status(await world.check("public")) == 503
+        disk.hangs.set()
+        assert passed(await world.check("public"))
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert world.registry.get_sample_value("doorward_decisions_unrecorded_total") == 2
+
+
+async def test_a_disk_that_fails_costs_records_and_no_decision_in_normal_mode(world: World):
+    disk = Disk(world.folder / "decisions.jsonl")
+    rebuilt(world, DecisionLog(disk, encoder(), world.metrics))
+    disk.fails = True
+    assert passed(await world.check("public"))
+    await world.log.flush()
+    assert world.registry.get_sample_value("doorward_decision_log_drops_total") == 1
+
+
+async def test_what_is_queued_is_written_when_the_process_ends(world: World):
+    running = asyncio.create_task(world.log.run())
+    await asyncio.sleep(0)
+    await world.check("public")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert len((world.folder / "decisions.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_full_file_is_set_aside_and_old_ones_go(tmp_path: Path):
+    path = tmp_path / "d.jsonl"
+    file = LogFile(path, 100, 2, 3_600.0)
+    for number in range(5):
+        file.append(f"{number:>120}\n", durable=number % 2 == 0)
+    assert not path.exists()
+    assert len(file.old_files()) == 2
+    assert [old.read_text().strip() for old in file.old_files()] == ["4", "3"]
+    assert path.parent.stat().st_mode
+    file.append("x\n", durable=True)
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_processes_that_share_a_file_lose_nothing(tmp_path: Path):
+    files = [LogFile(tmp_path / "d.jsonl", 2_000, 1_000, 3_600.0) for _ in range(4)]
+
+    def write(file: LogFile, name: int) -> None:
+        for number in range(200):
+            file.append(f"{name} {number}\n", durable=False)
+
+    threads = [threading.Thread(target=write, args=(file, name)) for name, file in enumerate(files)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    kept = files[0].old_files() + ([tmp_path / "d.jsonl"] if (tmp_path / "d.jsonl").exists() else [])
+    lines = [line for path in kept for line in path.read_text().splitlines()]
+    assert len(lines) == len(set(lines)) == 800
+
+
+async def test_records_reach_a_collector_and_what_it_refuses_is_counted(world: World):
+    got: list[dict[str, Any]] = []
+    refuse = threading.Event()
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if not refuse.is_set():
+                got.append({"path": self.path, "body": json.loads(body)})
+            self.send_response(503 if refuse.is_set() else 200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class's name
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    export = OtlpExport(f"http://127.0.0.1:{server.server_port}/base", {"service.name": "a"}, world.metrics)
+    log = DecisionLog(
+        LogFile(world.folder / "decisions.jsonl", 1 << 30, 1, 60.0), encoder(), world.metrics, export=export
+    )
+    rebuilt(world, log)
+    sending = asyncio.create_task(export.run())
+    try:
+        await world.check("public")
+        await log.flush()
+        await asyncio.to_thread(wait_for, lambda: got, 5)
+        assert got[0]["path"] == "/base/v1/logs"
+        record = got[0]["body"]["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0]
+        assert json.loads(record["body"]["stringValue"])["route"] == "public"
+        refuse.set()
+        await world.check("public")
+        await log.flush()
+
+        def dropped() -> float | None:
+            return world.registry.get_sample_value("doorward_decision_export_drops_total")
+
+        await asyncio.to_thread(wait_for, lambda: dropped() == 1, 5)
+    finally:
+        sending.cancel()
+        server.shutdown()
+        thread.join()
+        server.server_close()
