@@ -57,6 +57,15 @@ class CheckedRequest:
         return any(value.startswith("application/grpc") for value in self.headers.get("content-type", ()))
 
     @property
+    def is_kubernetes(self) -> bool:
+        """Whether a client of a Kubernetes API asks; client-go names itself so, and asks for tables so."""
+        agents = self.headers.get("user-agent", ())
+        return any(" kubernetes/" in value for value in agents) or any(
+            "g=meta.k8s.io" in value or "application/vnd.kubernetes" in value
+            for value in self.headers.get("accept", ())
+        )
+
+    @property
     def is_navigation(self) -> bool:
         """Whether a browser goes to a page, so that it can be sent somewhere else."""
         if self.method not in {"GET", "HEAD"} or self.is_upgrade or self.is_grpc:

@@ -2,6 +2,7 @@
 
 import json
 
+from doorward.clock import Clock
 from doorward.config.settings import Settings
 from doorward.envoy_api.envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import (
@@ -24,8 +25,8 @@ from doorward_authorize.cross_origin import PREFLIGHT_SECONDS
 from doorward_authorize.guard.description import described
 from doorward_authorize.identity_headers import identity_headers
 from doorward_authorize.outcome import Outcome, Verdict
-from doorward_authorize.pages import content_security_policy, page
 from doorward_authorize.principals import Principal
+from doorward_authorize.refusals import SECURITY_HEADERS, refused
 from doorward_authorize.sign_in_redirect import SignInRedirect
 
 _OVERWRITE = HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
@@ -36,26 +37,13 @@ _ENTRY_BYTES = 600
 """What a remembered answer costs besides its bytes."""
 Cookies = tuple[tuple[bytes, bytes], ...]
 _PERMISSION_DENIED = 7
-_SECURITY_HEADERS = (
-    ("cache-control", "no-store"),
-    ("referrer-policy", "no-referrer"),
-    ("x-content-type-options", "nosniff"),
-)
-# HTTP status, gRPC status (https://grpc.io/docs/guides/status-codes), title, text: safe constants for people.
-_WORDS: dict[Verdict, tuple[int, int, str, str]] = {
-    Verdict.SIGN_IN: (401, 16, "Sign in first", "This page is for people who are signed in."),
-    Verdict.STEP_UP: (401, 16, "Sign in again", "This page needs a fresher or stronger sign-in."),
-    Verdict.DENY: (403, 7, "You may not open this page", "The rules for this page do not let you in."),
-    Verdict.FOREIGN_ORIGIN: (403, 7, "Request refused", "The request came from a page of another site."),
-    Verdict.BAD_REQUEST: (400, 3, "Address refused", "The address can be read in more than one way."),
-    Verdict.UNAVAILABLE: (503, 14, "Not available now", "Access cannot be decided at this moment. Try again soon."),
-}
 
 
 class Responder:
     """Words answers. Concurrency: belongs to one event loop."""
 
-    def __init__(self, signer: AssertionSigner, redirect: SignInRedirect) -> None:
+    def __init__(self, signer: AssertionSigner, redirect: SignInRedirect, clock: Clock) -> None:
+        self._clock = clock
         self._signer = signer
         self._redirect = redirect
         self._ready: dict[tuple[int, int, Cookies, bool, str, str | None], tuple[Route, Principal | None, bytes]] = {}
@@ -78,9 +66,10 @@ class Responder:
                 return self._preflight(request), 204
             case Verdict.SIGN_IN if request.is_navigation and outcome.route is not None:
                 headers = self._redirect.headers(request, outcome.route.route, settings)
-                return _denied(302, [*headers, *_SECURITY_HEADERS], ""), 302
+                return _denied(302, [*headers, *SECURITY_HEADERS], ""), 302
             case _:
-                return self._refused(request, outcome, settings, decision_id)
+                refusal = refused(request, outcome, settings, decision_id, self._clock.now())
+                return _denied(refusal.http_status, refusal.headers, refusal.body), refusal.status
 
     def _allowed(self, request: CheckedRequest, outcome: Outcome, settings: Settings, decision_id: str) -> bytes:
         if outcome.route is None:
@@ -156,44 +145,6 @@ class Responder:
             headers.append(("access-control-allow-headers", wanted))
         return _denied(204, headers, "")
 
-    def _refused(
-        self, request: CheckedRequest, outcome: Outcome, settings: Settings, decision_id: str
-    ) -> tuple[CheckResponse, int]:
-        status, grpc_status, title, text = _WORDS[outcome.verdict]
-        headers = [*_SECURITY_HEADERS, (DECISION_ID_HEADER, decision_id)]
-        if status == 401:
-            headers.append(("www-authenticate", f'Doorward sign-in="{settings.authenticate_origin}"'))
-        if request.is_grpc:
-            content_type = request.headers["content-type"][0].split(";", 1)[0]
-            headers += [
-                ("content-type", content_type if content_type.isascii() else "application/grpc"),
-                ("grpc-status", str(grpc_status)),
-                ("grpc-message", f"{title} (decision {decision_id})"),
-            ]
-            # gRPC: the outcome travels in grpc-status; HTTP 200 keeps clients from overriding it.
-            return _denied(200, headers, ""), status
-        explanation = outcome.route.route.explanation if outcome.route is not None else None
-        if request.prefers_html and not request.is_upgrade:
-            shown = (text, explanation) if explanation and outcome.verdict is Verdict.DENY else (text,)
-            who = None
-            if outcome.principal is not None:
-                who = outcome.principal.facts.email or outcome.principal.user.name or outcome.principal.user.id
-            headers += [
-                ("content-type", "text/html; charset=utf-8"),
-                ("content-security-policy", content_security_policy()),
-            ]
-            return _denied(status, headers, page(title, shown, decision_id, who)), status
-        body: dict[str, object] = {
-            "error": outcome.verdict.value,
-            "message": text,
-            "reasons": list(outcome.reasons),
-            "decision_id": decision_id,
-        }
-        if status == 401:
-            body["sign_in"] = settings.authenticate_origin
-        headers.append(("content-type", "application/json"))
-        return _denied(status, headers, json.dumps(body) + "\n"), status
-
 
 def _ok(to_set: dict[str, str], to_remove: set[str]) -> CheckResponse:
     # INVARIANT: no header is both set and removed; Envoy would deliver none.
@@ -209,7 +160,7 @@ def _ok(to_set: dict[str, str], to_remove: set[str]) -> CheckResponse:
 
 def unavailable(decision_id: str) -> CheckResponse:
     """The answer when deciding itself failed: refused, with nothing said but the id."""
-    headers = [*_SECURITY_HEADERS, (DECISION_ID_HEADER, decision_id), ("content-type", "application/json")]
+    headers = [*SECURITY_HEADERS, (DECISION_ID_HEADER, decision_id), ("content-type", "application/json")]
     body = json.dumps({"error": "unavailable", "decision_id": decision_id}) + "\n"
     return _denied(503, headers, body)
 

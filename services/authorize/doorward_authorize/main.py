@@ -114,6 +114,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     responder = Responder(
         AssertionSigner(keys.assertion_key_pem(), clock),
         SignInRedirect(FlowSealer(Sealer(flow_keys)), SignInSigner(flow_keys), clock),
+        clock,
     )
     log, export = _decision_log(settings.decision_log, keys, authorizer_id, metrics)
     held = HeldDecisions()

@@ -210,6 +210,9 @@ class RouteDocument(StrictDocument):
     )
     sensitive: bool = Field(default=False, description="Whether the shorter staleness limit applies.")
     explanation: str | None = Field(default=None, max_length=500, description="Sentence for the denial page.")
+    show_remedy: bool = Field(
+        default=False, description="Whether a denial says what would have to change; it tells what the policy asks for."
+    )
     tls_server_name: str | None = Field(default=None, description="Name that the upstream's certificate must have.")
     tls_ca_file: str | None = Field(default=None, description="PEM file with the authorities of the upstream.")
     tls_skip_verify: bool = Field(default=False, description="Accept any certificate; warned about at each start.")

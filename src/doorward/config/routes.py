@@ -236,6 +236,7 @@ class RouteReader:
             sensitive=document.sensitive,
             idle_strict=document.idle == "strict",
             explanation=document.explanation,
+            show_remedy=document.show_remedy,
             tls_server_name=document.tls_server_name,
             tls_ca_pem=authorities,
             tls_skip_verify=document.tls_skip_verify,

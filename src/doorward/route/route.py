@@ -81,6 +81,8 @@ class Route:
     """Whether an open guarded stream does not count as using the session."""
     explanation: str | None = None
     """The operator's sentence for the denial page."""
+    show_remedy: bool = False
+    """Whether a denial says what would have to change."""
     tls_server_name: str | None = None
     tls_ca_pem: str | None = None
     tls_skip_verify: bool = False
@@ -108,7 +110,9 @@ class Route:
         return f"https://{self.authority}"
 
 
-_NOT_REACH = frozenset({"id", "name", "explanation", "sensitive", "idle_strict", "digest", "allowed_origins"})
+_NOT_REACH = frozenset(
+    {"id", "name", "explanation", "sensitive", "idle_strict", "show_remedy", "digest", "allowed_origins"}
+)
 
 
 def _digest(route: Route) -> str:

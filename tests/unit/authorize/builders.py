@@ -128,7 +128,7 @@ class World:
         self.checker = Checker(
             authorizer_id="test",
             evaluator=self.evaluator,
-            responder=Responder(self.assertions, SignInRedirect(self.flows, self.signer, self.clock)),
+            responder=Responder(self.assertions, SignInRedirect(self.flows, self.signer, self.clock), self.clock),
             log=self.log,
             held=self.held,
             data_version=lambda: self.records.version,
