@@ -272,3 +272,23 @@ def test_a_change_of_policy_or_upstream_ends_the_streams_of_that_route_alone(wor
     change_route(world, "eng", lambda route: route.update(to=f"http://127.0.0.1:{world.http.port}", preserve_host=True))
     assert again.has_ended(10)
     assert other.echo(b"untouched") == b"untouched"
+
+
+def test_s66_a_service_account_opens_streams_until_it_is_revoked(world: World):
+    """From the command line to the end of its streams, through every plane."""
+    made = world.site.run.command("service-account", "create", "robot", "--group", "eng", "--life", "1h", "--json")
+    account = json.loads(made.stdout)
+    place = world.place("eng")
+    request = (
+        f"GET /socket HTTP/1.1\nhost: {place.host}:{place.port}\nauthorization: Bearer {account['token']}\n"
+        "connection: upgrade\nupgrade: websocket\nsec-websocket-version: 13\nsec-websocket-key: eA==\n\n"
+    )
+    stream = wait_for(lambda: (found := world.open(place, request)).status == 101 and found, what="the account")
+    assert stream.echo(b"beep") == b"beep"
+    listed = world.site.run.command("service-account", "list", "--json").stdout
+    assert account["id"] in listed
+    assert account["token"] not in listed
+    assert world.site.run.command("service-account", "revoke", account["id"]).returncode == 0
+    assert stream.has_ended(3)
+    wait_for(lambda: world.open(place, request).status == 401, 3, what="the refusal")
+    assert account["token"] not in world.site.run.log.read_text()

@@ -11,7 +11,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from doorward.clock import Clock
-from doorward_authorize.principals import Principal
+from doorward_authorize.principal import Principal
 
 LIFETIME_SECONDS = 300
 RENEW_SECONDS = 60

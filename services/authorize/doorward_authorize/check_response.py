@@ -25,8 +25,9 @@ from doorward_authorize.cross_origin import PREFLIGHT_SECONDS
 from doorward_authorize.guard.description import described
 from doorward_authorize.identity_headers import identity_headers
 from doorward_authorize.outcome import Outcome, Verdict
-from doorward_authorize.principals import Principal
+from doorward_authorize.principal import Principal
 from doorward_authorize.refusals import SECURITY_HEADERS, refused
+from doorward_authorize.service_accounts import is_in_authorization
 from doorward_authorize.sign_in_redirect import SignInRedirect
 
 _OVERWRITE = HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
@@ -46,7 +47,9 @@ class Responder:
         self._clock = clock
         self._signer = signer
         self._redirect = redirect
-        self._ready: dict[tuple[int, int, Cookies, bool, str, str | None], tuple[Route, Principal | None, bytes]] = {}
+        self._ready: dict[
+            tuple[int, int, Cookies, bool, str, bool, str | None], tuple[Route, Principal | None, bytes]
+        ] = {}
         self._ready_bytes = 0
 
     def response(
@@ -76,7 +79,12 @@ class Responder:
             return self._own_page(request, outcome.principal, settings, decision_id).SerializeToString()
         route = outcome.route.route
         answer = self._passed(
-            route, outcome.principal, request.cookies, "cookie" in request.headers, settings.authenticate_origin
+            route,
+            outcome.principal,
+            request.cookies,
+            "cookie" in request.headers,
+            settings.authenticate_origin,
+            is_in_authorization(request),
         )
         if route.continuous:
             # Serialized messages put one after the other are one message with the fields of both.
@@ -92,7 +100,15 @@ class Responder:
             to_set[ASSERTION_HEADER] = self._signer.sign(principal, settings.authenticate_origin, request.host)
         return _ok(to_set, {CLIENT_ADDRESS_HEADER, TOKEN_HEADER, ASSERTION_HEADER})
 
-    def _passed(self, route: Route, principal: Principal | None, cookies: Cookies, sent: bool, issuer: str) -> bytes:
+    def _passed(
+        self,
+        route: Route,
+        principal: Principal | None,
+        cookies: Cookies,
+        sent: bool,
+        issuer: str,
+        token_sent: bool,
+    ) -> bytes:
         """The answer that lets a request through to an operator's upstream, made once for equal inputs.
 
         INVARIANT: it depends on these parameters and the present assertion, and on nothing else; the key names all of them. Whatever
@@ -102,11 +118,11 @@ class Responder:
         assertion = None
         if principal is not None and (route.pass_assertion or route.request_templates):
             assertion = self._signer.sign(principal, issuer, route.host)
-        key = (id(route), id(principal), cookies, sent, issuer, assertion)
+        key = (id(route), id(principal), cookies, sent, issuer, token_sent, assertion)
         known = self._ready.get(key)
         if known is not None:
             return known[2]
-        answer = self._upstream(route, principal, cookies, sent, issuer).SerializeToString()
+        answer = self._upstream(route, principal, cookies, sent, issuer, token_sent=token_sent).SerializeToString()
         self._ready_bytes += len(answer) + _ENTRY_BYTES
         if self._ready_bytes > READY_LIMIT_BYTES:
             self._ready.clear()
@@ -115,10 +131,12 @@ class Responder:
         return answer
 
     def _upstream(
-        self, route: Route, principal: Principal | None, cookies: Cookies, sent: bool, issuer: str
+        self, route: Route, principal: Principal | None, cookies: Cookies, sent: bool, issuer: str, *, token_sent: bool
     ) -> CheckResponse:
         to_set: dict[str, str] = {}
         to_remove = {CLIENT_ADDRESS_HEADER, TOKEN_HEADER, ASSERTION_HEADER}
+        if token_sent:
+            to_remove.add("authorization")
         for name, value in identity_headers(route, principal, self._signer, issuer):
             if value is None:
                 to_remove.add(name)

@@ -16,7 +16,8 @@ from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.cross_origin import is_forbidden, preflight_origin
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.outcome import Outcome, Verdict
-from doorward_authorize.principals import NOTHING, Learned, PendingError, Principal, Principals, Rejected
+from doorward_authorize.principal import Conflicting, Credential, Found, Principal, Rejected, Unaccepted
+from doorward_authorize.principals import NOTHING, Learned, PendingError, Principals
 from doorward_authorize.snapshot import REMOVED_SECONDS, CompiledRoute, Snapshot
 
 _OWN_PAGES = frozenset({InternalRoute.PAGES.value, InternalRoute.SIGN_IN.value})
@@ -76,7 +77,7 @@ class Evaluator:
         """Our own pages are for everybody; what they do with a cookie is still nobody else's to start."""
         found = self._principals.of(request, snapshot.settings, learned)
         principal = found if isinstance(found, Principal) else None
-        if found is not None and is_forbidden(request, self._own_origins(request), ()):
+        if _is_by_cookie(found) and is_forbidden(request, self._own_origins(request), ()):
             return _about(found, verdict=Verdict.FOREIGN_ORIGIN, reasons=("foreign-origin",))
         if principal is not None and not self._freshness.is_fresh():
             principal = None  # who somebody was a while ago is not who they are
@@ -103,7 +104,15 @@ class Evaluator:
         if preflight_origin(request, route.route) is not None:
             return Outcome(verdict=Verdict.PREFLIGHT, reasons=("preflight",), route=route)
         found = self._principals.of(request, snapshot.settings, learned)
-        if found is not None and is_forbidden(request, (route.route.origin,), route.route.allowed_origins):
+        if isinstance(found, Conflicting):
+            return Outcome(verdict=Verdict.BAD_REQUEST, reasons=("credentials-conflict",), route=route)
+        if isinstance(found, Unaccepted):
+            # Where everybody may, a bad credential counts as none; elsewhere a cookie beside it must not cover it up.
+            as_nobody = self.judge(None, facts, route, policies)
+            if as_nobody.verdict is Verdict.ALLOW:
+                return as_nobody
+            return Outcome(verdict=Verdict.UNACCEPTED, reasons=("credential-not-accepted",), route=route)
+        if _is_by_cookie(found) and is_forbidden(request, (route.route.origin,), route.route.allowed_origins):
             return _about(found, verdict=Verdict.FOREIGN_ORIGIN, reasons=("foreign-origin",), route=route)
         return self.judge(found, facts, route, policies)
 
@@ -163,8 +172,13 @@ def combined(decisions: list[Decision]) -> Decision:
     return decisions[0]
 
 
+def _is_by_cookie(found: Found) -> bool:
+    """Whether a browser may have sent the credential without its user's doing."""
+    return isinstance(found, Rejected) or (isinstance(found, Principal) and found.credential is Credential.COOKIE)
+
+
 def _about(
-    found: Principal | Rejected | None,
+    found: Found,
     *,
     verdict: Verdict,
     reasons: tuple[str, ...],

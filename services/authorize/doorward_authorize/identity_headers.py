@@ -8,7 +8,7 @@ from doorward.route.header_template import Template, Variable
 from doorward.route.internal import ASSERTION_HEADER
 from doorward.route.route import Route
 from doorward_authorize.assertion import AssertionSigner
-from doorward_authorize.principals import Principal
+from doorward_authorize.principal import Principal
 
 VALUE_LIMIT = 8192
 

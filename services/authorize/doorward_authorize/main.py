@@ -23,9 +23,11 @@ from doorward.config.settings import DecisionLogSettings, Settings
 from doorward.identity import session as sessions
 from doorward.identity import user as users
 from doorward.identity.directory import GROUP_TYPE, STATE_TYPE, USER_TYPE
+from doorward.identity.service_account import RECORD_TYPE as SERVICE_ACCOUNT_TYPE
 from doorward.keys.flow import FlowSealer, SignInSigner
 from doorward.keys.handle import HandleSealer
 from doorward.keys.sealed import Sealer
+from doorward.keys.service_token import TokenHasher
 from doorward.keys.store import KeyStore, Purpose
 from doorward.records.client import RecordClient
 from doorward.records.packing import MessagePacker, Names, Packer
@@ -54,6 +56,7 @@ from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.otlp_export import OtlpExport
 from doorward_authorize.principals import Principals
 from doorward_authorize.server import SERVICE_NAME, AuthorizeServicer
+from doorward_authorize.service_accounts import ServiceAccounts
 from doorward_authorize.sign_in_redirect import SignInRedirect
 from doorward_authorize.snapshot import compile_snapshot
 from doorward_authorize.transport import check_methods
@@ -94,7 +97,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     channel = neighbours.databroker()
     replica = Replica(
         channel,
-        [sessions.RECORD_TYPE, users.RECORD_TYPE, USER_TYPE, GROUP_TYPE, STATE_TYPE],
+        [sessions.RECORD_TYPE, users.RECORD_TYPE, SERVICE_ACCOUNT_TYPE, USER_TYPE, GROUP_TYPE, STATE_TYPE],
         f"{options.worker}-{authorizer_id}",
         clock,
         settings.staleness.longest,
@@ -108,7 +111,8 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     activity = ActivityTracker(client, lambda: evaluator.snapshot.settings.session_idle_seconds, clock)
     directories = Directories(replica, clock)
     replica.subscribe(directories.on_record)
-    principals = Principals(handles, replica, DatabrokerSource(client), clock, activity, directories)
+    accounts = ServiceAccounts(replica, TokenHasher(keys.keyring(Purpose.SERVICE_ACCOUNT)), clock)
+    principals = Principals(handles, replica, DatabrokerSource(client), clock, activity, directories, accounts)
     evaluator = Evaluator(compile_snapshot(settings, None, clock.monotonic()), principals, replica, clock, metrics)
     flow_keys = keys.keyring(Purpose.FLOW)
     responder = Responder(

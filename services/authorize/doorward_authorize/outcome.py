@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from doorward.policy import Decision
-from doorward_authorize.principals import Principal
+from doorward_authorize.principal import Principal
 from doorward_authorize.snapshot import CompiledRoute
 
 
@@ -17,6 +17,8 @@ class Verdict(StrEnum):
     DENY = "deny"
     FOREIGN_ORIGIN = "foreign-origin"
     BAD_REQUEST = "bad-request"
+    UNACCEPTED = "unaccepted"
+    """A credential was presented that is nobody's."""
     UNAVAILABLE = "unavailable"
     """Nobody can be let in now, whoever asks."""
     PREFLIGHT = "preflight"

@@ -1,8 +1,10 @@
 """Credential → principal. Everything about a session is judged now, against this machine's clock.
 
-NOBODY     no cookie, or one that is malformed, expired, foreign, or present twice: not signed in
-REJECTED   somebody whose account or identity provider no longer counts here: denied wherever policy is asked
-KNOWN      somebody, with the facts that policy may see
+NOBODY       no cookie, or one that is malformed, expired, foreign, or present twice: not signed in
+REJECTED     somebody whose account or identity provider no longer counts here: denied wherever policy is asked
+KNOWN        somebody, with the facts that policy may see
+UNACCEPTED   a token that is nobody's: refused even beside a valid cookie, overlooked where everybody may
+CONFLICTING  valid credentials of two principals
 """
 
 import json
@@ -16,6 +18,7 @@ from doorward.errors import DataCorruptedError, DoorwardError, InvalidTokenError
 from doorward.identity import session as sessions
 from doorward.identity import user as users
 from doorward.identity.cookies import SESSION_COOKIE, SIGN_IN_COOKIE, single_cookie
+from doorward.identity.service_account import ID_PREFIX
 from doorward.identity.session import Session
 from doorward.identity.user import User
 from doorward.keys.handle import HandleSealer, SessionHandle
@@ -24,29 +27,14 @@ from doorward.records.record import RecordVersion
 from doorward.route.internal import InternalRoute
 from doorward_authorize.activity import ActivityTracker
 from doorward_authorize.check_request import CheckedRequest
-from doorward_authorize.directories import Directories, Mark
+from doorward_authorize.directories import Directories
+from doorward_authorize.principal import Conflicting, Found, Principal, Records, Rejected, Unaccepted
+from doorward_authorize.service_accounts import ServiceAccounts, presented_tokens
 
 CACHE_LIMIT = 20_000
 """Entries of each cache of decoded values; when it is full it is emptied."""
 WAIT_SECONDS = 0.25
 """How long a request waits for a sign-in that this replica has not heard of yet; well under Envoy's timeout."""
-
-
-class Records(Protocol):
-    """What is known of sessions and users here: a replica."""
-
-    @property
-    def version(self) -> RecordVersion:
-        """Everything up to here is applied."""
-        ...
-
-    def get(self, record_type: str, record_id: str) -> bytes | None:
-        """The payload of a live record."""
-        ...
-
-    async def wait_for_version(self, version: RecordVersion, timeout_seconds: float) -> bool:
-        """Whether everything up to ``version`` is applied in time."""
-        ...
 
 
 class RecordSource(Protocol):
@@ -59,30 +47,6 @@ class RecordSource(Protocol):
             DoorwardError: there is none, or it cannot be had.
         """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Somebody who is signed in."""
-
-    session: Session
-    user: User
-    facts: PrincipalFacts
-    user_data: bytes
-    """The user record that the facts come from; part of what a cached assertion depends on."""
-    directory_mark: Mark | None = None
-    """What the directory's word was made from; ``None`` when no directory describes this person."""
-    good_until: float = float("inf")
-    """When the directory's word becomes too old."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """Somebody who is signed in and no longer counts."""
-
-    reason: str
-    session_id: str
-    user_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +84,9 @@ class Principals:
         clock: Clock,
         activity: ActivityTracker | None = None,
         directories: Directories | None = None,
+        service_accounts: ServiceAccounts | None = None,
     ) -> None:
+        self._service_accounts = service_accounts
         self._directories = directories if directories is not None else Directories(records, clock)
         self._handles = handles
         self._records = records
@@ -130,14 +96,24 @@ class Principals:
         self._opened: dict[tuple[str, str], SessionHandle] = {}
         self._judged: dict[bytes, tuple[bytes, Settings, Principal]] = {}
 
-    def of(
-        self, request: CheckedRequest, settings: Settings, learned: Learned = NOTHING
-    ) -> Principal | Rejected | None:
-        """Who sent ``request``; ``None`` for nobody.
+    def of(self, request: CheckedRequest, settings: Settings, learned: Learned = NOTHING) -> Found:
+        """Who sent ``request``.
 
         Raises:
             PendingError: ``find_out`` and ask again with what it says.
         """
+        tokens = presented_tokens(request) if self._service_accounts is not None else ()
+        if not tokens or self._service_accounts is None:
+            return self._of_cookie(request, settings, learned)
+        found = [self._service_accounts.of_token(token) for token in tokens]
+        first = found[0]
+        if first is None or None in found:
+            return Unaccepted()
+        if any(other is not first for other in found) or self._of_cookie(request, settings, learned) is not None:
+            return Conflicting()
+        return first
+
+    def _of_cookie(self, request: CheckedRequest, settings: Settings, learned: Learned) -> Principal | Rejected | None:
         name = SIGN_IN_COOKIE if request.route_id == InternalRoute.SIGN_IN else SESSION_COOKIE
         text = single_cookie(request.cookies, name)
         if not text:
@@ -179,6 +155,8 @@ class Principals:
 
     def of_session(self, session_id: str, settings: Settings) -> Principal | Rejected | None:
         """Whose session it is, from the replica alone; for streams that are decided again."""
+        if session_id.startswith(ID_PREFIX):
+            return None if self._service_accounts is None else self._service_accounts.of_id(session_id)
         data = self._records.get(sessions.RECORD_TYPE, session_id)
         return None if data is None else self.judge(data, settings)
 

@@ -68,6 +68,13 @@ _WORDS: dict[Verdict, _Words] = {
         title="Address refused",
         text="The address can be read in more than one way.",
     ),
+    Verdict.UNACCEPTED: _Words(
+        status=401,
+        grpc_status=16,
+        reason="Unauthorized",
+        title="Token refused",
+        text="The token that was presented is not valid here.",
+    ),
     Verdict.UNAVAILABLE: _Words(
         status=503,
         grpc_status=14,

@@ -14,7 +14,8 @@ from doorward.records.replica import Replica
 from doorward.route.paths import ambiguity, decoded_path
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.held_decisions import HeldDecisions
-from doorward_authorize.principals import Principal, Principals, Rejected
+from doorward_authorize.principal import Principal, Rejected
+from doorward_authorize.principals import Principals
 from doorward_authorize.snapshot import CompiledRoute
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["AuthorizeService"].full_name

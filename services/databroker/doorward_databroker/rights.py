@@ -37,6 +37,7 @@ _RIGHTS: dict[Plane, dict[str, Verb]] = {
     Plane.AUTHORIZE: {
         "Session": _READ,
         "User": _READ,
+        "ServiceAccount": _READ,
         "DirectoryUser": _READ,
         "DirectoryGroup": _READ,
         "DirectoryState": _READ,
@@ -46,6 +47,7 @@ _RIGHTS: dict[Plane, dict[str, Verb]] = {
     Plane.OPERATOR: {
         "Session": Verb.GET | Verb.LIST | Verb.QUERY,
         "User": Verb.GET | Verb.LIST | Verb.QUERY,
+        "ServiceAccount": Verb.GET | Verb.LIST | Verb.CREATE | Verb.DELETE,
         "SessionActivity": Verb.GET,
         "DirectoryUser": Verb.GET | Verb.LIST,
         "DirectoryGroup": Verb.GET | Verb.LIST,

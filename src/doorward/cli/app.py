@@ -24,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 session_app = typer.Typer(help="Sessions: who is signed in, and ending it.", no_args_is_help=True)
+account_app = typer.Typer(help="Service accounts: programs with an identity of their own.", no_args_is_help=True)
+app.add_typer(account_app, name="service-account")
 keys_app = typer.Typer(help="Keys of a deployment.", no_args_is_help=True)
 app.add_typer(session_app, name="session")
 directory_app = typer.Typer(help="Directories: who is in which group.", no_args_is_help=True)
@@ -171,6 +173,45 @@ def session_revoke(
 
     access = _access(data, run_dir, config)
     raise typer.Exit(revoke_sessions(session_id, user, provider, access, everything=everything, as_json=as_json))
+
+
+@account_app.command("create")
+def account_create(
+    name: Annotated[str, typer.Argument(help="What people call it.")],
+    group: Annotated[list[str] | None, typer.Option(help="A group that it is in; may be repeated.")] = None,
+    life: Annotated[str, typer.Option(help="How long it lives, such as `90d`.")] = "90d",
+    data: Data = DEFAULT_DATA,
+    run_dir: RunDir = None,
+    config: Where = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a service account and print its token, this once."""
+    from doorward.cli.service_accounts import create_account  # noqa: PLC0415  # loaded by the command that needs it
+
+    raise typer.Exit(create_account(_access(data, run_dir, config), name, group or [], life, as_json=as_json))
+
+
+@account_app.command("list")
+def account_list(
+    data: Data = DEFAULT_DATA, run_dir: RunDir = None, config: Where = None, as_json: AsJson = False
+) -> None:
+    """List live service accounts."""
+    from doorward.cli.service_accounts import list_accounts  # noqa: PLC0415  # loaded by the command that needs it
+
+    raise typer.Exit(list_accounts(_access(data, run_dir, config), as_json=as_json))
+
+
+@account_app.command("revoke")
+def account_revoke(
+    account_id: Annotated[str, typer.Argument(help="Id of the account.")],
+    data: Data = DEFAULT_DATA,
+    run_dir: RunDir = None,
+    config: Where = None,
+) -> None:
+    """End a service account."""
+    from doorward.cli.service_accounts import revoke_account  # noqa: PLC0415  # loaded by the command that needs it
+
+    raise typer.Exit(revoke_account(_access(data, run_dir, config), account_id))
 
 
 @directory_app.command("sync")

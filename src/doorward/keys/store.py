@@ -9,6 +9,7 @@ Each plane opens only the purposes that it is entitled to, so that a deployment 
     provider-tokens  authenticate
     pending-sign-in  authenticate (what survives the trip to an identity provider)
     decision-facts   authorize (keyed hashes of what a decision read)
+    service-account  authorize, and the operator who makes tokens (keyed hashes of tokens)
     assertion        authorize (an ES256 key pair); ``assertion.jwks.json`` is its public half
 """
 
@@ -37,6 +38,7 @@ class Purpose(StrEnum):
     PROVIDER_TOKENS = "provider-tokens"
     PENDING_SIGN_IN = "pending-sign-in"
     DECISION_FACTS = "decision-facts"
+    SERVICE_ACCOUNT = "service-account"
 
 
 HOLDERS: dict[str, tuple[Purpose, ...]] = {
@@ -47,7 +49,7 @@ HOLDERS: dict[str, tuple[Purpose, ...]] = {
         Purpose.PROVIDER_TOKENS,
         Purpose.PENDING_SIGN_IN,
     ),
-    "authorize": (Purpose.SESSION_HANDLE, Purpose.FLOW, Purpose.DECISION_FACTS),
+    "authorize": (Purpose.SESSION_HANDLE, Purpose.FLOW, Purpose.DECISION_FACTS, Purpose.SERVICE_ACCOUNT),
     "proxy": (Purpose.FLOW,),
     "databroker": (Purpose.RECORDS,),
 }

@@ -14,11 +14,13 @@ from doorward.config.load import load_settings
 from doorward.config.settings import Settings
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from doorward.errors import NotFoundError
+from doorward.identity.service_account import ServiceAccount
 from doorward.identity.session import Session
 from doorward.identity.user import User, user_id
 from doorward.keys.flow import FlowSealer, SignInSigner
 from doorward.keys.handle import HandleSealer, SessionHandle
 from doorward.keys.sealed import Sealer
+from doorward.keys.service_token import TokenHasher, new_token
 from doorward.keys.store import Purpose
 from doorward.records.record import RecordVersion
 from doorward.route.internal import CLIENT_ADDRESS_HEADER
@@ -32,6 +34,7 @@ from doorward_authorize.held_decisions import HeldDecisions
 from doorward_authorize.log_file import LogFile
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.principals import Principals
+from doorward_authorize.service_accounts import ServiceAccounts
 from doorward_authorize.sign_in_redirect import SignInRedirect
 from doorward_authorize.snapshot import compile_snapshot
 
@@ -104,7 +107,11 @@ class World:
         self.handles = HandleSealer(Sealer(keyring(Purpose.SESSION_HANDLE)))
         self.registry = CollectorRegistry()
         self.metrics = AuthorizeMetrics(self.registry)
-        self.principals = Principals(self.handles, self.records, self.records, self.clock)
+        self.hasher = TokenHasher(keyring(Purpose.SERVICE_ACCOUNT))
+        self.accounts = ServiceAccounts(self.records, self.hasher, self.clock)
+        self.principals = Principals(
+            self.handles, self.records, self.records, self.clock, service_accounts=self.accounts
+        )
         self.settings = self.read(config)
         self.evaluator = Evaluator(
             compile_snapshot(self.settings, None, self.clock.monotonic()),
@@ -180,6 +187,23 @@ class World:
         self.records.data["Session", session.id] = session.to_bytes()
         handle = SessionHandle(session_id=session.id, audience=host, expires_at=int(now) + 3600, epoch=1, number=number)
         return f"__Host-doorward={self.handles.mint(handle)}"
+
+    def account(
+        self, name: str = "robot", *, groups: frozenset[str] = frozenset({"admins"}), life: float = 3600
+    ) -> str:
+        """Store a service account and return its token."""
+        number, secret = name.encode().ljust(16, b"0")[:16], name.encode().ljust(32, b"1")[:32]
+        now = self.clock.now()
+        account = ServiceAccount(
+            id=f"sa-{number.hex()}",
+            name=name,
+            groups=groups,
+            token_hash=self.hasher.hash(number.hex(), secret),
+            created_at=now,
+            expires_at=now + life,
+        )
+        self.records.data["ServiceAccount", account.id] = account.to_bytes()
+        return new_token(number, secret)
 
     def request(
         self, route: str = "app", *, digest: str | None = None, method: str = "GET", path: str = "/", **headers: str

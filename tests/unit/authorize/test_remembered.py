@@ -43,7 +43,7 @@ def newborn(world: World) -> Checker:
         authorizer_id="new",
         evaluator=Evaluator(snapshot, principals, world.records, world.clock, world.metrics),
         responder=Responder(
-            AssertionSigner(world.pem, world.clock), SignInRedirect(world.flows, world.signer, world.clock)
+            AssertionSigner(world.pem, world.clock), SignInRedirect(world.flows, world.signer, world.clock), world.clock
         ),
         log=DecisionLog(LogFile(world.folder / "new.jsonl", 1 << 30, 1, 60.0), encoder, world.metrics),
         held=HeldDecisions(),

@@ -22,11 +22,14 @@ from doorward.errors import DataCorruptedError, NotFoundError
 from doorward.identity import session as sessions
 from doorward.identity import user as users
 from doorward.identity.directory import GROUP_TYPE, USER_TYPE
+from doorward.identity.service_account import ID_PREFIX
+from doorward.identity.service_account import RECORD_TYPE as SERVICE_ACCOUNT_TYPE
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.guard.description import Description, read_description
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.outcome import Outcome, Verdict
-from doorward_authorize.principals import Principal, Principals
+from doorward_authorize.principal import Principal
+from doorward_authorize.principals import Principals
 from doorward_authorize.snapshot import CompiledRoute, Snapshot
 
 TICK_SECONDS = 0.1
@@ -388,6 +391,8 @@ def _records_of(description: Description) -> tuple[tuple[str, str], ...]:
     """The records that the principal is made of."""
     if not description.session_id:
         return ()
+    if description.session_id.startswith(ID_PREFIX):
+        return ((SERVICE_ACCOUNT_TYPE, description.session_id),)
     return (sessions.RECORD_TYPE, description.session_id), (users.RECORD_TYPE, description.user_id)
 
 

@@ -31,6 +31,7 @@ RECORD_TYPES: dict[str, RecordType] = {
         RecordType("Session", indexes=("user_id", "identity_provider_id", "provider_session"), ends_with_history=True),
         RecordType("SessionTokens", indexes=("due",), ends_with_history=True),
         RecordType("User", indexes=("email", "identity_provider_id", "directory_user")),
+        RecordType("ServiceAccount"),
         RecordType("DirectoryUser", indexes=("directory_id", "join_value", "email", "group_id")),
         RecordType("DirectoryGroup", indexes=("directory_id", "name")),
         RecordType("DirectoryState"),

@@ -1,0 +1,75 @@
+"""Who asks, as far as it is known; found out by ``principals`` and ``service_accounts``."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from doorward.identity.session import Session
+from doorward.identity.user import User
+from doorward.policy import PrincipalFacts
+from doorward.records.record import RecordVersion
+from doorward_authorize.directories import Mark
+
+
+class Credential(StrEnum):
+    """What vouches for somebody."""
+
+    COOKIE = "cookie"
+    """Browsers send it without being asked, so what it vouches for must not be another site's idea."""
+    TOKEN = "token"  # noqa: S105  # a kind, not a token
+
+
+class Records(Protocol):
+    """What is known of sessions and users here: a replica."""
+
+    @property
+    def version(self) -> RecordVersion:
+        """Everything up to here is applied."""
+        ...
+
+    def get(self, record_type: str, record_id: str) -> bytes | None:
+        """The payload of a live record."""
+        ...
+
+    async def wait_for_version(self, version: RecordVersion, timeout_seconds: float) -> bool:
+        """Whether everything up to ``version`` is applied in time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Somebody who is signed in."""
+
+    session: Session
+    user: User
+    facts: PrincipalFacts
+    user_data: bytes
+    """The user record that the facts come from; part of what a cached assertion depends on."""
+    directory_mark: Mark | None = None
+    """What the directory's word was made from; ``None`` when no directory describes this person."""
+    good_until: float = float("inf")
+    """When the directory's word becomes too old."""
+    credential: Credential = Credential.COOKIE
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Somebody who is signed in and no longer counts."""
+
+    reason: str
+    session_id: str
+    user_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unaccepted:
+    """Somebody who presents a token that is nobody's: it is neither accepted nor overlooked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflicting:
+    """Credentials of different principals at once: whichever counted, somebody would act as somebody else."""
+
+
+Found = Principal | Rejected | Unaccepted | Conflicting | None
+"""``None`` for nobody."""
