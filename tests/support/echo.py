@@ -28,6 +28,7 @@ class EchoServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
+    disable_nagle_algorithm = True  # or each answer would wait for the acknowledgement of its own headers
     protocol_version = "HTTP/1.1"
     server: EchoServer
 

@@ -24,8 +24,8 @@ import grpc.aio
 import h2corn
 from google.rpc.status_pb2 import Status
 
-from doorward.api.authorize.v1 import authorize_pb2
 from doorward.api.guard.v1 import guard_pb2, guard_pb2_grpc
+from doorward.api.process.v1 import process_pb2
 from doorward.config.endpoints import LocalEndpoints
 from doorward.config.settings import Address, DecisionLogSettings, RoutePolicy, Settings, StalenessLimits, TlsSettings
 from doorward.envoy_api.envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
@@ -175,23 +175,21 @@ class FakeAuthorizer(
             for task in tasks:
                 task.cancel()
 
-    async def GetStatus(
-        self, request: authorize_pb2.GetStatusRequest, context: object
-    ) -> authorize_pb2.GetStatusResponse:
-        """The one method of authorize's own service that the proxy plane calls."""
-        return authorize_pb2.GetStatusResponse(generation=self.generation, ready=True)
+    async def Report(self, request: process_pb2.ReportRequest, context: object) -> process_pb2.ReportResponse:
+        """The databroker's answer to the proxy plane: everybody who decides runs the proxy's generation."""
+        planes = ("authenticate", "authorize")
+        found = [process_pb2.Process(plane=plane, id="a", generation=self.generation, ready=True) for plane in planes]
+        return process_pb2.ReportResponse(processes=found)
 
-    def _status_service(
+    def _process_service(
         self,
-    ) -> "grpc.GenericRpcHandler[authorize_pb2.GetStatusRequest, authorize_pb2.GetStatusResponse]":
+    ) -> "grpc.GenericRpcHandler[process_pb2.ReportRequest, process_pb2.ReportResponse]":
         handler = grpc.unary_unary_rpc_method_handler(
-            self.GetStatus,
-            request_deserializer=authorize_pb2.GetStatusRequest.FromString,
-            response_serializer=authorize_pb2.GetStatusResponse.SerializeToString,
+            self.Report,
+            request_deserializer=process_pb2.ReportRequest.FromString,
+            response_serializer=process_pb2.ReportResponse.SerializeToString,
         )
-        return grpc.method_handlers_generic_handler(
-            "doorward.api.authorize.v1.AuthorizeService", {"GetStatus": handler}
-        )
+        return grpc.method_handlers_generic_handler("doorward.api.process.v1.ProcessService", {"Report": handler})
 
     def contexts(self) -> list[dict[str, str]]:
         """The context of every check so far."""
@@ -200,12 +198,12 @@ class FakeAuthorizer(
     async def serve(self, endpoints: LocalEndpoints) -> list[grpc.aio.Server]:
         """Listen where Envoy and the publisher look for authorize."""
         servers = []
-        for path in (endpoints.check(0), endpoints.authorize):
+        for path in (endpoints.check(0), endpoints.authorize, endpoints.databroker("proxy")):
             path.unlink(missing_ok=True)
             server = grpc.aio.server()
             external_auth_pb2_grpc.add_AuthorizationServicer_to_server(self, server)
             guard_pb2_grpc.add_GuardServiceServicer_to_server(self, server)
-            server.add_generic_rpc_handlers((self._status_service(),))
+            server.add_generic_rpc_handlers((self._process_service(),))
             server.add_insecure_port(f"unix:{path}")
             await server.start()
             servers.append(server)

@@ -173,6 +173,13 @@ class Split:
         for name in self.names:
             self.keys("export", name.split("-")[0], str(self.folder / name / "data"))
 
+    def keep_certificates(self, life: str) -> subprocess.Popen[bytes]:
+        """Renew certificates as they become due, each in its plane's own folder."""
+        planes = ",".join(f"{self.folder / name / 'data'}={name.split('-')[0]}" for name in self.names)
+        command = [sys.executable, "-m", "tests.support.keeper", str(self.folder / "master"), life, planes]
+        with (self.folder / "keeper.log").open("w") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
+
     def make(self, name: str, *extra: str) -> Process:
         """The process ``name``, not started."""
         plane = name.split("-", maxsplit=1)[0]
@@ -287,15 +294,29 @@ class Checker:
             thread.join()
 
     def _ask(self, split: Split, proxy: int, route: str, cookie: str, seen: Seen) -> None:
-        with split.client(proxy) as client:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(split.client(number)) for number in (proxy, 3 - proxy)]
             while not self._stop.is_set():
                 began = time.monotonic()
-                try:
-                    status = client.request("GET", split.url(route) + "/", cookie_header=cookie).status_code
-                except httpx.TransportError:
-                    status = 0
+                status = 0
+                for client in clients:
+                    # What a balancer does: a proxy that does not take the connection is not asked.
+                    try:
+                        status = client.request("GET", split.url(route) + "/", cookie_header=cookie).status_code
+                        break
+                    except httpx.TransportError:
+                        continue
                 wrong = status == 200 and not cookie
                 seen.answers.append((began, status, wrong))
+
+
+def event(checker: Checker, what: str, act: Callable[[], object], seconds: float = 2.0) -> Counter[int]:
+    """Do ``act`` under load, print what people who may saw in the two seconds around it, and return it."""
+    time.sleep(seconds / 2)  # the load before it
+    moment = time.monotonic()
+    act()
+    time.sleep(seconds / 2)  # and after it
+    return checker.allowed.between(moment - seconds / 2, moment + seconds / 2)
 
 
 @contextmanager

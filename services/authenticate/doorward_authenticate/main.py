@@ -9,6 +9,7 @@ import httpx
 import structlog
 
 from doorward.api.authenticate.v1.authenticate_pb2_grpc import add_AuthenticateServiceServicer_to_server
+from doorward.api.process.v1.process_pb2 import Process
 from doorward.clock import Clock, SystemClock
 from doorward.config.load import load_settings
 from doorward.config.reload import watch_settings
@@ -23,6 +24,7 @@ from doorward.route.internal import CALLBACK_PATH
 from doorward.rpc.planes import Plane
 from doorward.rpc.server import start_all, stop_all
 from doorward.runtime.neighbours import Neighbours
+from doorward.runtime.reporter import Reporter
 from doorward.runtime.service import ServeOptions, Stop, run_service
 from doorward.web.pages import Pages
 from doorward_authenticate.app import sign_in_app, sign_in_server
@@ -92,9 +94,17 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         neighbours.identity,
     )
 
+    def describe(process: Process) -> None:
+        process.generation = handlers.settings.generation
+        process.ready = True
+        neighbours.describe(process)
+
+    reporter = Reporter(channel, describe)
+
     async def on_change(changed: Settings) -> None:
         handlers.parties = relying_parties(changed, client, clock, handlers.parties)
         handlers.settings = changed
+        reporter.soon()
         sessions.limits = SessionLimits.of(changed)
 
     refresher = Refresher(
@@ -110,6 +120,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         asyncio.create_task(keeper.run(records, secrets.token_hex(8)), name="session life"),
         asyncio.create_task(web.serve(), name="pages"),
         asyncio.create_task(neighbours.run(), name="certificate"),
+        asyncio.create_task(reporter.run(), name="report"),
         asyncio.create_task(watch_settings(options.config_path, settings, on_change), name="reload"),
     }
     stopping = asyncio.create_task(stop.wait(), name="stop")

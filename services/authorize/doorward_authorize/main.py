@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from doorward.api.authorize.v1.authorize_pb2_grpc import add_AuthorizeServiceServicer_to_server
 from doorward.api.guard.v1.guard_pb2_grpc import add_GuardServiceServicer_to_server
+from doorward.api.process.v1.process_pb2 import Process
 from doorward.api.session.v1 import session_pb2
 from doorward.api.user.v1 import user_pb2
 from doorward.clock import SystemClock
@@ -37,6 +38,7 @@ from doorward.rpc.plane_listener import admitted, listen
 from doorward.rpc.planes import Plane
 from doorward.rpc.server import start_all, stop_all
 from doorward.runtime.neighbours import Neighbours
+from doorward.runtime.reporter import Reporter, behind
 from doorward.runtime.service import ServeOptions, Stop, run_service
 from doorward.telemetry.probes import ProbeServer
 from doorward_authorize.activity import ActivityTracker
@@ -153,10 +155,29 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     )
     checks = GrpcServer(check_methods(checker, replica.is_fresh), admits=admitted([Plane.PROXY]))
 
+    def describe(process: Process) -> None:
+        process.generation = evaluator.snapshot.generation
+        process.ready = replica.is_fresh()
+        age = replica.data_age_seconds
+        process.data_age_ms = -1 if age is None else int(age * 1000)
+        neighbours.describe(process)
+
+    reporter = Reporter(channel, describe, f"{options.worker}-{authorizer_id}")
+
+    def on_reports() -> None:
+        """Proxies that run our generation ask for removed routes no more."""
+        before = evaluator.snapshot
+        if before.has_removed and not behind(reporter.processes, [Plane.PROXY], before.generation):
+            evaluator.snapshot = before.without_removed()
+            watcher.on_snapshot(before, evaluator.snapshot)
+
+    reporter.subscribe(on_reports)
+
     async def on_change(changed: Settings) -> None:
         before = evaluator.snapshot
         evaluator.snapshot = compile_snapshot(changed, before, clock.monotonic())
         watcher.on_snapshot(before, evaluator.snapshot)
+        reporter.soon()
 
     tasks = {
         asyncio.create_task(replica.run(), name="replica"),
@@ -166,6 +187,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         asyncio.create_task(activity.run(), name="activity"),
         asyncio.create_task(watch_settings(options.config_path, settings, on_change, secrets=no_secret), name="reload"),
         asyncio.create_task(neighbours.run(), name="certificate"),
+        asyncio.create_task(reporter.run(), name="report"),
     }
     stopping = asyncio.create_task(stop.wait(), name="stop")
     announcing = asyncio.create_task(_announce(replica, stop), name="announce")

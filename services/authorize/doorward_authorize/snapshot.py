@@ -1,8 +1,9 @@
 """What this authorizer decides by: compiled routes, immutable, swapped whole.
 
 A route keeps two generations of what it reaches. While Envoy still asks by the old digest, the old and the new policy must both
-allow: an edit that moves a route and opens its policy at once must not open the old place. A removed route goes on deciding by its
-last policy for a moment, because Envoy loses it after we do.
+allow: an edit that moves a route and opens its policy at once must not open the old place. That holds for several edits in a row,
+while some Envoy is still before the first of them. A removed route goes on deciding by its last policy until every proxy reports that
+its Envoy has lost it, or for half a minute.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,10 @@ from doorward.config.settings import RoutePolicy, Settings
 from doorward.policy import CompiledPolicy, Policy, compile_policy
 from doorward.route.route import Route
 
-REMOVED_SECONDS = 5.0
+REMOVED_SECONDS = 30.0
+"""The longest that a proxy may stay behind."""
+HISTORY = 8
+"""Earlier forms of a route that Envoy may still ask by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +24,8 @@ class CompiledRoute:
 
     route: Route
     policy: CompiledPolicy
-    previous_digest: str | None = None
-    previous_policy: CompiledPolicy | None = None
+    earlier: tuple[tuple[str, CompiledPolicy], ...] = ()
+    """Digests that it had before, newest first, each with the policy of its time."""
     removed_at: float | None = None
     """Monotonic time at which the configuration lost it."""
 
@@ -34,8 +38,11 @@ class CompiledRoute:
         """The policies that must all allow a request that Envoy routes by ``digest``; none: refuse."""
         if digest == self.route.digest:
             return (self.policy,)
-        if digest == self.previous_digest and self.previous_policy is not None:
-            return (self.policy, self.previous_policy)
+        policies = [self.policy]
+        for earlier, policy in self.earlier:
+            policies.append(policy)
+            if earlier == digest:
+                return tuple(policies)
         return ()
 
 
@@ -50,6 +57,16 @@ class Snapshot:
     def generation(self) -> str:
         """Hash of the configuration."""
         return self.settings.generation
+
+    @property
+    def has_removed(self) -> bool:
+        """Whether it holds routes that the configuration has lost."""
+        return any(route.removed_at is not None for route in self.routes.values())
+
+    def without_removed(self) -> "Snapshot":
+        """The same without routes that the configuration has lost."""
+        kept = {route_id: route for route_id, route in self.routes.items() if route.removed_at is None}
+        return Snapshot(self.settings, kept)
 
 
 def compile_snapshot(settings: Settings, before: Snapshot | None, now: float) -> Snapshot:
@@ -70,9 +87,7 @@ def compile_snapshot(settings: Settings, before: Snapshot | None, now: float) ->
                 continue
             removed_at = old.removed_at if old.removed_at is not None else now
             if now - removed_at < REMOVED_SECONDS:
-                routes[route_id] = CompiledRoute(
-                    old.route, old.policy, old.previous_digest, old.previous_policy, removed_at
-                )
+                routes[route_id] = CompiledRoute(old.route, old.policy, old.earlier, removed_at)
     return Snapshot(settings, routes)
 
 
@@ -85,8 +100,8 @@ def _compiled(item: RoutePolicy, before: Snapshot | None, known: dict[str, Compi
     if old is None:
         return CompiledRoute(item.route, policy)
     if old.route.digest == item.route.digest:
-        return CompiledRoute(item.route, policy, old.previous_digest, old.previous_policy)
-    return CompiledRoute(item.route, policy, old.route.digest, old.policy)
+        return CompiledRoute(item.route, policy, old.earlier)
+    return CompiledRoute(item.route, policy, ((old.route.digest, old.policy), *old.earlier)[:HISTORY])
 
 
 def _identity(policy: Policy) -> str:

@@ -1,24 +1,33 @@
 """The databroker as a process; the only place that builds its concrete parts."""
 
 import asyncio
+import itertools
 import secrets
 
+import grpc.aio
 import structlog
 from prometheus_client import CollectorRegistry
 
+from doorward import __version__
+from doorward.api.process.v1.process_pb2 import Process
+from doorward.api.process.v1.process_pb2_grpc import add_ProcessServiceServicer_to_server
 from doorward.clock import SystemClock
 from doorward.config.endpoints import LocalEndpoints
 from doorward.config.load import load_settings
 from doorward.config.references import no_secret, read_secret
-from doorward.config.settings import RedisSettings
+from doorward.config.reload import watch_settings
+from doorward.config.settings import RedisSettings, Settings
 from doorward.keys.store import KeyStore, Purpose
 from doorward.rpc.planes import Plane
 from doorward.rpc.server import start_all, stop_all
 from doorward.runtime.neighbours import Neighbours
+from doorward.runtime.reporter import INTERVAL_SECONDS
 from doorward.runtime.service import ServeOptions, Stop, run_service
 from doorward_databroker.heartbeat import Heartbeat
 from doorward_databroker.metrics import DatabrokerMetrics
 from doorward_databroker.peers import Peers
+from doorward_databroker.processes import SERVICE_NAME as PROCESS_SERVICE_NAME
+from doorward_databroker.processes import ProcessServicer
 from doorward_databroker.revoke import Revoker
 from doorward_databroker.server import SERVICE_NAME, DatabrokerServicer, register
 from doorward_databroker.store.codec import SealedCodec
@@ -56,20 +65,52 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     heartbeat = Heartbeat(store, hub, peers, clock, metrics)
     revoker = Revoker(store, hub, peers, clock, metrics)
     servicer = DatabrokerServicer(store, hub, heartbeat, revoker, peers, clock, metrics)
+    processes = ProcessServicer(peers.processes)
+
+    def register_all(server: grpc.aio.Server) -> None:
+        register(servicer, server)
+        add_ProcessServiceServicer_to_server(processes, server)
+
+    def report() -> None:
+        process = Process(plane=Plane.DATABROKER, id=databroker_id, version=__version__, data_age_ms=-1)
+        process.generation = current.generation
+        process.ready = heartbeat.healthy
+        process.sequence = next(reports)
+        neighbours.describe(process)
+        peers.processes.report(process)
+
+    async def report_always() -> None:
+        while True:
+            report()
+            await asyncio.sleep(INTERVAL_SECONDS)
+
+    current = settings
+
+    async def on_change(changed: Settings) -> None:
+        """Nothing here but what `status` shows: where the store is does not change while it runs."""
+        nonlocal current
+        if changed.redis != settings.redis or changed.staleness != settings.staleness:
+            _log.warning("the store's address and the staleness limits count from the next start on")
+        current = changed
+        report()
+
+    reports = itertools.count(1)
     swept = [kind.name for kind in RECORD_TYPES.values() if kind.in_feed]
     sweeper = Sweeper(store, swept, clock, databroker_id, metrics)
     servers = neighbours.servers(
         "databroker",
         [(plane, neighbours.local.databroker(plane)) for plane in _CALLERS],
         _CALLERS,
-        lambda server: register(servicer, server),
-        [SERVICE_NAME],
+        register_all,
+        [SERVICE_NAME, PROCESS_SERVICE_NAME],
     )
     tasks = [
         asyncio.create_task(hub.run(), name="feed"),
         asyncio.create_task(heartbeat.run(), name="heartbeat"),
         asyncio.create_task(sweeper.run(), name="sweeper"),
         asyncio.create_task(neighbours.run(), name="certificate"),
+        asyncio.create_task(report_always(), name="report"),
+        asyncio.create_task(watch_settings(options.config_path, settings, on_change, secrets=no_secret), name="reload"),
     ]
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:

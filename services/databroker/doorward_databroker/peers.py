@@ -12,6 +12,7 @@ import structlog
 
 from doorward.clock import Clock
 from doorward.records.record import NO_VERSION, RecordVersion
+from doorward_databroker.processes import ProcessTable
 from doorward_databroker.store.port import Beat
 from doorward_databroker.watch import Watcher, WatchHub
 
@@ -29,6 +30,8 @@ class Peers:
         self._clock = clock
         self._limit = staleness_limit_seconds
         self._count = 0
+        self.processes = ProcessTable(clock)
+        """Every process of the deployment."""
         self._gone: dict[str, tuple[RecordVersion, float]] = {}
         """Watchers whose stream ended: how far they had come, and until when a lease of theirs can last."""
         self._others: dict[str, tuple[bytes, float, Mapping[str, RecordVersion]]] = {}
@@ -45,7 +48,8 @@ class Peers:
         """What the next heartbeat says; never the same twice, so that silence can be told from no change."""
         self._count += 1
         behind = {name: [version.epoch, version.number] for name, version in self._own().items()}
-        return json.dumps({"count": self._count, "watchers": behind}).encode()
+        said = {"count": self._count, "watchers": behind, "processes": self.processes.shared()}
+        return json.dumps(said).encode()
 
     def hear(self, beat: Beat) -> None:
         """Take in what the others have said."""
@@ -59,7 +63,14 @@ class Peers:
                 heard[name] = known
                 continue
             heard[name] = (report, now, _watchers(name, report))
+            self._merge_processes(name, report)
         self._others = heard
+
+    def _merge_processes(self, name: str, report: bytes) -> None:
+        try:
+            self.processes.merge(json.loads(report).get("processes", {}))
+        except (ValueError, TypeError, AttributeError):
+            _log.error("a databroker's word on processes cannot be read", databroker=name)
 
     def behind(self, version: RecordVersion) -> set[str]:
         """Names of the authorizers that may still decide by data from before ``version``."""

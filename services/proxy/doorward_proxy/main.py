@@ -8,6 +8,7 @@ import grpc.aio
 import structlog
 from prometheus_client import CollectorRegistry
 
+from doorward.api.process.v1.process_pb2 import Process
 from doorward.clock import SystemClock
 from doorward.config.load import load_settings
 from doorward.config.references import no_secret
@@ -20,9 +21,10 @@ from doorward.keys.store import KeyStore, Purpose
 from doorward.rpc.credentials import PlaneCertificate
 from doorward.rpc.planes import Plane
 from doorward.runtime.neighbours import Neighbours
+from doorward.runtime.reporter import Reporter
 from doorward.runtime.service import ServeOptions, Stop, run_service
-from doorward_proxy.authorize_status import GrpcAuthorizeStatus
 from doorward_proxy.certificates import Certificates
+from doorward_proxy.deciders import ReportedDeciders
 from doorward_proxy.endpoints.app import pages_app, pages_server
 from doorward_proxy.endpoints.sessions import GrpcSessions
 from doorward_proxy.envoy.admin import EnvoyAdmin
@@ -102,12 +104,13 @@ class ProxyPlane:
             wanted = self.neighbours.with_public(wanted)
             return build_snapshot(wanted, certificates.current(wanted), surroundings, self._plane_certificate)
 
-        self._channels = [self.neighbours.authorize(), self.neighbours.authenticate()]
-        self.discovery = DiscoveryService(self._on_refusal, self.metrics)
+        self._channels = [self.neighbours.databroker(), self.neighbours.authenticate()]
+        self._reporter = Reporter(self._channels[0], self._describe)
+        self.discovery = DiscoveryService(self._on_refusal, self.metrics, self._reporter.soon)
         self.publisher = Publisher(
             build=build,
             discovery=self.discovery,
-            authorize=GrpcAuthorizeStatus(self._channels[0]),
+            deciders=ReportedDeciders(self._reporter),
             isolation=Isolation(build, EnvoyValidator(binary, options.run_dir)),
             clock=clock,
             metrics=self.metrics,
@@ -154,6 +157,7 @@ class ProxyPlane:
             asyncio.create_task(self._guard.run(), name="guard"),
             asyncio.create_task(self.envoy.run(), name="envoy"),
             asyncio.create_task(self.neighbours.run(), name="certificate"),
+            asyncio.create_task(self._reporter.run(), name="report"),
         ]
 
     async def wait_ready(self) -> None:
@@ -173,6 +177,13 @@ class ProxyPlane:
             await asyncio.wait({self._pages_task})
         for channel in self._channels:
             await channel.close(None)
+
+    def _describe(self, process: Process) -> None:
+        """What this plane reports: the generation that Envoy has taken over, not the one that waits."""
+        process.generation = self.discovery.taken_over
+        process.ready = self.envoy.pid is not None and bool(self.discovery.taken_over)
+        process.fault = (self.publisher.status.fault or "")[:400]
+        self.neighbours.describe(process)
 
     def _on_refusal(self, refusal: Refusal) -> None:
         self.publisher.on_refusal(refusal)

@@ -1,6 +1,6 @@
 """The order of a change: build, gate, authorize first, then Envoy; and what to do when Envoy refuses.
 
-    settings ─► build ─► gate ─► authorize has this generation (≤ 2 s) ─► discovery service
+    settings ─► build ─► gate ─► authorize and authenticate have it (≤ 2 s) ─► discovery service
                                                                                           │ refusal
                  publish the rest with the guilty hosts on 503 ◄── isolate ◄──────────────┘
 
@@ -29,14 +29,14 @@ _POLL_SECONDS = 0.02
 _log = structlog.stdlib.get_logger(__name__)
 
 
-class AuthorizeStatus(Protocol):
-    """How authorize is asked which configuration it decides by."""
+class Deciders(Protocol):
+    """Who must know a configuration before Envoy does."""
 
-    async def generation(self) -> str:
-        """The generation that it decides by.
+    async def behind(self, generation: str) -> list[str]:
+        """Names of the live ones that do not run ``generation`` yet.
 
         Raises:
-            UnavailableError: it does not answer.
+            UnavailableError: nothing is known about them.
         """
         ...
 
@@ -69,14 +69,14 @@ class Publisher:
         *,
         build: Callable[[Settings], Snapshot],
         discovery: Discovery,
-        authorize: AuthorizeStatus,
+        deciders: Deciders,
         isolation: Isolation,
         clock: Clock,
         metrics: ProxyMetrics,
     ) -> None:
         self._build = build
         self._discovery = discovery
-        self._authorize = authorize
+        self._deciders = deciders
         self._isolation = isolation
         self._clock = clock
         self._metrics = metrics
@@ -122,7 +122,7 @@ class Publisher:
 
     async def _publish(self, settings: Settings) -> None:
         snapshot = self._admitted(settings)
-        await self._await_authorize(settings.generation)
+        await self._await_deciders(settings.generation)
         self._hand_over(settings, snapshot, ())
 
     def _admitted(self, settings: Settings) -> Snapshot:
@@ -148,24 +148,24 @@ class Publisher:
         self.status = PublisherStatus(settings.generation, isolated, None)
         _log.info("published", generation=settings.generation, version=snapshot.version, isolated=len(isolated))
 
-    async def _await_authorize(self, generation: str) -> None:
-        """Return once authorize decides by ``generation``, or after two seconds with a warning.
+    async def _await_deciders(self, generation: str) -> None:
+        """Return once everybody who decides runs ``generation``, or after two seconds with a warning.
 
         Authorize denies what it does not know, so being early costs refusals, never a leak.
         """
         deadline = self._clock.monotonic() + AUTHORIZE_SECONDS
-        seen = "unavailable"
+        missing = ["nobody is known"]
         while self._clock.monotonic() < deadline:
             try:
                 async with asyncio.timeout(AUTHORIZE_SECONDS):
-                    seen = await self._authorize.generation()
-            except (UnavailableError, TimeoutError):
-                seen = "unavailable"
-            if seen == generation:
+                    missing = await self._deciders.behind(generation)
+            except (UnavailableError, TimeoutError) as error:
+                missing = [str(error)]
+            if not missing:
                 return
             await asyncio.sleep(_POLL_SECONDS)
         self._metrics.unsynchronised.inc()
-        _log.warning("publishing before authorize has this generation", generation=generation, authorize=seen)
+        _log.warning("publishing before everybody who decides has it", generation=generation, missing=missing)
 
     async def _isolate(self, refusal: Refusal) -> None:
         """Find the hosts that Envoy refuses, and publish the rest with those on 503."""

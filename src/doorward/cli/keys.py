@@ -33,7 +33,7 @@ def init_keys(data: Path, *, planes: bool, life: str) -> int:
     created = create_missing_keys(folder)
     print(f"made {', '.join(created)}" if created else "every key is there already")
     if planes:
-        _report(_authority(data).renew(_PLANES, _life(life)))
+        _report(_authority(data).renew(_PLANES, certificate_life(life)))
     return 0
 
 
@@ -41,10 +41,10 @@ def renew_certificates(data: Path, *, life: str, watch: bool, all_of_them: bool)
     """Renew the planes' certificates that are two thirds through their life; with ``watch``, go on doing so."""
     if not (data / "planes" / "authority.key").is_file():
         raise ConfigurationError([f"{data}: error: no authority for planes here (doorward keys init --planes)"])
-    _report(_authority(data).renew(_PLANES, _life(life), all_of_them=all_of_them))
+    _report(_authority(data).renew(_PLANES, certificate_life(life), all_of_them=all_of_them))
     while watch:
         time.sleep(_LOOK_SECONDS)
-        made = _authority(data).renew(_PLANES, _life(life))
+        made = _authority(data).renew(_PLANES, certificate_life(life))
         if made:
             _report(made)
     return 0
@@ -73,7 +73,12 @@ def _authority(data: Path) -> PlaneAuthority:
     return PlaneAuthority(private_folder(private_folder(data) / "planes"), SystemClock())
 
 
-def _life(text: str) -> dt.timedelta:
+def certificate_life(text: str) -> dt.timedelta:
+    """A certificate's life from the command line.
+
+    Raises:
+        ConfigurationError: no duration, or one in which nobody could renew it.
+    """
     try:
         seconds = parse_duration(text)
     except ValueError as error:

@@ -6,45 +6,79 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from rich.console import Console
+from rich.table import Table
+
 from doorward.api.authorize.v1 import authorize_pb2, authorize_pb2_grpc
+from doorward.api.process.v1.process_pb2 import Process, ReportRequest
+from doorward.api.process.v1.process_pb2_grpc import ProcessServiceStub
 from doorward.cli.access import Access
 from doorward.errors import NotFoundError
-from doorward.records.client import RecordClient
+from doorward.records.client import RecordClient, Status
+from doorward.rpc.client import call
 
 T = TypeVar("T")
+_TIMEOUT_SECONDS = 3.0
 
 
 def show_status(access: Access, *, as_json: bool) -> int:
-    """Print how databroker and authorizer are; 1 when either cannot do its work."""
+    """Print every process with its generation, the age of its data and its health; 1 when something cannot do its work."""
 
-    async def authorizer() -> authorize_pb2.GetStatusResponse:
-        async with access.authorize() as channel:
-            stub = authorize_pb2_grpc.AuthorizeServiceStub(channel)
-            return await stub.GetStatus(authorize_pb2.GetStatusRequest(), timeout=3)
+    async def ask() -> tuple[Status, tuple[Process, ...]]:
+        async with access.records() as channel:
+            stub = ProcessServiceStub(channel)
+            answer = await call(stub.Report(ReportRequest(), timeout=_TIMEOUT_SECONDS))
+            return await RecordClient(channel).status(), tuple(answer.processes)
 
-    store = with_records(access, lambda client: client.status())
-    decides = asyncio.run(authorizer())
+    store, processes = asyncio.run(ask())
+    generations = {process.generation for process in processes}
+    healthy = store.store_healthy and bool(processes) and all(process.ready for process in processes)
     report = {
         "databroker": {
             "version": f"{store.version.epoch}.{store.version.number}",
             "store_healthy": store.store_healthy,
             "watchers": list(store.watchers),
         },
-        "authorize": {
-            "ready": decides.ready,
-            "generation": decides.generation,
-            "data_age_ms": decides.data_age_ms,
-            "sessions": decides.sessions,
-        },
+        "processes": [_process_facts(process) for process in processes],
+        "generations": sorted(generations),
+        "healthy": healthy,
     }
     if as_json:
         print(json.dumps(report))
-    else:
-        for plane, facts in report.items():
-            print(plane)
-            for name, value in facts.items():
-                print(f"  {name}: {value}")
-    return 0 if store.store_healthy and decides.ready else 1
+        return 0 if healthy else 1
+    table = Table("plane", "process", "generation", "data", "version", "state")
+    for process in processes:
+        state = "ready" if process.ready else "not ready"
+        table.add_row(
+            process.plane,
+            process.id,
+            process.generation[:12],
+            f"{process.data_age_ms} ms" if process.data_age_ms >= 0 else "",
+            process.version,
+            f"{state}: {process.fault}" if process.fault else state,
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        f"store {'healthy' if store.store_healthy else 'takes no writes'}, at {store.version.epoch}.{store.version.number}"
+    )
+    if len(generations) > 1:
+        console.print(f"{len(generations)} generations at once: a change is on its way, or somebody has another file")
+    return 0 if healthy else 1
+
+
+def _process_facts(process: Process) -> dict[str, object]:
+    return {
+        "plane": process.plane,
+        "id": process.id,
+        "generation": process.generation,
+        "ready": process.ready,
+        "data_age_ms": process.data_age_ms if process.data_age_ms >= 0 else None,
+        "version": process.version,
+        "fault": process.fault,
+        "keys": {purpose: ids.split() for purpose, ids in sorted(process.keys.items())},
+        "certificate_expires_at": process.certificate_expires_at or None,
+    }
 
 
 def explain_decision(decision_id: str, access: Access, *, as_json: bool) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grpc.aio
 
+from doorward.api.process.v1.process_pb2 import Process
 from doorward.clock import Clock
 from doorward.config.endpoints import Address, LocalEndpoints, Place, PlaneAddresses
 from doorward.config.settings import Settings
@@ -86,6 +87,11 @@ class Neighbours:
         if isinstance(place, Address):
             return [PlaneServer(place, callers, register, names, self.identity)]
         return [PlaneServer(path, [plane], register, names) for plane, path in sockets]
+
+    def describe(self, process: Process) -> None:
+        """Fill in what a report says about our certificate."""
+        if self.identity is not None:
+            process.certificate_expires_at = int(self.identity.current.expires_at)
 
     async def run(self) -> None:
         """Keep up with the certificate's files until cancelled; without one there is nothing to do until then."""

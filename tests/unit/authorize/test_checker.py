@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tests.unit.authorize.builders import CONFIG, World, passed, set_headers, status, world
 
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+from doorward_authorize.snapshot import REMOVED_SECONDS
 
 __all__ = ["world"]
 
@@ -143,7 +144,7 @@ async def test_a_removed_route_lives_on_for_a_moment_and_then_not(world: World):
     digest = world.evaluator.snapshot.routes["public"].route.digest
     world.reload(CONFIG[: CONFIG.index("  - name: public")])
     assert passed(await world.check("public", digest=digest))
-    world.clock.advance(5)
+    world.clock.advance(REMOVED_SECONDS + 1)
     assert status(await world.check("public", digest=digest)) == 503
 
 

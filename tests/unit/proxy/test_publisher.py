@@ -59,10 +59,10 @@ class FakeDiscovery:
 class FakeAuthorize:
     answer: str | None = None
 
-    async def generation(self) -> str:
+    async def behind(self, generation: str) -> list[str]:
         if self.answer is None:
             raise UnavailableError("down")
-        return self.answer
+        return [] if self.answer == generation else ["authorize/a"]
 
 
 @dataclass
@@ -95,7 +95,7 @@ async def running() -> AsyncIterator[Bench]:
     publisher = Publisher(
         build=build,
         discovery=discovery,
-        authorize=authorize,
+        deciders=authorize,
         isolation=Isolation(build, validator),
         clock=SystemClock(),
         metrics=metrics,

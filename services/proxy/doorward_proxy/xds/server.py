@@ -38,12 +38,20 @@ _log = structlog.stdlib.get_logger(__name__)
 class DiscoveryService(AggregatedDiscoveryServiceServicer):
     """Brings every connected Envoy to the latest snapshot."""
 
-    def __init__(self, on_refusal: Callable[[Refusal], None], metrics: ProxyMetrics) -> None:
+    def __init__(
+        self,
+        on_refusal: Callable[[Refusal], None],
+        metrics: ProxyMetrics,
+        on_taken_over: Callable[[], None] = lambda: None,
+    ) -> None:
         self._on_refusal = on_refusal
         self._metrics = metrics
         self._snapshot: Snapshot | None = None
         self._streams: dict[ClientStream, asyncio.Event] = {}
         self._progress = asyncio.Event()
+        self._on_taken_over = on_taken_over
+        self.taken_over = ""
+        """Generation of the newest snapshot that every connected client runs; empty before the first."""
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -56,6 +64,15 @@ class DiscoveryService(AggregatedDiscoveryServiceServicer):
         for stream, wake in self._streams.items():
             stream.move_to(snapshot)
             wake.set()
+
+    def _note_progress(self) -> None:
+        """Remember what every client runs, and tell of a change."""
+        snapshot = self._snapshot
+        if snapshot is None or snapshot.generation == self.taken_over:
+            return
+        if all(stream.current for stream in self._streams):
+            self.taken_over = snapshot.generation
+            self._on_taken_over()
 
     async def wait_current(self) -> None:
         """Return when at least one client is connected and all of them have taken over the latest snapshot."""
@@ -80,6 +97,7 @@ class DiscoveryService(AggregatedDiscoveryServiceServicer):
                     yield response
                 if stream.current:
                     self._progress.set()
+                    self._note_progress()
                 await self._woken(stream, wake)
         finally:
             reader.cancel()

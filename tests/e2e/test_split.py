@@ -1,0 +1,319 @@
+"""Four planes apart, with mutual TLS and two of what decides and two of what serves: the flow, kills, certificates, generations."""
+
+import signal
+import socket
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.e2e.conftest import PASSWORDS
+from tests.support.deployment import short_folder, wait_for
+from tests.support.echo import EchoServer, echo_server
+from tests.support.site import everyone, signed_in
+from tests.support.split import Checker, Split, event, split_deployment, status
+
+from doorward.keys.plane_authority import PlaneAuthority, plane_uri
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[EchoServer]:
+    with echo_server("up") as up:
+        yield up
+
+
+def routes(upstream: EchoServer) -> list[dict[str, object]]:
+    to = f"http://127.0.0.1:{upstream.port}"
+    return [
+        {"name": "open", "from": "open", "to": to, "policy": everyone()},
+        {"name": "closed", "from": "closed", "to": to, "policy": signed_in()},
+    ]
+
+
+@pytest.fixture(scope="module")
+def split(upstream: EchoServer) -> Iterator[Split]:
+    with short_folder() as folder, split_deployment(folder, routes(upstream)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def cookie(split: Split) -> str:
+    return sign_in(split)
+
+
+def sign_in(made: Split, proxy: int = 1) -> str:
+    with made.client(proxy) as client:
+        answer = client.sign_in(made.url("closed") + "/", *PASSWORDS["alice"])
+        assert answer.status_code == 200, answer.text
+        return f"__Host-doorward={client.cookie('closed.localhost', '__Host-doorward')}"
+
+
+def get(made: Split, proxy: int, route: str, cookie: str = "") -> int:
+    with made.client(proxy) as client:
+        return client.request("GET", made.url(route) + "/", cookie_header=cookie).status_code
+
+
+def failed(counted: Counter[int]) -> float:
+    assert counted.total() > 20, "there was no load"
+    return 1 - counted[200] / counted.total()
+
+
+def test_the_flow_passes_through_any_of_them(split: Split, cookie: str):
+    for proxy in (1, 2):
+        assert get(split, proxy, "open") == 200
+        assert get(split, proxy, "closed") == 401
+        assert get(split, proxy, "closed", cookie) == 200
+        assert get(split, proxy, "closed", sign_in(split, proxy)) == 200
+    report = status(split)
+    assert report["healthy"]
+    assert Counter(item["plane"] for item in report["processes"]) == {
+        "authenticate": 1,
+        "authorize": 2,
+        "databroker": 1,
+        "proxy": 2,
+    }
+    assert len(report["generations"]) == 1
+    assert all(item["certificate_expires_at"] > time.time() for item in report["processes"])
+
+
+def test_a_revoke_reaches_every_authorizer(split: Split):
+    ours = sign_in(split, 2)
+    with Checker(split, ours) as checker:
+        time.sleep(0.5)
+        result = split.command("session", "revoke", "--all")
+        assert result.returncode == 0, result.stderr + result.stdout
+        moment = time.monotonic()
+        time.sleep(0.5)
+    assert checker.refused.wrong == []
+    after = checker.allowed.between(moment, moment + 10)
+    assert after[200] == 0
+    assert after[401] > 10
+
+
+@pytest.mark.parametrize("victim", ["authorize-1", "authorize-2", "databroker", "authenticate", "proxy-1", "proxy-2"])
+def test_it_goes_on_around_each_kill(split: Split, victim: str):
+    cookie = sign_in(split, 2)
+    with Checker(split, cookie) as checker:
+        killed = event(checker, f"kill {victim}", split.processes[victim].kill)
+        back = event(checker, f"start {victim} again", split.processes[victim].start, 3.0)
+    assert checker.refused.wrong == [], "an anonymous request was let in"
+    assert failed(killed) <= 0.01
+    assert failed(back) <= 0.01
+    for proxy in (1, 2):
+        wait_for(lambda proxy=proxy: get(split, proxy, "closed", cookie) == 200, 10, what="the signed-in request")  # type: ignore[misc]
+
+
+def test_an_authorizer_that_hangs_costs_nobody_a_request(split: Split):
+    cookie = sign_in(split)
+    process = split.processes["authorize-1"].popen
+    assert process is not None
+    with Checker(split, cookie) as checker:
+        stopped = event(checker, "authorize-1 hangs", lambda: process.send_signal(signal.SIGSTOP))
+        gone_on = event(checker, "authorize-1 goes on", lambda: process.send_signal(signal.SIGCONT))
+    assert checker.refused.wrong == []
+    assert failed(stopped) <= 0.02
+    assert failed(gone_on) <= 0.02
+
+
+@pytest.mark.parametrize("victim", ["authorize-1", "databroker", "authenticate", "proxy-2"])
+def test_an_orderly_end_drops_nothing(split: Split, victim: str):
+    cookie = sign_in(split)
+    with Checker(split, cookie) as checker:
+        ended = event(checker, f"end {victim}", lambda: split.processes[victim].end(signal.SIGTERM), 3.0)
+        back = event(checker, f"start {victim} again", split.processes[victim].start, 3.0)
+    assert checker.refused.wrong == []
+    assert failed(ended) <= 0.005
+    assert failed(back) <= 0.005
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("authorize-1", "authorize-2", "authenticate", "databroker", "proxy-1", "proxy-2"),
+        ("proxy-1", "proxy-2", "databroker", "authenticate", "authorize-2", "authorize-1"),
+        ("proxy-1", "authorize-1", "authenticate", "proxy-2", "databroker", "authorize-2"),
+        ("authenticate", "proxy-2", "authorize-2", "databroker", "authorize-1", "proxy-1"),
+    ],
+)
+def test_a_change_in_any_order_of_arrival_fails_nothing(split: Split, upstream: EchoServer, order: tuple[str, ...]):
+    """A route changes what it reaches, one comes and one goes, while each process gets the file at its own time."""
+    cookie = sign_in(split)
+    before = split.routes
+    to = (
+        f"http://localhost:{upstream.port}"
+        if "127.0.0.1" in str(before[1]["to"])
+        else f"http://127.0.0.1:{upstream.port}"
+    )
+    extra = {"name": "extra", "from": "extra", "to": to, "policy": everyone()}
+    kept = [route for route in before if route["name"] != "extra"]
+    split.routes = [{**kept[0]}, {**kept[1], "to": to}, *([] if len(before) > 2 else [extra])]
+    with Checker(split, cookie) as checker:
+
+        def spread() -> None:
+            for name in order:
+                split.write(name)
+                time.sleep(0.2)
+
+        seen = event(checker, f"a change, {order[0]} first", spread, 3.0)
+        generation = wait_for(lambda: _agreed(split), 10, what="one generation")
+    assert generation
+    assert checker.refused.wrong == []
+    assert seen[200] == seen.total(), seen
+    split.write("operator")
+
+
+def _agreed(made: Split) -> str:
+    generations = status(made)["generations"]
+    return str(generations[0]) if len(generations) == 1 else ""
+
+
+def test_two_configurations_at_once_are_shown_and_nothing_opens(split: Split):
+    proxy = split.document("proxy-2")
+    split.settings = {"session": {"lifetime": "1h"}}
+    split.write("proxy-2")
+    split.settings = {}
+    report = wait_for(lambda: (found := status(split)) and len(found["generations"]) == 2 and found, 10, what="two")
+    assert report["healthy"]
+    assert get(split, 2, "open") == 200
+    assert get(split, 2, "closed") == 401
+    assert proxy
+    split.write()
+    wait_for(lambda: _agreed(split), 10, what="one generation")
+
+
+def test_s25_s78_each_process_listens_where_it_was_told_and_nowhere_else(split: Split):
+    ports = {name: port for name, port in split.ports.items() if name != "provider"}
+    expected = {
+        "databroker": {ports["databroker"]},
+        "authenticate": {ports["authenticate"], ports["pages"]},
+        "authorize-1": {ports["authorize-1"], ports["services-1"]},
+        "authorize-2": {ports["authorize-2"], ports["services-2"]},
+        "proxy-1": {ports["proxy-1"]},
+        "proxy-2": {ports["proxy-2"]},
+    }
+    for name, wanted in expected.items():
+        process = split.processes[name].popen
+        assert process is not None
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        listening = {
+            connection.laddr.port
+            for member in family
+            for connection in member.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        assert listening == wanted, name
+    with split.client(1) as client:
+        for path in ("/debug", "/metrics", "/config_dump", "/-/", "/server_info", "/healthz"):
+            assert client.request("GET", split.url("closed") + path).status_code == 401
+            answer = client.request("GET", f"https://nobody.localhost:{split.public_port}{path}")
+            assert answer.status_code == 404
+
+
+def test_s77_nobody_without_a_certificate_gets_an_answer_from_a_plane(split: Split, tmp_path: Path):
+    foreign = PlaneAuthority(tmp_path, _Clock())
+    foreign.renew(("proxy",), foreign_life())
+    for name in ("databroker", "authorize-1", "services-1", "authenticate", "pages"):
+        address = f"https://127.0.0.1:{split.ports[name]}/"
+        for credentials in ([], ["--cert", str(tmp_path / "proxy/tls.crt"), "--key", str(tmp_path / "proxy/tls.key")]):
+            asked = subprocess.run(
+                ["curl", "-ksS", "--http2", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", *credentials, address],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert asked.stdout == "000", (name, asked.stdout)
+        with socket.create_connection(("127.0.0.1", split.ports[name]), 5) as plain:
+            plain.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
+            plain.settimeout(5)
+            assert not plain.recv(64).startswith(b"\0\0"), f"{name} speaks in clear"
+
+
+class _Clock:
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+def foreign_life():
+    import datetime as dt
+
+    return dt.timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda made: _as(made, "authorize"), "the plane `authorize`, and this is `databroker`"),
+        (lambda made: _expired(made), "expired at"),
+        (lambda made: (made / "ca.crt").unlink(), "ca.crt"),
+        (lambda made: (made / "tls.key").chmod(0o644), "others may read"),
+    ],
+    ids=["another plane's", "expired", "no authorities", "readable"],
+)
+def test_a_plane_with_a_bad_certificate_says_so_and_listens_nowhere(split: Split, tmp_path: Path, spoil, said: str):
+    folder = tmp_path / "data"
+    split.keys("export", "databroker", str(folder))
+    spoil(folder / "planes" / "databroker")
+    split.write()
+    result = subprocess.run(
+        [
+            *(split.python, "-m", "doorward.cli.app", "serve", "databroker"),
+            *("--config", str(split.config_of("databroker")), "--data", str(folder), "--run-dir", str(tmp_path / "r")),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode != 0
+    assert said in result.stdout + result.stderr
+
+
+def _as(made: Path, plane: str) -> None:
+    source = made.parent.parent.parent / plane
+    authority = PlaneAuthority(source, _Clock())
+    authority.renew((plane,), foreign_life())
+    for name in ("tls.crt", "tls.key", "ca.crt"):
+        (made / name).write_bytes((source / plane / name).read_bytes())
+
+
+def _expired(made: Path) -> None:
+    from tests.support.planes import odd_certificate
+
+    odd_certificate(made, made / "authority", [plane_uri("databroker")], now=time.time() - 7200)
+
+
+def test_certificates_of_twenty_seconds_are_renewed_without_a_dropped_request(upstream: EchoServer):
+    with short_folder() as folder:
+        keeper: list[subprocess.Popen[bytes]] = []
+
+        def prepare(made: Split) -> None:
+            # What keeps certificates up is an operator's tool: here it is our own, writing into every plane's folder.
+            keeper.append(made.keep_certificates("20s"))
+
+        try:
+            with split_deployment(folder, routes(upstream), life="20s", prepare=prepare) as made:
+                cookie = sign_in(made)
+                began = time.monotonic()
+                first = {item["id"]: item["certificate_expires_at"] for item in status(made)["processes"]}
+                with Checker(made, cookie) as checker:
+                    time.sleep(32)  # one and a half lives: everybody has had to take over two certificates
+                counted = checker.allowed.between(began, time.monotonic())
+                assert checker.refused.wrong == []
+                assert counted[200] == counted.total(), counted
+                report = status(made)
+                assert report["healthy"]
+                last = {item["id"]: item["certificate_expires_at"] for item in report["processes"]}
+                assert last.keys() == first.keys(), "a process was started again"
+                assert all(last[name] > first[name] + 10 for name in first)
+        finally:
+            for process in keeper:
+                process.terminate()
+                process.wait()
