@@ -23,6 +23,8 @@ import grpc
 import grpc.aio
 import h2corn
 from google.rpc.status_pb2 import Status
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
 
 from doorward.api.guard.v1 import guard_pb2, guard_pb2_grpc
 from doorward.api.process.v1 import process_pb2
@@ -204,6 +206,7 @@ class FakeAuthorizer(
             external_auth_pb2_grpc.add_AuthorizationServicer_to_server(self, server)
             guard_pb2_grpc.add_GuardServiceServicer_to_server(self, server)
             server.add_generic_rpc_handlers((self._process_service(),))
+            health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(), server)
             server.add_insecure_port(f"unix:{path}")
             await server.start()
             servers.append(server)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import httpx
 import structlog
+from prometheus_client import CollectorRegistry
 
 from doorward.api.authenticate.v1.authenticate_pb2_grpc import add_AuthenticateServiceServicer_to_server
 from doorward.api.process.v1.process_pb2 import Process
@@ -26,6 +27,7 @@ from doorward.rpc.server import start_all, stop_all
 from doorward.runtime.neighbours import Neighbours
 from doorward.runtime.reporter import Reporter
 from doorward.runtime.service import ServeOptions, Stop, run_service
+from doorward.telemetry.probes import ProbeServer
 from doorward.web.pages import Pages
 from doorward_authenticate.app import sign_in_app, sign_in_server
 from doorward_authenticate.codes import Codes
@@ -123,8 +125,10 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         asyncio.create_task(reporter.run(), name="report"),
         asyncio.create_task(watch_settings(options.config_path, settings, on_change), name="reload"),
     }
+    probes = ProbeServer(CollectorRegistry(), lambda: stop.serving)
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
+        await probes.start(options.health or neighbours.local.probes(Plane.AUTHENTICATE, options.worker))
         await start_all(services)
         await web.wait_started()
         stop.ready()
@@ -134,6 +138,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
             _log.critical("a part has ended", part=task.get_name(), error=str(task.exception()))
             task.result()
     finally:
+        await probes.stop()
         web.shutdown()
         await stop_all(services, _STOP_SECONDS)
         for task in (*tasks, stopping):

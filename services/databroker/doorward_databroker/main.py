@@ -23,6 +23,7 @@ from doorward.rpc.server import start_all, stop_all
 from doorward.runtime.neighbours import Neighbours
 from doorward.runtime.reporter import INTERVAL_SECONDS
 from doorward.runtime.service import ServeOptions, Stop, run_service
+from doorward.telemetry.probes import ProbeServer
 from doorward_databroker.heartbeat import Heartbeat
 from doorward_databroker.metrics import DatabrokerMetrics
 from doorward_databroker.peers import Peers
@@ -55,7 +56,8 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     clock = SystemClock()
     neighbours = Neighbours(Plane.DATABROKER, options, settings.planes, clock)
     codec = SealedCodec(KeyStore(options.keys_dir).keyring(Purpose.RECORDS))
-    metrics = DatabrokerMetrics(CollectorRegistry())
+    registry = CollectorRegistry()
+    metrics = DatabrokerMetrics(registry)
     replicas = settings.redis.replicas if settings.redis else 0
     link = Link(store_servers(settings.redis, neighbours.local), replicas=replicas)
     store = RedisStore(link, codec, clock)
@@ -112,8 +114,10 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         asyncio.create_task(report_always(), name="report"),
         asyncio.create_task(watch_settings(options.config_path, settings, on_change, secrets=no_secret), name="reload"),
     ]
+    probes = ProbeServer(registry, lambda: stop.serving and heartbeat.healthy)
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
+        await probes.start(options.health or neighbours.local.probes(Plane.DATABROKER, options.worker))
         await start_all(servers)
         stop.ready()
         done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -123,6 +127,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
             task.result()
     finally:
         stopping.cancel()
+        await probes.stop()
         await stop_all(servers, _STOP_SECONDS)
         for task in tasks:
             task.cancel()

@@ -23,6 +23,7 @@ from doorward.rpc.planes import Plane
 from doorward.runtime.neighbours import Neighbours
 from doorward.runtime.reporter import Reporter
 from doorward.runtime.service import ServeOptions, Stop, run_service
+from doorward.telemetry.probes import ProbeServer
 from doorward_proxy.certificates import Certificates
 from doorward_proxy.deciders import ReportedDeciders
 from doorward_proxy.endpoints.app import pages_app, pages_server
@@ -64,7 +65,9 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         plane.publisher.submit(changed)
 
     tasks: list[asyncio.Task[None]] = []
+    probes = ProbeServer(plane.registry, lambda: stop.serving)
     try:
+        await probes.start(options.health or plane.neighbours.local.probes(Plane.PROXY, options.worker))
         tasks += await plane.start()
         tasks.append(
             asyncio.create_task(
@@ -74,6 +77,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         await _until_stopped(stop, tasks, asyncio.create_task(_announce(plane, stop)))
     finally:
         await plane.stop()
+        await probes.stop()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -88,7 +92,8 @@ class ProxyPlane:
         endpoints = self.neighbours.local
         self._endpoints = endpoints
         self._settings = settings
-        self.metrics = ProxyMetrics(CollectorRegistry())
+        self.registry = CollectorRegistry()
+        self.metrics = ProxyMetrics(self.registry)
         surroundings = Surroundings(
             check_sockets=(endpoints.check(0),),
             guard_socket=endpoints.guard,

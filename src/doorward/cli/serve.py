@@ -1,6 +1,7 @@
 """``doorward serve``: one plane, found by its entry point, so that the command line imports no plane."""
 
 import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def serve_plane(
     options = ServeOptions(
         plane=plane,
         config_path=config.resolve(),
-        data_dir=private_folder(data).resolve(),
+        data_dir=_data_folder(data),
         run_dir=private_folder(run_dir or default_run_folder(data)),
         ready_fd=ready_fd,
         worker=worker,
@@ -51,6 +52,13 @@ def serve_plane(
         health=_address("--health", health) if health is not None else None,
     )
     return int(serve(options))
+
+
+def _data_folder(path: Path) -> Path:
+    """The data folder, private if it is ours. A container's is mounted by root; what lies in it is looked at file by file."""
+    if path.is_dir() and path.stat().st_uid != os.getuid():
+        return path.resolve()
+    return private_folder(path).resolve()
 
 
 def _listen(text: str) -> tuple[str, Address]:

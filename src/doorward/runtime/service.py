@@ -58,6 +58,7 @@ class Stop:
 
     def __init__(self, ready_fd: int | None) -> None:
         self._event = asyncio.Event()
+        self._is_ready = False
         self._ready_fd = ready_fd
 
     def request(self) -> None:
@@ -66,11 +67,17 @@ class Stop:
 
     def ready(self) -> None:
         """Say that the plane serves. Idempotent."""
+        self._is_ready = True
         if self._ready_fd is not None:
             with contextlib.suppress(OSError):  # whoever waited may be gone; that is no reason to fail
                 os.write(self._ready_fd, b"ready\n")
                 os.close(self._ready_fd)
             self._ready_fd = None
+
+    @property
+    def serving(self) -> bool:
+        """Whether the plane has said that it serves and has not been asked to end."""
+        return self._is_ready and not self._event.is_set()
 
     async def wait(self) -> None:
         """Return when the plane is to end."""

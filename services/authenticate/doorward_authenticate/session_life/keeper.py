@@ -93,16 +93,20 @@ class Keeper:
         return reached
 
     async def _attend_all(self, records: AsyncIterator[Record], now: float) -> None:
-        async with asyncio.TaskGroup() as group:
-            async for record in records:
-                try:
-                    is_due = due_at_of(record) <= now
-                except DataCorruptedError as error:
-                    _log.error("tokens cannot be read", session_id=record.id, reason=str(error))
-                    continue
-                if is_due:
-                    await self._limit.acquire()
-                    group.create_task(self._attend(record.id))
+        try:
+            async with asyncio.TaskGroup() as group:
+                async for record in records:
+                    try:
+                        is_due = due_at_of(record) <= now
+                    except DataCorruptedError as error:
+                        _log.error("tokens cannot be read", session_id=record.id, reason=str(error))
+                        continue
+                    if is_due:
+                        await self._limit.acquire()
+                        group.create_task(self._attend(record.id))
+        except ExceptionGroup as failures:
+            # What is attended to raises nothing, so it is the list that could not be read.
+            raise failures.exceptions[0] from None
 
     async def _attend(self, session_id: str) -> None:
         try:

@@ -54,13 +54,14 @@ PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _CONNECT_SECONDS = 2.0
 _IDLE_SECONDS = 55.0
 """Below the minute after which most servers close an idle connection: a request must not meet one that is closing."""
-_HEALTH_SECONDS = 0.2
+_HEALTH_SECONDS = 0.25
+_HEALTH_ANSWER_SECONDS = 0.5
 _GUARD_PING_SECONDS = 1.0
 _GUARD_PONG_SECONDS = 3.0
 _PLANE_CONNECT_SECONDS = 0.25
 """A check has half a second altogether: enough to find one replica away and ask another."""
 _PING_SECONDS = 0.1
-_PONG_SECONDS = 0.15
+_PONG_SECONDS = 0.3
 _NAME_SECONDS = 2.0
 _LEAST_LIMIT = 1024
 _CHECKS_LIMIT = 100_000
@@ -72,7 +73,9 @@ def clusters(settings: Settings, surroundings: Surroundings) -> dict[str, Cluste
     checks = settings.planes.authorize or surroundings.check_sockets
     sign_in = settings.planes.authenticate_pages or (surroundings.authenticate_socket,)
     found = {
-        AUTHORIZE_CLUSTER: _watched(_prompt(_own(AUTHORIZE_CLUSTER, Plane.AUTHORIZE, checks, _CHECKS_LIMIT))),
+        AUTHORIZE_CLUSTER: _watched(
+            _prompt(_own(AUTHORIZE_CLUSTER, Plane.AUTHORIZE, checks, _CHECKS_LIMIT)), asked=True
+        ),
         GUARD_CLUSTER: _guard(surroundings.guard_socket, settings.max_streams),
         PAGES_CLUSTER: _own(PAGES_CLUSTER, Plane.PROXY, [surroundings.pages_socket], _LEAST_LIMIT),
         AUTHENTICATE_CLUSTER: _watched(_own(AUTHENTICATE_CLUSTER, Plane.AUTHENTICATE, sign_in, _LEAST_LIMIT)),
@@ -217,22 +220,25 @@ def _prompt(cluster: Cluster) -> Cluster:
     return cluster
 
 
-def _watched(cluster: Cluster) -> Cluster:
-    """Notices within a quarter of a second that a replica is gone, or back."""
+def _watched(cluster: Cluster, *, asked: bool = False) -> Cluster:
+    """Notices within a quarter of a second that a replica is gone, or back; with ``asked``, also that it cannot decide."""
     interval = seconds(_HEALTH_SECONDS)
-    cluster.health_checks.append(
-        HealthCheck(
-            timeout=interval,
-            interval=interval,
-            # Without these, a worker that came back would be looked at only once a minute while nothing is asked.
-            no_traffic_interval=interval,
-            no_traffic_healthy_interval=interval,
-            unhealthy_threshold=count(1),
-            healthy_threshold=count(1),
-            reuse_connection=NO,
-            tcp_health_check=HealthCheck.TcpHealthCheck(),
-        )
+    check = HealthCheck(
+        # Longer than the interval: who is only slow for a moment must not be taken for dead.
+        timeout=seconds(_HEALTH_ANSWER_SECONDS),
+        interval=interval,
+        # Without these, a worker that came back would be looked at only once a minute while nothing is asked.
+        no_traffic_interval=interval,
+        no_traffic_healthy_interval=interval,
+        unhealthy_threshold=count(1),
+        healthy_threshold=count(1),
     )
+    if asked:
+        check.grpc_health_check.CopyFrom(HealthCheck.GrpcHealthCheck())
+    else:
+        check.tcp_health_check.CopyFrom(HealthCheck.TcpHealthCheck())
+        check.reuse_connection.CopyFrom(NO)
+    cluster.health_checks.append(check)
     # With none healthy, asking the dead ones anyway would only make the refusal late.
     cluster.common_lb_config.healthy_panic_threshold.CopyFrom(Percent(value=0))
     return cluster

@@ -52,6 +52,7 @@ ROUTER = "envoy.filters.http.router"
 ORDER = (HYGIENE, CHECK, GUARD, COOKIES, ROUTER)
 
 CHECK_TIMEOUT_SECONDS = 0.5
+CHECK_RETRIES = 2
 GUARD_ANSWER_SECONDS = 2.0
 """How long the guard may take to decide again before it answers; the request waits."""
 
@@ -232,19 +233,18 @@ def check(unread: Sequence[str]) -> ExtAuthz:
     """Asks authorize about every request; whatever is not a yes is a no. Headers in ``unread`` stay out of the question."""
     return ExtAuthz(
         grpc_service=GrpcService(
-            envoy_grpc=GrpcService.EnvoyGrpc(
-                cluster_name=AUTHORIZE_CLUSTER,
-                retry_policy=RetryPolicy(
-                    retry_on="connect-failure,refused-stream,reset,unavailable",
-                    num_retries=count(1),
-                    retry_host_predicate=[
-                        RetryPolicy.RetryHostPredicate(
-                            name="envoy.retry_host_predicates.previous_hosts",
-                            typed_config=packed(PreviousHostsPredicate()),
-                        )
-                    ],
-                    host_selection_retry_max_attempts=3,
-                ),
+            envoy_grpc=GrpcService.EnvoyGrpc(cluster_name=AUTHORIZE_CLUSTER),
+            # Not the one of `envoy_grpc`, which is for discovery alone.
+            retry_policy=RetryPolicy(
+                retry_on="connect-failure,refused-stream,reset,unavailable",
+                num_retries=count(CHECK_RETRIES),
+                retry_host_predicate=[
+                    RetryPolicy.RetryHostPredicate(
+                        name="envoy.retry_host_predicates.previous_hosts",
+                        typed_config=packed(PreviousHostsPredicate()),
+                    )
+                ],
+                host_selection_retry_max_attempts=3,
             ),
             timeout=seconds(CHECK_TIMEOUT_SECONDS),
         ),
