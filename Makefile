@@ -12,8 +12,9 @@ T ?= tests
 DEMO ?=
 # Progress of downloads where somebody is looking, plain lines in a log.
 QUIET := $(shell test -t 2 || echo --quiet)
+FUZZ_SECONDS ?= 60
 
-.PHONY: help install run test check lint types contracts generate format system bench clean
+.PHONY: help install run test check lint types contracts generate format system bench fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -75,7 +76,14 @@ format: $(STAMPS)/check ## write the house's format
 	@$(BIN)/ruff check --fix --quiet .
 
 bench: $(STAMPS)/test generate system ## measure; the figures are ratios of one run
+	@$(UV) pip install --quiet --group bench
+	@PYTHONPATH=. $(BIN)/python bench/policy.py
 	@PYTHONPATH=. $(BIN)/python bench/ext_authz.py
+
+fuzz: $(STAMPS)/test generate ## look for texts and values that break the policy engine; FUZZ_SECONDS=60
+	@$(UV) pip install --quiet --group fuzz
+	@mkdir -p $(STAMPS)/corpus
+	@PYTHONPATH=. $(BIN)/python tests/fuzz/fuzz_policy.py $(STAMPS)/corpus -max_total_time=$(FUZZ_SECONDS)
 
 clean: ## remove what the other targets made
 	@rm -rf .venv $(STAMPS) tests/support/oidc_provider/node_modules

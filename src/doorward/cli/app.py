@@ -58,11 +58,20 @@ def version() -> None:
 def check(
     file: Annotated[Path, typer.Argument(help="Configuration file.")],
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
+    people: Annotated[
+        Path | None, typer.Option("--people", help="File with people: warn of groups and claims that none of them has.")
+    ] = None,
+    directory: Annotated[
+        bool, typer.Option("--directory", help="The same over everybody that the running deployment knows.")
+    ] = False,
+    data: Data = DEFAULT_DATA,
+    run_dir: RunDir = None,
 ) -> None:
     """Report everything wrong with a configuration; exit 1 if anything would not be served."""
     from doorward.cli.check import check_file  # noqa: PLC0415  # loaded by the command that needs it
 
-    raise typer.Exit(check_file(file, strict=strict))
+    deployment = _access(data, run_dir, file) if directory else None
+    raise typer.Exit(check_file(file, strict=strict, people=people, deployment=deployment))
 
 
 @app.command()

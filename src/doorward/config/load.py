@@ -15,6 +15,7 @@ from doorward.config.directory_settings import DirectorySettings
 from doorward.config.document import Document, IdentityProviderDocument, PlanesDocument
 from doorward.config.endpoints import Address, PlaneAddresses, parse_address
 from doorward.config.references import SecretReader, no_secret, read_secret
+from doorward.config.route_checks import check_routes
 from doorward.config.routes import RouteReader, parse_origin
 from doorward.config.settings import (
     DecisionLogSettings,
@@ -154,6 +155,7 @@ class _Loader:
             return None
         listen = self._listen(document, node)
         providers = self._identity_providers(document, node)
+        check_routes(reading.routes, providers, self._contained)
         directories = self._directories(document, node)
         redis = self._redis(document, node)
         if listen is None:

@@ -90,3 +90,12 @@ def test_who_only_looks_at_policies_needs_no_secrets(tmp_path: Path, monkeypatch
     path.write_text(HEAD + "routes:\n" + ROUTE.replace("POLICY", "domain: example.com"))
     assert load(path).settings is None
     assert load(path, secrets=no_secret).settings is not None
+
+
+def test_groups_that_nobody_has_are_warned_of_when_people_are_known(tmp_path: Path):
+    (tmp_path / "people.yaml").write_text("alice: {groups: [staff], claims: {team: blue}}\n")
+    text = HEAD + "routes:\n" + ROUTE.replace("POLICY", "groups: staf")
+    status, lines = check(tmp_path, text, "--people", str(tmp_path / "people.yaml"))
+    assert status == 0
+    assert lines[0].endswith("warning: no group is called `staf`")
+    assert lines[-2] == "       = did you mean `staff`?"

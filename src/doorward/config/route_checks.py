@@ -1,0 +1,88 @@
+"""What is legal but wrong about routes together: each of them may be sound alone."""
+
+from collections.abc import Iterator, Sequence
+
+from doorward.config.settings import IdentityProviderSettings, RoutePolicy
+from doorward.policy import Facts, RequestFacts
+from doorward.policy.access import PERSON, Reach, judge_access
+from doorward.policy.checker import Known, check_known
+from doorward.route.route import Match, MatchKind, Route
+from doorward.source import Problems
+
+
+def check_routes(
+    routes: Sequence[RoutePolicy], identity_providers: Sequence[IdentityProviderSettings], problems: Problems
+) -> None:
+    """Record warnings about ``routes``, which are in the order in which they match."""
+    sound = [item for item in routes if item.route.broken is None]
+    by_host: dict[str, list[RoutePolicy]] = {}
+    for item in sound:
+        by_host.setdefault(item.route.host, []).append(item)
+    for items in by_host.values():
+        if len(items) > 1:
+            _check_order(items, problems)
+            _check_public_neighbours(items, problems)
+    known = Known(email_domains=vouched_domains(identity_providers))
+    if known.email_domains is not None:
+        checked: set[int] = set()
+        for item in sound:
+            if id(item.policy) not in checked:
+                checked.add(id(item.policy))
+                check_known(item.policy, known, problems)
+
+
+def vouched_domains(identity_providers: Sequence[IdentityProviderSettings]) -> frozenset[str] | None:
+    """Every domain that an identity provider vouches for, or ``None`` when one of them is asked about all."""
+    found: set[str] = set()
+    for provider in identity_providers:
+        if provider.email_domains is None:
+            return None
+        found |= provider.email_domains
+    return frozenset(found) if identity_providers else None
+
+
+def _check_order(items: Sequence[RoutePolicy], problems: Problems) -> None:
+    """Routes whose requests are all taken by one before them."""
+    earlier: dict[Match, Route] = {}
+    for item in items:
+        taker = next((earlier[match] for match in _broader(item.route.match) if match in earlier), None)
+        if taker is not None:
+            problems.warning(
+                item.policy.position,
+                f"no request reaches `{item.route.name}`: `{taker.name}` takes all of them before it",
+                "the first route that matches counts; put the narrower one first",
+            )
+        earlier.setdefault(item.route.match, item.route)
+
+
+def _broader(match: Match) -> Iterator[Match]:
+    """Every match that takes all that ``match`` does: the same, and the prefixes above it."""
+    yield match
+    path = match.value
+    while True:
+        yield Match(kind=MatchKind.PREFIX, value=path or "/")
+        if path in {"", "/"}:
+            return
+        path = path.rpartition("/")[0]
+
+
+def _check_public_neighbours(items: Sequence[RoutePolicy], problems: Problems) -> None:
+    """Open routes beside private ones: one origin, so what runs in the open part speaks for whoever visits it."""
+    public = {item.route.id for item in items if _is_public(item)}
+    private = [item for item in items if item.route.id not in public]
+    if not private:
+        return
+    for item in items:
+        if item.route.id in public:
+            problems.warning(
+                item.policy.position,
+                f"`{item.route.name}` is open to everyone, and `{private[0].route.name}` on the same host is not",
+                "scripts of the open part run with the rights of whoever visits it; give it a host of its own",
+            )
+
+
+def _is_public(item: RoutePolicy) -> bool:
+    """Whether somebody who is not signed in may be let in, by some request."""
+    request = RequestFacts(method="GET", host=item.route.host, path=item.route.match.value)
+    facts = Facts(principal=None, request=request, now=0.0)
+    return judge_access(item.policy, facts, PERSON).reach is not Reach.NO
