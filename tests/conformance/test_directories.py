@@ -4,122 +4,29 @@ LDAP runs against Debian's slapd, the others against servers that keep the recor
 no inactive members, GitHub and Okta no nested groups; that is declared, and nothing else is excused.
 """
 
-import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from tests.support.directory_bench import REST, Bench, folder_of, ldap_bench, ldap_source, population, rest_bench
 from tests.support.fake_clock import FakeClock
 from tests.support.rest_directory import (
-    TENANT,
-    FakeDirectory,
     FakeEntra,
-    FakeGithub,
-    FakeGoogle,
-    FakeKeycloak,
-    FakeOkta,
     Population,
 )
-from tests.support.slapd import ADMIN, PASSWORD, SUFFIX, Slapd, publish, slapd
-from tests.unit.databroker.directory.builders import settings
+from tests.support.slapd import SUFFIX, Slapd, publish, slapd
 
-from doorward.config.directory_settings import (
-    Connection,
-    EntraConnection,
-    GithubConnection,
-    GoogleConnection,
-    KeycloakConnection,
-    LdapConnection,
-    OktaConnection,
-)
-from doorward.config.references import Reference
 from doorward_databroker.directory.port import (
     DirectoryError,
     DirectoryRefusedError,
     DirectoryUnavailableError,
     Progress,
-    Source,
 )
 from doorward_databroker.directory.roster import Roster
-from doorward_databroker.directory.sources.all import make_source
+from doorward_databroker.directory.sources.keycloak import KeycloakSource
 from doorward_databroker.directory.sources.rest import LONGEST_WAIT_SECONDS
-
-REST = {
-    "keycloak": FakeKeycloak,
-    "github": FakeGithub,
-    "okta": FakeOkta,
-    "entra": FakeEntra,
-    "google": FakeGoogle,
-}
-KEY = rsa.generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-JOINS = {"entra": "tid+oid"}
-
-
-@dataclass
-class Bench:
-    """A directory, and the source that reads it."""
-
-    kind: str
-    population: Population
-    source: Source
-    calls: Callable[[str], str]
-    publish: Callable[[], None] = lambda: None
-    fake: FakeDirectory | None = None
-    slept: list[float] = field(default_factory=list)
-
-    @property
-    def nests(self) -> bool:
-        return self.fake is None or self.fake.nests
-
-    async def read(self) -> tuple[dict[str, set[str]], set[str]]:
-        """People with the names of their groups, and who is inactive."""
-        self.publish()
-        roster = Roster()
-        await self.source.read(roster, Progress())
-        found, inactive = {}, set()
-        for person, numbers in zip(roster.people, roster.memberships(), strict=True):
-            name = person.display_name.split()[0].lower()
-            found[name] = {roster.groups[number].name for number in numbers}
-            assert person.join_value.split("\0")[-1] == person.entry_id
-            if not person.active:
-                inactive.add(name)
-        return found, inactive
-
-    def expected(self) -> dict[str, set[str]]:
-        parents: dict[str, set[str]] = {}
-        for group in self.population.groups:
-            waiting, above = [group], {group}
-            while waiting:
-                child = waiting.pop()
-                for parent, children in self.population.nested.items():
-                    if child in children and parent not in above:
-                        above.add(parent)
-                        waiting.append(parent)
-            parents[group] = above
-        return {
-            person: {
-                self.calls(name)
-                for group, members in self.population.members.items()
-                if person in members
-                for name in parents[group]
-            }
-            for person in self.population.people
-        }
-
-
-def population() -> Population:
-    made = Population(people={f"person{n}": True for n in range(11)})
-    made.join("everyone", *made.people)
-    made.join("few", "person1", "person10")
-    for n in range(7):
-        made.join(f"team{n}", f"person{n}")
-    made.groups["empty"] = "Empty"
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -140,76 +47,6 @@ async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 @pytest.fixture(params=list(REST))
 def rest(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
     return rest_bench(request.param, tmp_path)
-
-
-def rest_bench(kind: str, folder: Path, *, page: int = 3, people: Population | None = None) -> Bench:
-    known = people or population()
-    fake = REST[kind](known, page)
-    slept: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-
-    source = make_source(
-        settings(kind=kind, join=JOINS.get(kind, "sub"), connection=connection(kind, folder)),
-        fake.client(),
-        FakeClock(),
-    )
-    source.rest._sleep = sleep  # type: ignore[attr-defined]  # only the REST sources have one
-    return Bench(kind, known, source, fake.calls, fake=fake, slept=slept)
-
-
-def connection(kind: str, folder: Path) -> Connection:
-    secret = folder / "secret"
-    if not secret.exists():
-        secret.write_text("secret")
-    reference = Reference(folder, "file:secret")
-    match kind:
-        case "keycloak":
-            return KeycloakConnection(url=FakeKeycloak.base, realm="corp", client_id="reader", client_secret=reference)
-        case "github":
-            return GithubConnection(url=FakeGithub.base, organisation="corp", token=reference)
-        case "okta":
-            return OktaConnection(url=FakeOkta.base, token=reference)
-        case "entra":
-            return EntraConnection(
-                tenant=TENANT, client_id="c", client_secret=reference,
-                login_url="https://login.microsoftonline.com", graph_url=FakeEntra.base,
-            )  # fmt: skip
-        case _:
-            account = {"client_email": "reader@project.iam.example", "private_key": KEY, "private_key_id": "k"}
-            (folder / "account").write_text(json.dumps(account))
-            return GoogleConnection(
-                customer="my_customer", administrator="root@example.com",
-                service_account=Reference(folder, "file:account"), api_url=FakeGoogle.base,
-                token_url="https://oauth2.googleapis.com/token",
-            )  # fmt: skip
-
-
-def ldap_connection(server: Slapd, folder: Path, **changes: Any) -> LdapConnection:
-    (folder / "secret").write_text(PASSWORD)
-    values: dict[str, Any] = {
-        "url": server.tls_url, "bind_dn": ADMIN, "password": Reference(folder, "file:secret"),
-        "ca_file": server.ca_file, "users_base": f"ou=people,{SUFFIX}", "users_filter": "(objectClass=inetOrgPerson)",
-        "disabled_filter": "(employeeType=disabled)", "groups_base": f"ou=groups,{SUFFIX}",
-        "groups_filter": "(objectClass=groupOfNames)", "entry_id": "entryUUID", "user_name": "cn", "user_email": "mail",
-        "group_name": "cn", "group_email": "mail", "membership": "member", "member_attribute": "member",
-        "page_size": 10, **changes,
-    }  # fmt: skip
-    return LdapConnection(**values)
-
-
-def ldap_source(server: Slapd, folder: Path, **changes: Any) -> Source:
-    made = settings(kind="ldap", join="entry_uuid", connection=ldap_connection(server, folder, **changes))
-    return make_source(made, httpx.AsyncClient(), FakeClock())
-
-
-def ldap_bench(server: Slapd, folder: Path) -> Bench:
-    known = population()
-    return Bench(
-        "ldap", known, ldap_source(server, folder), lambda group: known.groups[group],
-        publish=lambda: publish(server, known),
-    )  # fmt: skip
 
 
 async def test_everything_is_told_over_many_pages(bench: Bench):
@@ -273,7 +110,7 @@ async def test_a_failure_at_any_request_fails_the_whole_reading(rest: Bench):
     count = len(rest.fake.requests)
     assert count >= 10
     for position in range(count):
-        fresh = rest_bench(rest.kind, _folder(rest))
+        fresh = rest_bench(rest.kind, folder_of(rest))
         assert fresh.fake is not None
         seen = 0
 
@@ -287,14 +124,6 @@ async def test_a_failure_at_any_request_fails_the_whole_reading(rest: Bench):
             await fresh.read()
 
 
-def _folder(bench: Bench) -> Path:
-    connection = bench.source._settings.connection  # type: ignore[attr-defined]
-    for name in ("client_secret", "token", "service_account"):
-        if hasattr(connection, name):
-            return Path(getattr(connection, name).folder)
-    raise AssertionError
-
-
 @pytest.mark.parametrize(
     "body",
     [b"", b"<html>", b"[", b"null", b"7", b'"text"', b"{}", b'[{"name":"x"}]', b'{"value":{}}', b"[" * 100_000],
@@ -303,7 +132,7 @@ def _folder(bench: Bench) -> Path:
 async def test_an_answer_of_another_shape_fails_the_reading(rest: Bench, body: bytes):
     assert rest.fake is not None
     for part in ("users", "members", "groups", "teams"):
-        fresh = rest_bench(rest.kind, _folder(rest))
+        fresh = rest_bench(rest.kind, folder_of(rest))
         assert fresh.fake is not None
 
         def break_part(request: httpx.Request, part: str = part) -> httpx.Response | None:
@@ -314,7 +143,7 @@ async def test_an_answer_of_another_shape_fails_the_reading(rest: Bench, body: b
         await fresh.read()
         if not any(f"/{part}" in url.split("?")[0] for url in fresh.fake.requests):
             continue
-        fresh = rest_bench(rest.kind, _folder(rest))
+        fresh = rest_bench(rest.kind, folder_of(rest))
         assert fresh.fake is not None
         fresh.fake.fault = break_part
         with pytest.raises(DirectoryError):
@@ -364,7 +193,7 @@ async def test_a_short_outage_is_overcome(rest: Bench):
 
 
 async def test_wrong_credentials_are_said_to_be_wrong(rest: Bench):
-    folder = _folder(rest)
+    folder = folder_of(rest)
     (folder / "secret").write_text("wrong")
     (folder / "account").write_text("{}")
     with pytest.raises(DirectoryRefusedError) as caught:
@@ -455,6 +284,14 @@ async def test_keycloak_listings_that_miss_somebody_are_not_believed(tmp_path: P
 
     bench.fake.fault = delete_meanwhile
     assert (await bench.read())[0] == bench.expected()
+
+
+async def test_keycloak_that_gives_less_than_a_page_is_not_believed(tmp_path: Path):
+    bench = rest_bench("keycloak", tmp_path)
+    assert isinstance(bench.source, KeycloakSource)
+    bench.source.page = 5
+    with pytest.raises(DirectoryUnavailableError, match="listing"):
+        await bench.read()
 
 
 async def test_ldap_people_may_say_their_groups_themselves(server: Slapd, tmp_path: Path):

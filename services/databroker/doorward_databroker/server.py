@@ -24,6 +24,7 @@ from doorward.records.record import (
 )
 from doorward.rpc.planes import Plane
 from doorward.rpc.server import caller
+from doorward_databroker.group_sessions import users_of_group
 from doorward_databroker.heartbeat import Heartbeat
 from doorward_databroker.metrics import DatabrokerMetrics
 from doorward_databroker.peers import Peers
@@ -217,6 +218,9 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
             case "identity_provider_id":
                 check_id(request.identity_provider_id)
                 session_ids = await self._revoker.sessions_by("identity_provider_id", request.identity_provider_id)
+            case "group":
+                user_ids = await users_of_group(self._store, request.group)
+                session_ids = [name for user in user_ids for name in await self._revoker.sessions_by("user_id", user)]
             case "all_sessions" if request.all_sessions:
                 session_ids = await self._revoker.every_session()
             case _:

@@ -171,6 +171,7 @@ def session_revoke(
     session_id: Annotated[str | None, typer.Argument(help="Id of one session.")] = None,
     user: Annotated[str | None, typer.Option(help="Every session of the user with this id.")] = None,
     provider: Annotated[str | None, typer.Option(help="Every session of this identity provider.")] = None,
+    group: Annotated[str | None, typer.Option(help="Every session of a group's members: id, name or address.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every session there is.")] = False,
     data: Data = DEFAULT_DATA,
     run_dir: RunDir = None,
@@ -181,7 +182,7 @@ def session_revoke(
     from doorward.cli.sessions import revoke_sessions  # noqa: PLC0415  # loaded by the command that needs it
 
     access = _access(data, run_dir, config)
-    raise typer.Exit(revoke_sessions(session_id, user, provider, access, everything=everything, as_json=as_json))
+    raise typer.Exit(revoke_sessions(session_id, user, provider, group, access, everything=everything, as_json=as_json))
 
 
 @account_app.command("create")

@@ -99,19 +99,20 @@ def revoke_sessions(
     session_id: str | None,
     user_id: str | None,
     provider: str | None,
+    group: str | None,
     access: Access,
     *,
     everything: bool,
     as_json: bool,
 ) -> int:
     """End sessions; 0 when every authorizer has applied it, 3 when it is stored and some have not."""
-    if sum((session_id is not None, user_id is not None, provider is not None, everything)) != 1:
-        print("error: name one session, or one of --user, --provider, --all", file=sys.stderr)
+    if sum((*(name is not None for name in (session_id, user_id, provider, group)), everything)) != 1:
+        print("error: name one session, or one of --user, --provider, --group, --all", file=sys.stderr)
         return 2
     result = with_records(
         access,
         lambda client: client.revoke(
-            session_id=session_id, user_id=user_id, identity_provider_id=provider, all_sessions=everything
+            session_id=session_id, user_id=user_id, identity_provider_id=provider, group=group, all_sessions=everything
         ),
     )
     state = "applied" if result.applied else "pending"

@@ -157,11 +157,12 @@ class RecordClient:
         session_id: str | None = None,
         user_id: str | None = None,
         identity_provider_id: str | None = None,
+        group: str | None = None,
         all_sessions: bool = False,
     ) -> Revoked:
         """End sessions; returns when every authorizer has applied it, or after two seconds with those that have not.
 
-        Name exactly one of a session, a user, an identity provider and all sessions.
+        Name exactly one of a session, a user, an identity provider, a group and all sessions.
 
         Raises:
             InvalidArgumentError: none was named.
@@ -172,6 +173,8 @@ class RecordClient:
             request = pb.RevokeRequest(user_id=user_id)
         elif identity_provider_id is not None:
             request = pb.RevokeRequest(identity_provider_id=identity_provider_id)
+        elif group is not None:
+            request = pb.RevokeRequest(group=group)
         else:
             request = pb.RevokeRequest(all_sessions=all_sessions)
         answer = await call(self.stub.Revoke(request, timeout=30.0))

@@ -1,7 +1,8 @@
 """Keycloak, over its admin interface. A member of a subgroup belongs to the groups above it; names are paths (`/staff/it`).
 
 Pages go by offset, so somebody who is deleted meanwhile makes another one fall between two pages. The number of people is
-asked before and after: only a listing that is complete counts.
+asked before and after: only a listing that is complete counts. That also finds out a server which gives less than a page that is
+asked for, before the shorter lists of groups' members could be misread.
 """
 
 from typing import Any
@@ -38,20 +39,21 @@ class KeycloakSource:
         tokens = TokenSource(client, f"{connection.url}/realms/{realm}/protocol/openid-connect/token", form, clock)
         self.rest = Rest(client, f"{connection.url}/admin/realms/{realm}", tokens.headers, clock)
         self._settings = settings
+        self.page = _PAGE
 
     async def read(self, roster: Roster, progress: Progress) -> None:
         """See ``Source.read``."""
         await self._people(roster, progress)
         progress.enter(Phase.READING_GROUPS)
         group_ids: list[str] = []
-        async for page in self.rest.numbered_pages("/groups", _PAGE, briefRepresentation="true"):
+        async for page in self.rest.numbered_pages("/groups", self.page, briefRepresentation="true"):
             for group in page:
                 await self._group(group, roster, group_ids)
         progress.total = len(group_ids)
 
         async def members(group_id: str) -> None:
             async for page in self.rest.numbered_pages(
-                f"/groups/{group_id}/members", _PAGE, briefRepresentation="true"
+                f"/groups/{group_id}/members", self.page, briefRepresentation="true"
             ):
                 for member in page:
                     roster.member(group_id, text(member, "id"))
@@ -65,7 +67,7 @@ class KeycloakSource:
             before = await self._count()
             progress.enter(Phase.READING_USERS, before)
             seen: set[str] = set()
-            async for page in self.rest.numbered_pages("/users", _PAGE, briefRepresentation="true"):
+            async for page in self.rest.numbered_pages("/users", self.page, briefRepresentation="true"):
                 for user in page:
                     entry_id, email = text(user, "id"), optional_text(user, "email")
                     seen.add(entry_id)
@@ -100,7 +102,7 @@ class KeycloakSource:
             if not children and group.get("subGroupCount", 0):
                 children = []
                 async for page in self.rest.numbered_pages(
-                    f"/groups/{group_id}/children", _PAGE, briefRepresentation="true"
+                    f"/groups/{group_id}/children", self.page, briefRepresentation="true"
                 ):
                     children += page
             for child in children:

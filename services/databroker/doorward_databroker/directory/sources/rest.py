@@ -107,13 +107,16 @@ class Rest:
         raise DirectoryUnavailableError(f"more than {PAGES_LIMIT} pages")
 
     async def numbered_pages(self, path: str, size: int, **query: str | int) -> AsyncIterator[list[Any]]:
-        """Pages by ``first`` and ``max``, until one is empty: one that is only short need not be the last."""
+        """Pages by ``first`` and ``max``; one that is short is the last.
+
+        A server that gives less than is asked for would be misread so: whoever uses this compares some total.
+        """
         first = 0
         for _ in range(PAGES_LIMIT):
             found = rows(await self.get(path, first=first, max=size, **query))
-            if not found:
-                return
             yield found
+            if len(found) < size:
+                return
             first += len(found)
         raise DirectoryUnavailableError(f"more than {PAGES_LIMIT} pages")
 
