@@ -34,6 +34,7 @@ from doorward.keys.store import KeyStore, Purpose
 from doorward.records.client import RecordClient
 from doorward.records.record import Record, RecordVersion, Write
 from doorward.rpc.client import open_channel
+from doorward.rpc.planes import Plane
 
 HOST = "live.localhost"
 STREAMS_A_CONNECTION = 100
@@ -320,7 +321,10 @@ async def run(trials: int, streams: int) -> dict[str, float]:
             route = {"name": "live", "from": "live", "to": f"h2c://127.0.0.1:{port}", "policy": signed_in()}
             with site(folder, [route]) as made:
                 endpoints = LocalEndpoints(default_run_folder(made.data))
-                channels = [open_channel(endpoints.databroker(plane)) for plane in ("authenticate", "operator")]
+                channels = [
+                    open_channel(endpoints.databroker(plane), Plane.DATABROKER)
+                    for plane in (Plane.AUTHENTICATE, Plane.OPERATOR)
+                ]
                 try:
                     return await measure(World(made, *map(RecordClient, channels)), trials, streams)
                 finally:

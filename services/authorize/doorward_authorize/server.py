@@ -1,5 +1,6 @@
 """Decisions and explanations for callers other than Envoy."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -8,7 +9,7 @@ import grpc.aio
 
 from doorward.api.authorize.v1 import authorize_pb2 as pb
 from doorward.api.authorize.v1 import authorize_pb2_grpc
-from doorward.errors import InvalidArgumentError, NotFoundError, UnavailableError
+from doorward.errors import DoorwardError, InvalidArgumentError, NotFoundError, UnavailableError
 from doorward.policy import Decision, Effect, Facts, RequestFacts, explain_policy
 from doorward.records.replica import Replica
 from doorward.route.paths import ambiguity, decoded_path
@@ -25,6 +26,14 @@ _EFFECTS = {
     Effect.DENY: pb.EFFECT_DENY,
     Effect.SIGN_IN: pb.EFFECT_SIGN_IN,
     Effect.STEP_UP: pb.EFFECT_STEP_UP,
+}
+
+_SLICE = 25
+"""Decisions made before others get their turn; about a millisecond's worth."""
+_REASONS: dict[type[DoorwardError], str] = {
+    NotFoundError: "not-found",
+    InvalidArgumentError: "path-refused",
+    UnavailableError: "data-stale",
 }
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -55,12 +64,16 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         return pb.DecideResponse(decision=self._decided(request))
 
     async def BatchDecide(self, request: pb.BatchDecideRequest, context: _Context) -> pb.BatchDecideResponse:
-        """Many decisions."""
+        """Many decisions, in slices, so that checks are answered in between."""
         del context
         if len(request.requests) > BATCH_LIMIT:
             raise InvalidArgumentError(f"at most {BATCH_LIMIT} requests")
-        responses = [pb.DecideResponse(decision=self._decided(item)) for item in request.requests]
-        return pb.BatchDecideResponse(responses=responses)
+        response = pb.BatchDecideResponse()
+        for position, item in enumerate(request.requests):
+            if position and position % _SLICE == 0:
+                await asyncio.sleep(0)
+            response.responses.add(decision=self._decided_or_denied(item))
+        return response
 
     async def Explain(self, request: pb.ExplainRequest, context: _Context) -> pb.ExplainResponse:
         """A held decision, or one as it would be made now."""
@@ -85,14 +98,21 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         )
 
     async def ListAccessible(self, request: pb.ListAccessibleRequest, context: _Context) -> pb.ListAccessibleResponse:
-        """The routes that a GET at their own prefix would reach."""
+        """The routes that a GET at their own prefix, or a CONNECT to a tunnel, would reach."""
         del context
+        if not self._replica.is_fresh():
+            raise UnavailableError("the data are too old to decide by")
+        self._subject(request.subject)
         reachable = []
-        for compiled in self._evaluator.snapshot.routes.values():
-            facts = pb.RequestFacts(route_id=compiled.route.id, method="GET", path=compiled.route.match.value)
-            decision = self._decided(pb.DecideRequest(subject=request.subject, request=facts))
+        for position, compiled in enumerate(tuple(self._evaluator.snapshot.routes.values())):
+            if position and position % _SLICE == 0:
+                await asyncio.sleep(0)
+            route = compiled.route
+            method, path = ("CONNECT", "") if route.is_tunnel else ("GET", route.match.value)
+            facts = pb.RequestFacts(route_id=route.id, method=method, path=path)
+            decision = self._decided_or_denied(pb.DecideRequest(subject=request.subject, request=facts))
             if decision.effect == pb.EFFECT_ALLOW:
-                reachable.append(compiled.route.id)
+                reachable.append(route.id)
         return pb.ListAccessibleResponse(route_ids=reachable)
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: _Context) -> pb.GetStatusResponse:
@@ -105,6 +125,15 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
             ready=self._replica.is_fresh(),
             sessions=self._replica.count("Session"),
         )
+
+    def _decided_or_denied(self, request: pb.DecideRequest) -> pb.Decision:
+        """One of several: what cannot be decided is denied in its place, and keeps no other from its answer."""
+        try:
+            return self._decided(request)
+        except (NotFoundError, InvalidArgumentError, UnavailableError) as error:
+            reason = _REASONS[type(error)]
+            decision = Decision(effect=Effect.DENY, reasons=(reason,))
+            return _message(decision, self._new_id(), self._evaluator.snapshot.generation)
 
     def _decided(self, request: pb.DecideRequest) -> pb.Decision:
         compiled, facts, found = self._inputs(request)
@@ -125,7 +154,8 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         compiled = snapshot.routes.get(wanted.route_id)
         if compiled is None or compiled.removed_at is not None or compiled.route.broken is not None:
             raise NotFoundError("no such route")
-        reason = ambiguity(wanted.path, allow_parameters=compiled.route.path_parameters)
+        tunnel = compiled.route.is_tunnel and wanted.method == "CONNECT" and not wanted.path
+        reason = None if tunnel else ambiguity(wanted.path, allow_parameters=compiled.route.path_parameters)
         path = decoded_path(wanted.path)
         if reason is not None or path is None:
             raise InvalidArgumentError(f"the path is refused: {reason or 'not UTF-8'}")

@@ -75,6 +75,14 @@ def check(
 
 
 @app.command()
+def routes(config: Config, as_json: AsJson = False) -> None:
+    """List routes with what another gateway must say when it asks about one."""
+    from doorward.cli.routes import list_routes  # noqa: PLC0415  # loaded by the command that needs it
+
+    raise typer.Exit(list_routes(config, as_json=as_json))
+
+
+@app.command()
 def run(config: Config, data: Data = DEFAULT_DATA) -> None:
     """Run all planes, the store and Envoy on this machine."""
     from doorward.cli.run import run_deployment  # noqa: PLC0415  # loaded by the command that needs it
