@@ -25,13 +25,15 @@ from doorward.config.settings import (
     StalenessLimits,
     TlsSettings,
 )
-from doorward.config.validation import position_of, validate
+from doorward.config.validation import position_of, salvaged, validate
 from doorward.errors import ConfigurationError
 from doorward.source import Mapping, Position, Problem, Problems, read_yaml
 
 LIMIT_BYTES = 64 * 1024 * 1024
 _LISTEN = re.compile(r"(\[[0-9a-fA-F:]+\]|[0-9.]+|localhost):([0-9]{1,5})\Z", re.ASCII)
 _ISSUER = re.compile(r"(https|http)://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?(/[!-~]*)?\Z", re.ASCII)
+_OPAQUE = frozenset({"routes", "directories"})
+_STAND_INS: dict[str, object] = {"version": 1, "authenticate_url": "", "routes": None}
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _REDIS = re.compile(r"(?:unix:///[!-~]+|rediss?(?:\+sentinel|\+cluster)?://[^\s@]+)\Z", re.ASCII)
 
@@ -143,22 +145,26 @@ class _Loader:
         return Loaded(None if self._fatal.has_errors else settings, problems.all, (*self._files, *self._secret_files))
 
     def _settings(self, node: Mapping) -> Settings | None:
-        document = validate(Document, node, self._fatal, opaque=frozenset({"routes", "directories"}))
+        document = validate(Document, node, self._fatal, opaque=_OPAQUE)
+        if document is None:
+            # Not to be served; read on all the same, so that the operator hears of everything at once.
+            document = salvaged(Document, node, opaque=_OPAQUE, stand_ins=_STAND_INS)
         origin = self._authenticate_origin(node)
         routes_node = node.get("routes")
         reading = None
-        if routes_node is not None and origin is not None:
-            reader = RouteReader(self._folder, origin[0], self._fatal, self._contained)
+        if routes_node is not None:
+            reader = RouteReader(self._folder, origin[0] if origin else "", self._fatal, self._contained)
             reading = reader.read(routes_node)
             self._files.extend(reading.used_files)
-        if document is None or reading is None or origin is None:
+        if document is None:
             return None
         listen = self._listen(document, node)
         providers = self._identity_providers(document, node)
-        check_routes(reading.routes, providers, self._contained)
+        if reading is not None:
+            check_routes(reading.routes, providers, self._contained)
         directories = self._directories(document, node)
         redis = self._redis(document, node)
-        if listen is None:
+        if listen is None or reading is None or origin is None:
             return None
         tls = document.tls
         return Settings(

@@ -8,7 +8,7 @@ from pathlib import Path
 from doorward.config.document import NAME, RouteDocument
 from doorward.config.references import read_text
 from doorward.config.settings import RoutePolicy
-from doorward.config.validation import position_of, validate
+from doorward.config.validation import position_of, salvaged, validate
 from doorward.policy import Policy, check_policy, compile_policy, parse_policy
 from doorward.route.header_template import Template, has_variables, parse_template
 from doorward.route.paths import ambiguity
@@ -47,6 +47,8 @@ _OWN_PREFIXES = ("x-doorward-", "doorward-", "x-envoy-", ":")
 _RESERVED_PATHS = ("/.doorward", "/.well-known/doorward")
 _LONGEST_TIMEOUT_SECONDS = 300.0
 _ROUTE_OPAQUE = frozenset({"policy"})
+_STAND_INS: dict[str, object] = {"from": "", "to": "http://stand-in.invalid", "policy": None}
+_ANYWHERE = Match(kind=MatchKind.PREFIX, value="/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,43 +80,52 @@ class RouteReader:
         if not isinstance(node, Sequence):
             self._fatal.error(node.position, "`routes` must be a list")
             return RouteReading((), (), ())
-        routes: list[RoutePolicy] = []
+        routes: list[tuple[RoutePolicy, Position]] = []
         for item in node.items:
             if not isinstance(item, Mapping):
                 self._fatal.error(item.position, "a route must be a mapping with `from`, `to` and `policy`")
                 continue
             found = self._route(item)
             if found is not None:
-                routes.append(found)
-        kept = self._without_duplicates(routes, node)
+                routes.append((found, item.position))
+        kept = self._without_duplicates(routes)
         self._check_path_parameters(kept, node)
         return RouteReading(tuple(kept), tuple(sorted(self._broken_hosts.items())), tuple(self._used_files))
 
     def _route(self, node: Mapping) -> RoutePolicy | None:
         place = self._place(node)
-        if place is None:
-            return None
-        host, port, tunnel = place
+        # Without a place there is no route; what else is wrong with it is said all the same.
+        host, port, tunnel = place or ("", 443, False)
         problems = Problems()
         document = validate(RouteDocument, node, problems, opaque=_ROUTE_OPAQUE)
+        if document is None:
+            document = salvaged(RouteDocument, node, opaque=_ROUTE_OPAQUE, stand_ins=_STAND_INS)
         match = self._tunnel_match(node, port, problems) if tunnel else self._match(node, problems)
-        if match is None:
-            self._contained.extend(problems.all)
-            self._broken_hosts[host] = f"the match of the route on line {node.position.line} cannot be built"
-            return None
-        name = node.get("name")
-        given = name.value if isinstance(name, Scalar) else None
-        named = isinstance(given, str) and re.match(NAME, given) is not None
-        route_id = str(given) if named else unnamed_route_id(host, port, match)
         policy = self._policy(node, problems)
         route = None
-        if document is not None and not problems.has_errors:
-            route = self._build(route_id, host, port, match, document, node, problems)
+        if document is not None:
+            route = self._build(
+                self._id(node, host, port, match or _ANYWHERE), host, port, match or _ANYWHERE, document, node, problems
+            )
         self._contained.extend(problems.all)
+        if place is None:
+            return None
+        if match is None:
+            self._broken_hosts[host] = f"the match of the route on line {node.position.line} cannot be built"
+            return None
         if route is None or problems.has_errors:
             reason = problems.errors[0].message
+            route_id = self._id(node, host, port, match)
             route = Route(id=route_id, name=route_id, host=host, port=port, match=match, upstreams=(), broken=reason)
         return RoutePolicy(route=route, policy=policy)
+
+    @staticmethod
+    def _id(node: Mapping, host: str, port: int, match: Match) -> str:
+        name = node.get("name")
+        given = name.value if isinstance(name, Scalar) else None
+        if isinstance(given, str) and re.match(NAME, given) is not None:
+            return given
+        return unnamed_route_id(host, port, match)
 
     def _place(self, node: Mapping) -> tuple[str, int, bool] | None:
         """Host and port of ``from``, and whether it is a tunnel; without them the route cannot even answer 503."""
@@ -305,22 +316,22 @@ class RouteReader:
         for name in sorted(both):
             found.error(position_of(node, ("remove_request_headers",)), f"`{name}` is both set and removed")
 
-    def _without_duplicates(self, routes: list[RoutePolicy], node: Sequence) -> list[RoutePolicy]:
+    def _without_duplicates(self, routes: list[tuple[RoutePolicy, Position]]) -> list[RoutePolicy]:
         """The routes that can be reached: the first of equal matches wins, and ids stand once."""
         ids: set[str] = set()
         matches: set[tuple[str, Match]] = set()
         kept = []
-        for item in routes:
+        for item, position in routes:
             route = item.route
             if (route.host, route.match) in matches:
                 self._contained.error(
-                    node.position, f"`{route.name}` matches what an earlier route matches", "remove one of them"
+                    position, f"`{route.name}` matches what an earlier route matches", "remove one of them"
                 )
                 continue
             matches.add((route.host, route.match))
             if route.id in ids:
                 # Two routes of one name on different matches: neither may be decided by the other's policy.
-                self._fatal.error(node.position, f"two routes are named `{route.id}`", "names must be unique")
+                self._fatal.error(position, f"two routes are named `{route.id}`", "names must be unique")
                 continue
             ids.add(route.id)
             kept.append(item)

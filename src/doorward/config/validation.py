@@ -1,5 +1,6 @@
 """Models over positioned nodes: pydantic's findings as problems that point at the operator's text."""
 
+from collections import Counter
 from typing import TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -7,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 from doorward.source import Mapping, Node, Position, Problems, Sequence, plain, suggestion
 
 Model = TypeVar("Model", bound=BaseModel)
+_ABSENT = object()
 
 
 def validate(model: type[Model], node: Mapping, problems: Problems, *, opaque: frozenset[str]) -> Model | None:
@@ -18,8 +20,12 @@ def validate(model: type[Model], node: Mapping, problems: Problems, *, opaque: f
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        for finding in error.errors(include_url=False):
+        findings = error.errors(include_url=False)
+        places = Counter(_named(finding["loc"]) for finding in findings)
+        for finding in findings:
             location = finding["loc"]
+            if finding["type"] == "literal_error" and places[_named(location)] > 1:
+                continue  # one of several kinds that the value might have been; another says more
             if finding["type"] == "extra_forbidden":
                 word = str(location[-1])
                 known = _fields_at(model, location[:-1])
@@ -27,9 +33,45 @@ def validate(model: type[Model], node: Mapping, problems: Problems, *, opaque: f
             elif finding["type"] == "missing":
                 problems.error(position_of(node, location[:-1]), f"`{location[-1]}` is missing")
             else:
-                name = ".".join(str(part) for part in location if not _is_variant(part))
+                name = ".".join(map(str, _named(location)))
                 problems.error(position_of(node, location), f"`{name}`: {_sentence(str(finding['msg']))}")
         return None
+
+
+def salvaged(
+    model: type[Model], node: Mapping, *, opaque: frozenset[str], stand_ins: dict[str, object]
+) -> Model | None:
+    """What ``validate`` refused, without the parts that it complained of: good for finding what else is wrong.
+
+    ``stand_ins`` are values for required keys. Nothing may be served by the result.
+    """
+    data = {str(key.value): value if key.value in opaque else plain(value) for key, value in node.entries}
+    data = {**stand_ins, **data}
+    for _ in range(len(data) + 1):
+        try:
+            return model.model_validate(data)
+        except ValidationError as error:
+            for finding in error.errors(include_url=False):
+                name = str(finding["loc"][0])
+                if finding["type"] == "extra_forbidden" and _without(data, finding["loc"]):
+                    continue
+                data.pop(name, None)
+                if name in stand_ins:
+                    data[name] = stand_ins[name]
+    return None
+
+
+def _without(data: object, location: tuple[str | int, ...]) -> bool:
+    """Take the key at ``location`` out of nested plain values; false when it is not there."""
+    for part in location[:-1]:
+        match data:
+            case dict() if part in data:
+                data = data[part]
+            case list() if isinstance(part, int) and part < len(data):
+                data = data[part]
+            case _ if not _is_variant(part):
+                return False
+    return isinstance(data, dict) and data.pop(location[-1], _ABSENT) is not _ABSENT
 
 
 def position_of(node: Node, location: tuple[str | int, ...]) -> Position:
@@ -79,6 +121,11 @@ def _fields_at(model: type[BaseModel], location: tuple[str | int, ...]) -> list[
 
 def _is_model(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _named(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """``location`` as it stands in the text."""
+    return tuple(part for part in location if not _is_variant(part))
 
 
 def _is_variant(part: str | int) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 import structlog
 
 from doorward.config.endpoints import Address
+from doorward.errors import ConfigurationError
 from doorward.telemetry.logging import configure_logging
 
 GRACE_SECONDS = 8.0
@@ -125,6 +126,8 @@ async def _supervise(options: ServeOptions, main: Callable[[ServeOptions, Stop],
         return 1
     try:
         await task
+    except ConfigurationError:
+        raise  # the operator's to mend: the command line words it, and a traceback would only hide it
     except Exception as error:
         _log.critical("the plane ended with an error", error=str(error), exc_info=True)
         return 1

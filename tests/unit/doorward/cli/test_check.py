@@ -99,3 +99,47 @@ def test_groups_that_nobody_has_are_warned_of_when_people_are_known(tmp_path: Pa
     assert status == 0
     assert lines[0].endswith("warning: no group is called `staf`")
     assert lines[-2] == "       = did you mean `staff`?"
+
+
+EVERYTHING = """\
+version: 1
+listn: 127.0.0.1:8443
+listen: nowhere
+authenticate_url: http://sign-in.example.com
+identity_providers:
+  - id: corp
+    issuer: http://login.example.com
+    client_id: x
+    client_secret: env:DOORWARD_TEST_SECRET
+    scope: [openid]
+routes:
+  - name: wiki
+    from: https://wiki.example.com
+    to: htp://10.0.0.7
+    polcy: []
+  - name: wiki
+    from: https://wiki2.example.com
+    to: http://10.0.0.8
+    timeout: 5
+    policy:
+      - allow: {and: [{domian: example.com}]}
+  - from: wiki3.example.com
+    to: nowhere
+    prefix: relative
+    policy:
+      - allow: {and: [{groups: {hass: staff}}]}
+"""
+
+
+def test_one_mistake_hides_no_other(tmp_path: Path):
+    """In the file's head, in the providers, in routes without a place: all are told in one go."""
+    status, lines = check(tmp_path, EVERYTHING)
+    assert status == 1
+    assert [line.split(": error: ")[0].removeprefix("doorward.yaml:") for line in lines if ": error: " in line] == [
+        "2:1", "3:9", "4:19", "7:13", "10:5", "12:5", "14:9", "15:5", "16:5", "19:14", "21:24", "22:11", "23:9", "24:13",
+        "26:33",
+    ]  # fmt: skip
+    text = "\n".join(lines)
+    for meant in ("`listen`", "`scopes`", "`policy`", "`domain`", "`has`"):
+        assert f"did you mean {meant}?" in text
+    assert lines[-1] == "doorward.yaml: 0 routes, 15 errors"
