@@ -176,6 +176,13 @@ def test_s86_a_revoke_ends_open_streams_of_every_kind_and_those_of_nobody_else(w
     assert all(stream.is_open(0.05) for stream in opened.values())
     wait_for(lambda: (world.http.held, world.tcp.held) == (6, 1), what="every stream at its upstream")
     world.revoke(session)
+    records = wait_for(
+        lambda: (cut := [line for line in world.site.run.decisions() if line["outcome"] == "cut"])[6:] and cut,
+        what="a record of each cut",
+    )
+    assert {(line["session_id"], *line["reasons"]) for line in records} == {(session, "session-ended")}
+    begun = {line["request_id"] for line in world.site.run.decisions() if line["outcome"] == "allow"}
+    assert {line["request_id"] for line in records} <= begun
     assert {name: stream.has_ended(3) for name, stream in opened.items()} == dict.fromkeys(opened, True)
     wait_for(lambda: (world.http.held, world.tcp.held) == (1, 0), 3, what="the end at the upstreams")
     assert other.echo(b"still here") == b"still here"
@@ -194,6 +201,25 @@ def test_who_may_not_open_a_stream_is_told_why(world: World):
     assert told["reasons"] == ["groups-unauthorized"]
     assert told["decision_id"] in denied.head
     assert world.tunnel("").status == 401
+
+
+@pytest.mark.parametrize("sent", [0, 50_000], ids=["nothing", "half"])
+def test_a_denial_page_arrives_whole_although_connections_are_closed_soon(world: World, sent: int):
+    """Envoy closes HTTP/1.1 connections 50 ms after it is done with them; a client in the middle of an upload is late."""
+    place = world.place("eng")
+    cookie = world.sign_in("carol")["eng"]
+    denied = world.open(
+        place,
+        f"POST /form HTTP/1.1\nhost: {place.host}:{place.port}\ncookie: {cookie}\norigin: https://{place.host}:{place.port}\n"
+        f"accept: text/html\ncontent-length: 100000\n\n{'x' * sent}",
+    )
+    page = denied.read()
+    length = int(
+        next(line for line in denied.head.lower().splitlines() if line.startswith("content-length")).split()[1]
+    )
+    assert denied.status == 403
+    assert len(page) == length > 1000
+    assert page.endswith(b"</html>")
 
 
 def test_a_tunnel_goes_nowhere_but_to_its_port(world: World):
@@ -231,10 +257,11 @@ def test_an_authorizer_that_starts_again_cuts_nothing_and_misses_nothing(world: 
     assert all(stream.has_ended() for stream in others)
 
 
-def test_the_end_of_the_guard_is_the_end_of_its_streams(world: World):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["asked", "killed"])
+def test_the_end_of_the_guard_is_the_end_of_its_streams(world: World, number: signal.Signals):
     cookie = world.sign_in()["live"]
     stream = world.websocket(cookie)
-    world.site.run.member("guard").kill()
+    world.site.run.member("guard").send_signal(number)
     assert stream.has_ended(2)
     wait_for(lambda: world.websocket(cookie).status == 101, what="the next guard")
 

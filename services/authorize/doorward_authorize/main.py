@@ -49,6 +49,7 @@ from doorward_authorize.decision_log import DecisionLog
 from doorward_authorize.decision_record import RecordEncoder
 from doorward_authorize.directories import Directories
 from doorward_authorize.evaluator import Evaluator
+from doorward_authorize.guard.records import CutRecords
 from doorward_authorize.guard.service import SERVICE_NAME as GUARD_SERVICE_NAME
 from doorward_authorize.guard.service import GuardServicer
 from doorward_authorize.guard.watcher import Watcher
@@ -134,7 +135,15 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         clock=clock,
         metrics=metrics,
     )
-    watcher = Watcher(evaluator, principals, replica.is_fresh, clock, metrics, activity.touch)
+    cut = itertools.count(1)
+    cuts = CutRecords(
+        log,
+        lambda: f"{authorizer_id}-c-{next(cut):x}",
+        clock.now,
+        lambda: evaluator.snapshot.generation,
+        lambda: replica.version,
+    )
+    watcher = Watcher(evaluator, principals, replica.is_fresh, clock, metrics, activity.touch, cuts.on_cut)
     guards = GuardServicer(watcher, lambda: replica.data_age_seconds)
     replica.subscribe(watcher.on_record)
     asked = itertools.count(1)

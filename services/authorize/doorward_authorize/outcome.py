@@ -21,6 +21,8 @@ class Verdict(StrEnum):
     """A credential was presented that is nobody's."""
     UNAVAILABLE = "unavailable"
     """Nobody can be let in now, whoever asks."""
+    CUT = "cut"
+    """An open stream whose access has ended; no answer, but a decision."""
     PREFLIGHT = "preflight"
     """A preflight that a route's list answers."""
 

@@ -1,7 +1,8 @@
 """Open streams: which of them a change concerns, and what becomes of them."""
 
 import base64
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from tests.unit.authorize.builders import CONFIG, World, passed
 
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from doorward.identity.session import Session
+from doorward.policy import Decision, Effect, Facts
 from doorward.route.internal import METADATA_STREAM
 from doorward_authorize.guard.watcher import StreamVerdict, Watcher
 
@@ -37,7 +39,7 @@ class Link:
 class Streams:
     """A world with a watcher and one guard."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, touch: Callable[[str], None] = lambda _: None) -> None:
         self.world = World(folder, GUARDED)
         self.watcher = Watcher(
             self.world.evaluator,
@@ -45,6 +47,7 @@ class Streams:
             self.world.records.is_fresh,
             self.world.clock,
             self.world.metrics,
+            touch,
         )
         self.link = Link()
         self.watcher.join(self.link)
@@ -277,3 +280,58 @@ async def test_what_has_ended_is_forgotten_wherever_it_was_known(streams: Stream
     await streams.opened(cookie=cookie)
     watcher.leave(streams.link)
     assert (watcher._by_record, watcher._by_route, watcher._due) == ({}, {}, {})
+
+
+async def test_a_policy_that_reads_the_clock_says_when_to_ask_again(streams: Streams, monkeypatch: pytest.MonkeyPatch):
+    number = await streams.opened("public")
+    policy = streams.world.evaluator.snapshot.routes["public"].policy
+    began = streams.world.clock.now()
+
+    class Clocked:
+        digest = policy.digest
+
+        def decide(self, facts: Facts) -> Decision:
+            return Decision(effect=Effect.ALLOW if facts.now < began + 60 else Effect.DENY, reasons=("time",))
+
+        def next_change(self, facts: Facts) -> float | None:
+            return began + 60 if facts.now < began + 60 else None
+
+    routes = streams.world.evaluator.snapshot.routes
+    monkeypatch.setitem(routes, "public", replace(routes["public"], policy=Clocked()))  # type: ignore[type-var]
+    streams.watcher._doubt_all()
+    assert await streams.settle() == []
+    streams.world.clock.advance(59.8)
+    streams.watcher.on_time()
+    assert await streams.settle() == []
+    streams.world.clock.advance(0.3)
+    streams.watcher.on_time()
+    assert await streams.settle() == [(number, False, "time")]
+
+
+async def test_s43_what_is_deleted_without_a_revoke_ends_as_well(streams: Streams):
+    """The store's word counts, whoever changed it."""
+    cookie = streams.world.sign_in()
+    number = await streams.opened(cookie=cookie)
+    known = list(streams.world.records.data)
+    streams.world.records.data.clear()
+    streams.watcher.on_record("User", next(user for kind, user in known if kind == "User"))
+    assert await streams.settle() == [(number, False, "session-ended")]
+    assert not passed(await streams.world.check(cookie=cookie))
+
+
+async def test_s42_a_superseded_session_touches_nothing_of_its_successor(tmp_path: Path):
+    """A new sign-in has a new session; the cookie of the old one must neither work nor keep anything alive."""
+    touched: list[str] = []
+    streams = Streams(tmp_path, touched.append)
+    old = streams.world.sign_in("alice")
+    number = await streams.opened(cookie=old)
+    session = Session.from_bytes(streams.world.records.data.pop(("Session", ALICE)))
+    successor = replace(session, id="f" * 32)
+    streams.world.records.data["Session", successor.id] = successor.to_bytes()
+    streams.watcher.on_record("Session", ALICE)
+    assert await streams.settle() == [(number, False, "session-ended")]
+    assert not passed(await streams.world.check(cookie=old))
+    streams.world.clock.advance(10)
+    touched.clear()
+    streams.watcher.on_time()
+    assert touched == []

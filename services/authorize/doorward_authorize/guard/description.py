@@ -32,6 +32,8 @@ class Description:
     """Empty for somebody who is not signed in."""
     user_id: str
     facts: RequestFacts
+    request_id: str = ""
+    """Envoy's; joins the records of all decisions about the stream."""
 
 
 def described(request: CheckedRequest, outcome: Outcome, decision_id: str) -> Struct:
@@ -43,6 +45,7 @@ def described(request: CheckedRequest, outcome: Outcome, decision_id: str) -> St
         digest=request.digest,
         session_id=outcome.session_id or "",
         user_id=outcome.user_id or "",
+        request_id=request.request_id,
         request=RequestMessage(
             route_id=request.route_id,
             method=request.method,
@@ -90,4 +93,5 @@ def read_description(data: bytes, host_of: Callable[[str], str | None]) -> Descr
             headers={name: tuple(values.values) for name, values in request.headers.items()},
             client_address=request.client_address or None,
         ),
+        request_id=message.request_id,
     )

@@ -24,6 +24,7 @@ from doorward.identity import user as users
 from doorward.identity.directory import GROUP_TYPE, USER_TYPE
 from doorward.identity.service_account import ID_PREFIX
 from doorward.identity.service_account import RECORD_TYPE as SERVICE_ACCOUNT_TYPE
+from doorward.policy import CompiledPolicy, Facts
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.guard.description import Description, read_description
 from doorward_authorize.metrics import AuthorizeMetrics
@@ -111,8 +112,10 @@ class Watcher:
         clock: Clock,
         metrics: AuthorizeMetrics,
         touch: Callable[[str], None] = lambda _: None,
+        on_cut: Callable[[Description, Outcome], None] = lambda *_: None,
     ) -> None:
-        """``touch`` hears of sessions that are in use."""
+        """``touch`` hears of sessions that are in use, ``on_cut`` of streams that are ended here."""
+        self._on_cut = on_cut
         self._touch = touch
         self._touched = float("-inf")
         self._evaluator = evaluator
@@ -316,7 +319,9 @@ class Watcher:
         if outcome.verdict is not Verdict.ALLOW:
             return _Cut(outcome.reasons or ("denied",), outcome)
         ends_at = min(found.session.expires_at, found.good_until) if isinstance(found, Principal) else float("inf")
-        self._ask_again_at(stream, ends_at)
+        principal = found.facts if isinstance(found, Principal) else None
+        inputs = Facts(principal=principal, request=described.facts, now=self._clock.now())
+        self._ask_again_at(stream, min(ends_at, _next_change(route.policy, inputs)))
         return None
 
     def _reads_directory(self, stream: WatchedStream, record_id: str) -> None:
@@ -348,6 +353,19 @@ class Watcher:
         )
         stream.link.say(StreamVerdict(stream.number, allowed=False, reason=reason))
         self._forget(stream)
+        described, said = stream.description, cut.outcome
+        self._on_cut(
+            described,
+            Outcome(
+                verdict=Verdict.CUT,
+                reasons=cut.reasons,
+                rule=said.rule if said is not None else None,
+                route=self._evaluator.snapshot.routes.get(described.route),
+                principal=said.principal if said is not None else None,
+                user_id=described.user_id or None,
+                session_id=described.session_id or None,
+            ),
+        )
 
     # The books.
 
@@ -394,6 +412,16 @@ def _records_of(description: Description) -> tuple[tuple[str, str], ...]:
     if description.session_id.startswith(ID_PREFIX):
         return ((SERVICE_ACCOUNT_TYPE, description.session_id),)
     return (sessions.RECORD_TYPE, description.session_id), (users.RECORD_TYPE, description.user_id)
+
+
+def _next_change(policy: CompiledPolicy, inputs: Facts) -> float:
+    """The earliest time at which the policy may say otherwise about the same facts; infinite when it never will.
+
+    Only policies that read the clock know such a time.
+    """
+    ask: Callable[[Facts], float | None] | None = getattr(policy, "next_change", None)
+    moment = ask(inputs) if ask is not None else None
+    return float("inf") if moment is None else moment
 
 
 def _differs(before: CompiledRoute | None, after: CompiledRoute | None) -> bool:

@@ -1,0 +1,52 @@
+"""A record for each stream that is cut: the decision that ended it, joined to the one that let it begin by the request's id."""
+
+from collections.abc import Callable
+
+from doorward.records.record import RecordVersion
+from doorward_authorize.check_request import CheckedRequest
+from doorward_authorize.decision_log import DecisionLog
+from doorward_authorize.decision_record import DecisionRecord
+from doorward_authorize.guard.description import Description
+from doorward_authorize.outcome import Outcome
+
+_NO_ANSWER = 0
+"""The status of a decision that nobody gets an answer from."""
+
+
+class CutRecords:
+    """Writes what ``Watcher`` says of cut streams."""
+
+    def __init__(
+        self,
+        log: DecisionLog,
+        new_id: Callable[[], str],
+        now: Callable[[], float],
+        generation: Callable[[], str],
+        data_version: Callable[[], RecordVersion],
+    ) -> None:
+        self._log = log
+        self._new_id = new_id
+        self._now = now
+        self._generation = generation
+        self._data_version = data_version
+
+    def on_cut(self, described: Description, outcome: Outcome) -> None:
+        """Record that a stream was cut."""
+        facts = described.facts
+        request = CheckedRequest(
+            route_id=described.route,
+            digest=described.digest,
+            host=facts.host,
+            method=facts.method,
+            path=facts.raw_path,
+            query=facts.query,
+            headers=dict(facts.headers),
+            cookies=(),
+            request_id=described.request_id,
+            client_address=facts.client_address,
+        )
+        self._log.add(
+            DecisionRecord(
+                self._new_id(), self._now(), request, outcome, _NO_ANSWER, self._generation(), self._data_version()
+            )
+        )
