@@ -89,7 +89,9 @@ def test_explain_says_why_for_a_page_that_was_shown_and_for_one_that_would_be(
     assert (shown.decision.effect, shown.route) == (pb.EFFECT_DENY, "admin")
     assert "groups" in shown.text
     assert "eng" in shown.text
-    assert isinstance(json.loads(shown.json), dict)
+    assert "to be let in" in shown.text
+    (remedy,) = json.loads(shown.json)["remedies"]
+    assert [change["criterion"] for change in remedy["changes"]] == ["groups"]
     would = authorize.Explain(
         pb.ExplainRequest(request=question("admin", session=sessions(demo)["bob@example.com"]["id"])), timeout=5
     )

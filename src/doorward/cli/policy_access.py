@@ -53,6 +53,8 @@ class Answer:
         access = self.access
         if access.denied_by is not None:
             return f"kept out by {access.denied_by}"
+        if access.missing:
+            return f"would need {' and '.join(access.missing)}"
         parts = [" or ".join(access.conditions)] if access.conditions else []
         parts += [f"unless {condition}" for condition in access.unless]
         return "; ".join(parts)
@@ -69,6 +71,7 @@ class Answer:
             "conditions": list(self.access.conditions),
             "unless": list(self.access.unless),
             "denied_by": self.access.denied_by,
+            "missing": list(self.access.missing),
             "standing": self.person.standing,
             "note": self.person.note,
         }

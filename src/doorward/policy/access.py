@@ -24,7 +24,6 @@ from doorward.policy.truth import Truth, conjunction, disjunction, negation
 PERSON: frozenset[str] = frozenset({Fact.PRINCIPAL, Fact.EMAIL, Fact.GROUPS, Fact.CLAIM})
 """Facts that somebody has whatever they ask for."""
 _BOTH = frozenset({Truth.TRUE, Truth.FALSE})
-_NEVER = frozenset({Truth.FALSE, Truth.UNKNOWN, Truth.ANONYMOUS})
 _BLOCKING = frozenset({Truth.TRUE, Truth.UNKNOWN})
 
 
@@ -49,6 +48,8 @@ class Access:
     """For ``DEPENDS``: what keeps out nevertheless."""
     denied_by: str | None = None
     """For ``NO``: the deny rule that holds whatever the open facts are, if one does."""
+    missing: tuple[str, ...] = ()
+    """For ``NO`` without such a rule: criteria that keep the nearest allow rule from ever holding."""
 
 
 def judge_access(policy: Policy, facts: Facts, known: Collection[str]) -> Access:
@@ -68,7 +69,8 @@ def judge_access(policy: Policy, facts: Facts, known: Collection[str]) -> Access
     sure = [rule.name for rule, found in opening if found == {Truth.TRUE}]
     possible = [rule for rule, found in opening if Truth.TRUE in found]
     if not possible:
-        return Access(reach=Reach.NO)
+        lacking = [outcomes.lacking(rule.group) for rule, _ in opening]
+        return Access(reach=Reach.NO, missing=min(lacking, key=len, default=()))
     if sure and not unless:
         return Access(reach=Reach.YES, rules=tuple(sure))
     conditions = () if sure else tuple(dict.fromkeys(_condition(rule, outcomes) for rule in possible))
@@ -101,6 +103,21 @@ class _Outcomes:
                 return frozenset(map(negation, _combined(disjunction, members)))
             case Operator.NOR:
                 return frozenset(map(negation, _combined(conjunction, members)))
+
+    def lacking(self, expression: Expression) -> tuple[str, ...]:
+        """Criteria that keep ``expression``, which cannot hold, from holding; the fewest where there is a choice."""
+        if Truth.TRUE in self.of(expression):
+            return ()
+        if isinstance(expression, Term):
+            return (describe(expression),)
+        found = [lacks for member in expression.members if (lacks := self.lacking(member))]
+        match expression.operator:
+            case Operator.AND:
+                return tuple(dict.fromkeys(text for lacks in found for text in lacks))
+            case Operator.OR:
+                return min(found, key=len, default=())
+            case _:
+                return (f"other than {describe(expression)}",)
 
     def _is_open(self, term: Term) -> bool:
         criterion = BY_NAME[term.criterion]

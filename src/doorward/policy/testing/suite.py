@@ -15,9 +15,10 @@ import re
 from collections.abc import Mapping as AbstractMapping
 from dataclasses import dataclass
 
+from doorward.policy.criteria import BY_NAME
 from doorward.policy.decision import Effect
 from doorward.policy.facts import Facts, PrincipalFacts, RequestFacts
-from doorward.policy.nodes import Policy
+from doorward.policy.nodes import Policy, terms
 from doorward.policy.written_facts import NOBODY, read_people, read_principal, read_request, read_time_node
 from doorward.route.paths import ambiguity, decoded_path
 from doorward.route.route import Match, overlaps
@@ -26,6 +27,8 @@ from doorward.source import Mapping, Node, Position, Problems, Scalar, Sequence,
 _HEADER = ("version", "configuration", "policy", "people", "time", "tests")
 _CASE = ("name", "route", "principal", "request", "time", "effect", "reasons", "rule")
 _URL = re.compile(r"https://([^/:?#@\[\]]+)(?::[0-9]{1,5})?(/[^?#]*)?(?:\?([^#]*))?\Z", re.ASCII)
+_CLOCK = "time"
+"""The fact that changes by itself: what reads it comes out differently at another time."""
 _ANY_HOST = "app.example.com"
 _NEW_YEAR_2030 = 1_893_499_200.0
 """Noon UTC on the first of January 2030: the time of cases that do not say one. Never the present, or a test would come
@@ -158,6 +161,12 @@ def _file(node: Node | None, problems: Problems) -> str | None:
     return node.value
 
 
+def _reads(policy: Policy) -> frozenset[str]:
+    """The facts that ``policy`` looks at."""
+    found = (BY_NAME[term.criterion].reads_of(term) for rule in policy.rules for term in terms(rule.group))
+    return frozenset[str]().union(*found)
+
+
 def _route(target: Target) -> dict[str, str]:
     """The route's id as a fact, where the language has it."""
     return {"route": target.route_id} if "route" in RequestFacts.__dataclass_fields__ else {}
@@ -192,6 +201,10 @@ class _Cases:
         target, request = found
         if target.broken is not None:
             self._problems.error(node.position, f"`{target.name}` cannot be served", target.broken)
+            return []
+        if now is None and _CLOCK in _reads(target.policy):
+            text = f"the policy of `{target.name}` looks at the clock"
+            self._problems.error(node.position, text, "say the `time` of the test")
             return []
         moment = _NEW_YEAR_2030 if now is None else now
         if isinstance(effect, Mapping):
