@@ -21,6 +21,7 @@ from tests.support.http_client import BrowserlessClient
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.site import SECRET
 
+from doorward.cli.keys import export_plane
 from doorward.clock import SystemClock
 from doorward.keys.local_authority import LocalAuthority
 
@@ -171,7 +172,7 @@ class Split:
     def give_out(self) -> None:
         """What an operator's secret store does: each plane's folder gets what that plane is entitled to."""
         for name in self.names:
-            self.keys("export", name.split("-")[0], str(self.folder / name / "data"))
+            export_plane(name.split("-")[0], self.folder / "master", self.folder / name / "data")
 
     def keep_certificates(self, life: str) -> subprocess.Popen[bytes]:
         """Renew certificates as they become due, each in its plane's own folder."""

@@ -5,7 +5,8 @@ check: a filter that answers first, a route that skips the check, a redirect ins
 something to ``doorward_proxy.resources`` adds it here too, and says so in review.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
@@ -26,7 +27,7 @@ from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.tls_pb2 import
 from doorward.envoy_api.envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from doorward.errors import DoorwardError
 from doorward.rpc.planes import Plane
-from doorward_proxy.gate_routes import route_violations, unlisted
+from doorward_proxy.gate_routes import configuration_violations, scope_violations, unlisted
 from doorward_proxy.resources.clusters import PROTOCOL_OPTIONS
 from doorward_proxy.resources.http_filters import (
     CHECK,
@@ -42,7 +43,12 @@ from doorward_proxy.resources.http_filters import (
     check,
     guard,
 )
-from doorward_proxy.resources.listeners import CONNECT_UPGRADE, CONNECTION_MANAGER, MAX_STREAMS_OF_A_CONNECTION
+from doorward_proxy.resources.listeners import (
+    CONNECT_UPGRADE,
+    CONNECTION_MANAGER,
+    MAX_STREAMS_OF_A_CONNECTION,
+    scoped_routes,
+)
 from doorward_proxy.resources.surroundings import (
     AUTHENTICATE_CLUSTER,
     AUTHORIZE_CLUSTER,
@@ -67,20 +73,45 @@ class GateClosedError(DoorwardError):
         self.violations = violations
 
 
+class Gate:
+    """Admits one snapshot after another; a message that was admitted, and is the same object still, is not looked at again.
+
+    Messages of a snapshot are never changed, so the same object is the same content.
+    """
+
+    def __init__(self) -> None:
+        self._admitted: dict[int, Message] = {}
+
+    def admit(self, snapshot: Snapshot) -> None:
+        """Return when ``snapshot`` may be published.
+
+        Raises:
+            GateClosedError: it holds something that is not on the list.
+        """
+        violations = [*snapshot.dangling(), *_listeners(snapshot), *_hosts_are_complete(snapshot)]
+        fresh: dict[int, Message] = {}
+        looks: tuple[tuple[Sequence[Message], Callable[[Any], Iterator[str]]], ...] = (
+            (snapshot.routes, configuration_violations),
+            (snapshot.scopes, scope_violations),
+            (snapshot.clusters, _cluster),
+        )
+        for messages, look in looks:
+            for message in messages:
+                if self._admitted.get(id(message)) is not message:
+                    violations += look(message)
+                fresh[id(message)] = message
+        if violations:
+            raise GateClosedError(violations)
+        self._admitted = fresh
+
+
 def admit(snapshot: Snapshot) -> None:
     """Return when ``snapshot`` may be published.
 
     Raises:
         GateClosedError: it holds something that is not on the list.
     """
-    violations = [
-        *snapshot.dangling(),
-        *_listeners(snapshot),
-        *route_violations(snapshot.routes),
-        *(text for cluster in snapshot.clusters for text in _cluster(cluster)),
-    ]
-    if violations:
-        raise GateClosedError(violations)
+    Gate().admit(snapshot)
 
 
 def admit_bootstrap(bootstrap: Bootstrap) -> None:
@@ -101,6 +132,7 @@ def admit_bootstrap(bootstrap: Bootstrap) -> None:
 _MANAGER_FIELDS = {
     "stat_prefix",
     "rds",
+    "scoped_routes",
     "http_filters",
     "normalize_path",
     "merge_slashes",
@@ -121,6 +153,15 @@ _MANAGER_FIELDS = {
     "always_set_request_id_in_response",
     "server_name",
 }
+
+
+def _hosts_are_complete(snapshot: Snapshot) -> Iterator[str]:
+    """One way for routes to travel, and requests for unknown hosts are checked, or cannot reach a route at all."""
+    if len(snapshot.routes) > 1 or bool(snapshot.routes) is bool(snapshot.scopes):
+        yield "there must be one route configuration, or scopes"
+    for configuration in snapshot.routes:
+        if not any("*" in host.domains for host in configuration.virtual_hosts):
+            yield "routes: requests for unknown hosts would go unchecked"
 
 
 def _listeners(snapshot: Snapshot) -> Iterator[str]:
@@ -164,6 +205,8 @@ def _manager(manager: HttpConnectionManager) -> Iterator[str]:
         < manager.http2_protocol_options.max_concurrent_streams.value
         <= MAX_STREAMS_OF_A_CONNECTION,
     }
+    if manager.HasField("scoped_routes") and manager.scoped_routes != scoped_routes():
+        yield "connection manager: scopes are found in another way"
     yield from (f"connection manager: `{name}` is not as it must be" for name, holds in demanded.items() if not holds)
     if tuple(item.name for item in manager.http_filters) != ORDER:
         yield "connection manager: other filters, or another order"

@@ -1,6 +1,6 @@
 """The gate's list for routes: every one is checked, and unguarded ones end by the clock."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from google.protobuf.message import Message
 
@@ -11,6 +11,7 @@ from doorward.envoy_api.envoy.config.route.v3.route_components_pb2 import (
     VirtualHost,
 )
 from doorward.envoy_api.envoy.config.route.v3.route_pb2 import RouteConfiguration
+from doorward.envoy_api.envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from doorward.envoy_api.envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2 import ExtAuthzPerRoute
 from doorward.envoy_api.envoy.extensions.filters.http.ext_proc.v3.ext_proc_pb2 import ExtProcPerRoute
 from doorward.envoy_api.envoy.type.matcher.v3.string_pb2 import StringMatcher
@@ -54,16 +55,22 @@ _ANSWERS = {404: InternalRoute.UNMATCHED, 503: InternalRoute.BROKEN}
 _INTERNAL = frozenset(InternalRoute)
 
 
-def route_violations(configurations: Sequence[RouteConfiguration]) -> Iterator[str]:
-    """What is wrong with the routes of a snapshot."""
-    if len(configurations) != 1:
-        yield "there must be one route configuration"
-    for configuration in configurations:
-        yield from unlisted(configuration, "routes", _CONFIGURATION_FIELDS)
-        if not any("*" in host.domains for host in configuration.virtual_hosts):
-            yield "routes: requests for unknown hosts would go unchecked"
-        for host in configuration.virtual_hosts:
-            yield from _host(host)
+def configuration_violations(configuration: RouteConfiguration) -> Iterator[str]:
+    """What is wrong with a route configuration."""
+    yield from unlisted(configuration, "routes", _CONFIGURATION_FIELDS)
+    for host in configuration.virtual_hosts:
+        yield from _host(host)
+
+
+def scope_violations(scope: ScopedRouteConfiguration) -> Iterator[str]:
+    """What is wrong with a host that travels alone: its key must be its one host's name, or it would answer for another."""
+    where = f"scope `{scope.name}`"
+    yield from unlisted(scope, where, {"name", "key", "route_configuration"})
+    hosts = [host.name for host in scope.route_configuration.virtual_hosts]
+    keys = [fragment.string_key for fragment in scope.key.fragments]
+    if hosts != [scope.name] or keys != [scope.name] or scope.route_configuration.name != scope.name:
+        yield f"{where}: not exactly its own host"
+    yield from configuration_violations(scope.route_configuration)
 
 
 def _host(host: VirtualHost) -> Iterator[str]:

@@ -38,7 +38,7 @@ from doorward_proxy.guard.process import GuardProcess
 from doorward_proxy.isolation import Isolation
 from doorward_proxy.metrics import ProxyMetrics
 from doorward_proxy.publisher import Publisher
-from doorward_proxy.resources.build import build_snapshot
+from doorward_proxy.resources.build import SnapshotBuilder
 from doorward_proxy.resources.surroundings import Surroundings
 from doorward_proxy.xds.server import DiscoveryService, serve_discovery
 from doorward_proxy.xds.snapshot import Snapshot
@@ -105,9 +105,11 @@ class ProxyPlane:
         )
         certificates = Certificates(LocalAuthority(options.data_dir / "certificates", clock))
 
+        builder = SnapshotBuilder(surroundings)
+
         def build(wanted: Settings) -> Snapshot:
             wanted = self.neighbours.with_public(wanted)
-            return build_snapshot(wanted, certificates.current(wanted), surroundings, self._plane_certificate)
+            return builder.build(wanted, certificates.current(wanted), self._plane_certificate)
 
         self._channels = [self.neighbours.databroker(), self.neighbours.authenticate()]
         self._reporter = Reporter(self._channels[0], self._describe)

@@ -17,7 +17,7 @@ import structlog
 from doorward.clock import Clock
 from doorward.config.settings import Settings
 from doorward.errors import UnavailableError
-from doorward_proxy.gate import GateClosedError, admit
+from doorward_proxy.gate import Gate, GateClosedError
 from doorward_proxy.isolation import Isolation
 from doorward_proxy.metrics import ProxyMetrics
 from doorward_proxy.xds.snapshot import Snapshot
@@ -78,6 +78,7 @@ class Publisher:
         self._discovery = discovery
         self._deciders = deciders
         self._isolation = isolation
+        self._gate = Gate()
         self._clock = clock
         self._metrics = metrics
         self._next_settings: Settings | None = None
@@ -133,7 +134,7 @@ class Publisher:
         """
         snapshot = self._build(settings)
         try:
-            admit(snapshot)
+            self._gate.admit(snapshot)
         except GateClosedError as error:
             self._metrics.gate_closed.inc()
             _log.critical("the gate refuses the configuration", violations=error.violations)

@@ -15,6 +15,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from doorward.envoy_api.envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from doorward.envoy_api.envoy.config.core.v3.base_pb2 import Node
 from doorward.envoy_api.envoy.config.listener.v3.listener_pb2 import Listener
+from doorward.envoy_api.envoy.config.route.v3.route_pb2 import RouteConfiguration
 from doorward.envoy_api.envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
@@ -87,6 +88,11 @@ def _with_routes(config: AnyMessage, snapshot: Snapshot) -> AnyMessage:
     manager = HttpConnectionManager()
     if not config.Unpack(manager):
         return config
+    if manager.HasField("scoped_routes"):
+        # What is looked for is a bad host; how it travels makes no difference to that.
+        hosts = [host for scope in snapshot.scopes for host in scope.route_configuration.virtual_hosts]
+        manager.route_config.CopyFrom(RouteConfiguration(name="scopes", virtual_hosts=hosts))
+        return packed(manager)
     wanted = manager.rds.route_config_name
     for routes in snapshot.routes:
         if routes.name == wanted:

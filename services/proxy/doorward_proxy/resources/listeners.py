@@ -1,5 +1,7 @@
 """The public listener: TLS, and a connection manager that refuses what two servers could read differently."""
 
+from typing import Any
+
 from doorward.config.settings import Settings
 from doorward.envoy_api.envoy.config.core.v3.protocol_pb2 import (
     Http2ProtocolOptions,
@@ -11,10 +13,13 @@ from doorward.envoy_api.envoy.config.listener.v3.listener_pb2 import Listener
 from doorward.envoy_api.envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
     Rds,
+    ScopedRds,
+    ScopedRoutes,
 )
 from doorward_proxy.resources.http_filters import http_filters
 from doorward_proxy.resources.messages import YES, count, from_discovery, packed, seconds, socket_address
-from doorward_proxy.resources.surroundings import LISTENER, ROUTES
+from doorward_proxy.resources.routes import is_scoped
+from doorward_proxy.resources.surroundings import LISTENER, ROUTES, SCOPES
 from doorward_proxy.resources.tls import downstream_socket
 
 CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
@@ -40,12 +45,31 @@ def public_listener(settings: Settings) -> Listener:
     )
 
 
+def _routes(settings: Settings) -> dict[str, Any]:
+    """Where routes come from: one resource, or one for each host."""
+    if not is_scoped(settings):
+        return {"rds": Rds(route_config_name=ROUTES, config_source=from_discovery())}
+    return {"scoped_routes": scoped_routes()}
+
+
+def scoped_routes() -> ScopedRoutes:
+    """Routes by the authority up to its port."""
+    fragment = ScopedRoutes.ScopeKeyBuilder.FragmentBuilder
+    extractor = fragment.HeaderValueExtractor(name=":authority", element_separator=":", index=0)
+    return ScopedRoutes(
+        name=SCOPES,
+        scope_key_builder=ScopedRoutes.ScopeKeyBuilder(fragments=[fragment(header_value_extractor=extractor)]),
+        rds_config_source=from_discovery(),
+        scoped_rds=ScopedRds(scoped_rds_config_source=from_discovery()),
+    )
+
+
 def connection_manager(settings: Settings) -> HttpConnectionManager:
     """HTTP on the public listener, as strict as it goes."""
     manager = HttpConnectionManager
     return manager(
         stat_prefix="public",
-        rds=Rds(route_config_name=ROUTES, config_source=from_discovery()),
+        **_routes(settings),
         http_filters=http_filters(settings),
         # What a path or a header name is must be beyond dispute before anybody decides on it.
         normalize_path=YES,

@@ -21,6 +21,7 @@ from doorward.envoy_api.envoy.config.route.v3.route_components_pb2 import (
 )
 from doorward.envoy_api.envoy.config.route.v3.route_components_pb2 import Route as EnvoyRoute
 from doorward.envoy_api.envoy.config.route.v3.route_pb2 import RouteConfiguration
+from doorward.envoy_api.envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from doorward.envoy_api.envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2 import (
     CheckSettings,
     ExtAuthzPerRoute,
@@ -45,6 +46,8 @@ from doorward_proxy.resources.surroundings import AUTHENTICATE_CLUSTER, PAGES_CL
 GUARDED_IDLE_SECONDS = 3600.0
 OWN_PAGES_SECONDS = 20.0
 UNKNOWN_HOST = "*"
+RDS_HOSTS = 1000
+"""With more hosts than this, each is a resource of its own."""
 FORWARDED_HOST = "x-forwarded-host"
 
 _NOT_FOUND = "Not found.\n"
@@ -54,23 +57,67 @@ _ANYTHING = RouteMatch(prefix="/")
 """Targets that are no path (``OPTIONS *``) never come this far: the connection manager refuses them."""
 
 
+class HostCache:
+    """Virtual hosts that were built before, so that a change of one route among thousands costs one of them."""
+
+    def __init__(self) -> None:
+        self._built: dict[str, tuple[object, VirtualHost, ScopedRouteConfiguration]] = {}
+
+    def hosts(self, settings: Settings) -> dict[str, tuple[VirtualHost, ScopedRouteConfiguration]]:
+        """Every virtual host, and the same as a scope; the same objects as long as nothing about a host has changed."""
+        broken = dict(settings.broken_hosts)
+        by_host: dict[str, list[Route]] = {}
+        for item in settings.routes:
+            by_host.setdefault(item.route.host, []).append(item.route)
+        fresh: dict[str, tuple[object, VirtualHost, ScopedRouteConfiguration]] = {}
+        for host in settings.hosts:
+            made_of = (host in broken, host == settings.authenticate_host, by_host.get(host))
+            known = self._built.get(host)
+            if known is None or known[0] != made_of:
+                built = virtual_host(settings, host, by_host.get(host, ()))
+                known = (made_of, built, scope(built))
+            fresh[host] = known
+        self._built = fresh
+        return {host: (built, scoped) for host, (_, built, scoped) in fresh.items()}
+
+
+def virtual_host(settings: Settings, host: str, routes: Sequence[Route]) -> VirtualHost:
+    """The virtual host of one served host with its ``routes``."""
+    if host == settings.authenticate_host:
+        built = _sign_in_host(host)
+    elif host in dict(settings.broken_hosts):
+        built = [_broken(_ANYTHING, host), _broken(_CONNECT, host)]
+    else:
+        built = _protected_host(host, routes)
+    return VirtualHost(name=host, domains=[host], routes=built)
+
+
+def unknown_host() -> VirtualHost:
+    """All hosts that nobody configured."""
+    return VirtualHost(name="unmatched", domains=["*"], routes=_unmatched(""))
+
+
 def virtual_hosts(settings: Settings) -> dict[str, VirtualHost]:
     """The virtual host of every served host by its name, and that of all others as ``*``."""
-    broken = dict(settings.broken_hosts)
-    by_host: dict[str, list[Route]] = {}
-    for item in settings.routes:
-        by_host.setdefault(item.route.host, []).append(item.route)
-    found = {}
-    for host in settings.hosts:
-        if host == settings.authenticate_host:
-            routes = _sign_in_host(host)
-        elif host in broken:
-            routes = [_broken(_ANYTHING, host), _broken(_CONNECT, host)]
-        else:
-            routes = _protected_host(host, by_host[host])
-        found[host] = VirtualHost(name=host, domains=[host], routes=routes)
-    found[UNKNOWN_HOST] = VirtualHost(name="unmatched", domains=["*"], routes=_unmatched(""))
-    return found
+    found = {host: built for host, (built, _) in HostCache().hosts(settings).items()}
+    return {**found, UNKNOWN_HOST: unknown_host()}
+
+
+def is_scoped(settings: Settings) -> bool:
+    """Whether each host travels as a resource of its own.
+
+    One resource for all hosts is sent and read as a whole at each change; with ten thousand hosts that takes seconds. Scopes have
+    their price: a request for a host that nobody configured is checked without a route and refused as such, and hosts are compared as
+    they are written.
+    """
+    return len(settings.hosts) > RDS_HOSTS
+
+
+def scope(host: VirtualHost) -> ScopedRouteConfiguration:
+    """One host as a resource of its own, found by the authority up to its port."""
+    configuration = RouteConfiguration(name=host.name, virtual_hosts=[host], ignore_port_in_host_matching=True)
+    key = ScopedRouteConfiguration.Key(fragments=[ScopedRouteConfiguration.Key.Fragment(string_key=host.name)])
+    return ScopedRouteConfiguration(name=host.name, key=key, route_configuration=configuration)
 
 
 def route_configuration(hosts: Iterable[VirtualHost]) -> RouteConfiguration:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 LISTENER = "public"
 ROUTES = "public"
+SCOPES = "public-scopes"
 CERTIFICATE = "listener-certificate"
 PLANE_CERTIFICATE = "plane-certificate"
 """What we show to the other planes."""

@@ -1,15 +1,18 @@
 """An immutable set of resources, each with a version made of its content."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
 
 from doorward.envoy_api.envoy.config.cluster.v3.cluster_pb2 import Cluster
 from doorward.envoy_api.envoy.config.listener.v3.listener_pb2 import Listener
 from doorward.envoy_api.envoy.config.route.v3.route_pb2 import RouteConfiguration
+from doorward.envoy_api.envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from doorward.envoy_api.envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
@@ -23,7 +26,8 @@ CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105  # a type's name
 LISTENER_TYPE = "type.googleapis.com/envoy.config.listener.v3.Listener"
 ROUTE_TYPE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
-TYPES = (CLUSTER_TYPE, SECRET_TYPE, LISTENER_TYPE, ROUTE_TYPE)
+SCOPE_TYPE = "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration"
+TYPES = (CLUSTER_TYPE, SECRET_TYPE, LISTENER_TYPE, ROUTE_TYPE, SCOPE_TYPE)
 """In the order in which they are sent: nothing refers to what has not been sent before."""
 
 
@@ -35,6 +39,8 @@ class Resource:
     version: str
     """Hash of the content: equal content is never sent twice."""
     body: AnyMessage
+    message: Message | None = None
+    """What it was made of; the same object is never packed twice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +53,11 @@ class Snapshot:
     secrets: tuple[Secret, ...]
     listeners: tuple[Listener, ...]
     routes: tuple[RouteConfiguration, ...]
+    """All hosts as one resource, while they are not too many."""
+    scopes: tuple[ScopedRouteConfiguration, ...]
+    """Each host as a resource of its own, when they are."""
+    version: str
+    """Hash of the whole content."""
     resources: Mapping[str, Mapping[str, Resource]]
     """By type, then by name."""
 
@@ -59,33 +70,38 @@ class Snapshot:
         secrets: Iterable[Secret],
         listeners: Iterable[Listener],
         routes: Iterable[RouteConfiguration],
+        scopes: Iterable[ScopedRouteConfiguration] = (),
+        before: "Snapshot | None" = None,
     ) -> "Snapshot":
-        """A snapshot of these messages, versions included."""
-        by_type = (tuple(clusters), tuple(secrets), tuple(listeners), tuple(routes))
+        """A snapshot of these messages, versions included; what ``before`` holds already is taken over from it."""
+        by_type: tuple[Any, ...] = (
+            tuple(clusters),
+            tuple(secrets),
+            tuple(listeners),
+            tuple(routes),
+            tuple(scopes),
+        )
+        resources = {
+            type_url: _resources(type_url, messages, before.resources[type_url] if before is not None else {})
+            for type_url, messages in zip(TYPES, by_type, strict=True)
+        }
         return cls(
             generation=generation,
             clusters=by_type[0],
             secrets=by_type[1],
             listeners=by_type[2],
             routes=by_type[3],
-            resources=MappingProxyType(
-                {
-                    CLUSTER_TYPE: _resources(CLUSTER_TYPE, by_type[0]),
-                    SECRET_TYPE: _resources(SECRET_TYPE, by_type[1]),
-                    LISTENER_TYPE: _resources(LISTENER_TYPE, by_type[2]),
-                    ROUTE_TYPE: _resources(ROUTE_TYPE, by_type[3]),
-                }
-            ),
+            scopes=by_type[4],
+            version=_version(resources),
+            resources=MappingProxyType(resources),
         )
 
     @property
-    def version(self) -> str:
-        """Hash of the whole content."""
-        digest = hashlib.sha256()
-        for type_url in TYPES:
-            for name, resource in sorted(self.resources[type_url].items()):
-                digest.update(f"{type_url}\0{name}\0{resource.version}\0".encode())
-        return digest.hexdigest()[:16]
+    def configurations(self) -> Iterator[RouteConfiguration]:
+        """Every route configuration, whichever way it travels."""
+        yield from self.routes
+        for scope in self.scopes:
+            yield scope.route_configuration
 
     def dangling(self) -> list[str]:
         """References to what the snapshot does not hold; empty when it is consistent."""
@@ -94,7 +110,7 @@ class Snapshot:
         routes = {configuration.name for configuration in self.routes}
         problems = [
             f"route `{host.name}` goes to the unknown cluster `{route.route.cluster}`"
-            for configuration in self.routes
+            for configuration in self.configurations
             for host in configuration.virtual_hosts
             for route in host.routes
             if route.HasField("route") and route.route.cluster not in clusters
@@ -106,6 +122,7 @@ class Snapshot:
             ]
         for listener in self.listeners:
             wanted_routes, wanted_secrets = _wanted(listener)
+            wanted_routes.discard("")  # scoped: what is not there is 404
             problems += [
                 f"listener `{listener.name}` asks for the unknown `{name}`"
                 for name in sorted((wanted_routes - routes) | (wanted_secrets - secrets))
@@ -138,12 +155,27 @@ def _wanted_by_cluster(cluster: Cluster) -> set[str]:
     return names - {""}
 
 
+def _version(resources: Mapping[str, Mapping[str, Resource]]) -> str:
+    digest = hashlib.sha256()
+    for type_url in TYPES:
+        for name, resource in sorted(resources[type_url].items()):
+            digest.update(f"{type_url}\0{name}\0{resource.version}\0".encode())
+    return digest.hexdigest()[:16]
+
+
 def _resources(
-    type_url: str, messages: Iterable[Cluster | Secret | Listener | RouteConfiguration]
+    type_url: str,
+    messages: Iterable[Any],
+    before: Mapping[str, Resource],
 ) -> Mapping[str, Resource]:
-    found = {}
+    found: dict[str, Resource] = {}
     for message in messages:
+        name = message.name
+        known = before.get(name)
+        if known is not None and known.message is message:
+            found[name] = known
+            continue
         content = message.SerializeToString(deterministic=True)
         body = AnyMessage(type_url=type_url, value=content)
-        found[message.name] = Resource(message.name, hashlib.sha256(content).hexdigest()[:16], body)
+        found[name] = Resource(name, hashlib.sha256(content).hexdigest()[:16], body, message)
     return MappingProxyType(found)

@@ -10,10 +10,18 @@ from doorward.envoy_api.envoy.service.discovery.v3.discovery_pb2 import (
     DeltaDiscoveryRequest,
     DeltaDiscoveryResponse,
 )
-from doorward_proxy.xds.snapshot import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, SECRET_TYPE, TYPES, Snapshot
+from doorward_proxy.xds.snapshot import (
+    CLUSTER_TYPE,
+    LISTENER_TYPE,
+    ROUTE_TYPE,
+    SCOPE_TYPE,
+    SECRET_TYPE,
+    TYPES,
+    Snapshot,
+)
 from doorward_proxy.xds.subscription import Refused, Subscription
 
-_STAGES = ((SECRET_TYPE, CLUSTER_TYPE), (LISTENER_TYPE,), (ROUTE_TYPE,))
+_STAGES = ((SECRET_TYPE, CLUSTER_TYPE), (LISTENER_TYPE,), (ROUTE_TYPE, SCOPE_TYPE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +100,7 @@ class ClientStream:
         """Whether the client has taken over the whole snapshot; it may still hold clusters that are gone."""
         snapshot = self._snapshot
         return snapshot is not None and all(
-            subscription.opened
+            (subscription.opened or not snapshot.resources[type_url])
             and subscription.is_current(snapshot.resources[type_url], removals=type_url != CLUSTER_TYPE)
             for type_url, subscription in self._subscriptions.items()
         )
