@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.e2e.conftest import PASSWORDS
-from tests.support.deployment import short_folder, wait_for
+from tests.support.deployment import free_port, short_folder, wait_for
 from tests.support.echo import EchoServer
 from tests.support.loopback_directory import serve_directory
 from tests.support.rest_directory import FakeKeycloak, Population
@@ -118,3 +118,46 @@ def test_a_session_is_shown_with_its_claims_and_ended_by_identity_provider(place
         ended = place.run.command("session", "revoke", "--provider", "demo", "--json")
         assert json.loads(ended.stdout)["revoked"] >= 1
         assert status_of(alice.get(place.url("open") + "/")) != 200
+
+
+TOKEN = "a-scim-token-of-good-length"
+
+
+@pytest.fixture(scope="module")
+def pushed(shared_echo: EchoServer) -> Iterator[tuple[Site, httpx.Client]]:
+    """A directory that pushes, and its client."""
+    port = free_port()
+    staff = [{"allow": {"and": [{"groups": {"has": "staff"}}]}}]
+    with short_folder() as folder:
+        (folder / "scim-token").write_text(TOKEN)
+        route = {"name": "staff", "from": "staff", "to": f"http://127.0.0.1:{shared_echo.port}", "policy": staff}
+        described = {
+            "id": "pushed", "type": "scim", "identity_provider": "demo", "join": "sub", "tokens": ["file:scim-token"],
+        }  # fmt: skip
+        with (
+            site(folder, [route], directories=[described], scim={"listen": f"127.0.0.1:{port}"}) as made,
+            httpx.Client(
+                base_url=f"http://127.0.0.1:{port}/pushed/v2",
+                headers={"authorization": f"Bearer {TOKEN}"},
+                trust_env=False,
+            ) as client,
+        ):
+            wait_for(lambda: client.get("/Users").status_code == 200, what="the listener")
+            yield made, client
+
+
+def test_s65_what_a_scim_client_pushes_decides_within_a_second(pushed: tuple[Site, httpx.Client]):
+    place, scim = pushed
+    core = "urn:ietf:params:scim:schemas:core:2.0"
+    user = {"schemas": [f"{core}:User"], "userName": "alice@example.com", "externalId": "alice"}
+    user_id = scim.post("/Users", json=user).json()["id"]
+    with place.client() as alice:
+        assert status_of(alice.sign_in(place.url("staff") + "/", *PASSWORDS["alice"])) == 403
+        group = {"schemas": [f"{core}:Group"], "displayName": "staff", "members": [{"value": user_id}]}
+        group_id = scim.post("/Groups", json=group).json()["id"]
+        wait_for(lambda: status_of(alice.get(place.url("staff") + "/")) == 200, 1.0, what="the way in")
+        change = {"op": "remove", "path": f'members[value eq "{user_id}"]'}
+        patch = {"schemas": ["urn:ietf:params:scim:api:messages:2.0:PatchOp"], "Operations": [change]}
+        assert scim.patch(f"/Groups/{group_id}", json=patch).status_code in {200, 204}
+        wait_for(lambda: status_of(alice.get(place.url("staff") + "/")) == 403, 1.0, what="the denial")
+        assert "pushed" in place.run.command("directory", "status").stdout

@@ -11,6 +11,7 @@ from doorward.records.client import Revoked
 from doorward.records.record import Fence, Record, RecordVersion, Write
 from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.memory import MemoryStore
+from doorward_databroker.store.port import RecordStore
 
 PAGE = 100
 
@@ -18,8 +19,9 @@ PAGE = 100
 class StoreRecords:
     """Obeys the ports that planes declare over ``doorward.records.client.RecordClient``."""
 
-    def __init__(self, clock: FakeClock) -> None:
-        self.store = MemoryStore(clock, SealedCodec(keyring(Purpose.RECORDS)))
+    def __init__(self, clock: FakeClock, store: RecordStore | None = None) -> None:
+        self.store = store if store is not None else MemoryStore(clock, SealedCodec(keyring(Purpose.RECORDS)))
+        self.clock = clock
         self.puts: list[int] = []
 
     async def get(self, record_type: str, record_id: str) -> Record:

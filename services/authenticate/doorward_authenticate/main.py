@@ -117,7 +117,8 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         clock,
         directories=lambda: sessions.limits.directories,
     )
-    keeper = Keeper(records, refresher, clock)
+    registry = CollectorRegistry()
+    keeper = Keeper(records, refresher, clock, registry)
     tasks = {
         asyncio.create_task(keeper.run(records, secrets.token_hex(8)), name="session life"),
         asyncio.create_task(web.serve(), name="pages"),
@@ -125,7 +126,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         asyncio.create_task(reporter.run(), name="report"),
         asyncio.create_task(watch_settings(options.config_path, settings, on_change), name="reload"),
     }
-    probes = ProbeServer(CollectorRegistry(), lambda: stop.serving)
+    probes = ProbeServer(registry, lambda: stop.serving)
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
         await probes.start(options.health or neighbours.local.probes(Plane.AUTHENTICATE, options.worker))

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 import structlog
+from prometheus_client import CollectorRegistry, Counter
 
 from doorward.clock import Clock
 from doorward.errors import ConflictError, DataCorruptedError, DoorwardError
@@ -47,12 +48,20 @@ class TokenRecords(Protocol):
 class Keeper:
     """Attends to what is due."""
 
-    def __init__(self, records: TokenRecords, refresher: Refresher, clock: Clock) -> None:
+    def __init__(
+        self, records: TokenRecords, refresher: Refresher, clock: Clock, registry: CollectorRegistry | None = None
+    ) -> None:
         self._records = records
         self._refresher = refresher
         self._clock = clock
         self._limit = asyncio.Semaphore(_AT_ONCE)
         self.counts: dict[Attended, int] = dict.fromkeys(Attended, 0)
+        self._attended = Counter(
+            "doorward_sessions_attended",
+            "Sessions looked after, by what became of them.",
+            ("outcome",),
+            registry=registry,
+        )
 
     async def run(self, client: RecordClient, holder: str) -> None:
         """Work whenever the lease can be had, until cancelled."""
@@ -112,6 +121,7 @@ class Keeper:
         try:
             outcome = await self._refresher.attend(session_id)
             self.counts[outcome] += 1
+            self._attended.labels(outcome.value).inc()
         except DoorwardError as error:
             # It stays due: the next survey finds it.
             _log.warning("a session could not be looked after", session_id=session_id, reason=str(error))

@@ -17,6 +17,7 @@ from doorward.rpc.planes import Plane
 from doorward.rpc.server import start_all, stop_all
 from doorward.runtime.neighbours import Neighbours
 from doorward.runtime.service import ServeOptions, Stop, run_service
+from doorward.telemetry.probes import ProbeServer
 from doorward_databroker.directory.scim.listener import serve_pushed
 from doorward_databroker.directory.server import SERVICE_NAME, DirectoryServicer
 from doorward_databroker.directory.sources.all import make_source
@@ -40,6 +41,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     clock = SystemClock()
     neighbours = Neighbours(Plane.DIRECTORY, options, settings.planes, clock)
     client = http_client()
+    registry = CollectorRegistry()
     holder = new_holder()
     channel = neighbours.databroker()
     worker = Worker(
@@ -47,7 +49,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         lambda directory: make_source(directory, client, clock),
         clock,
         holder,
-        DirectoryMetrics(CollectorRegistry()),
+        DirectoryMetrics(registry),
     )
     servicer = DirectoryServicer(worker)
     services = neighbours.servers(
@@ -87,8 +89,11 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         watch_settings(options.config_path, settings, on_change, secrets=no_secret), name="reload"
     )
     certificate = asyncio.create_task(neighbours.run(), name="certificate")
+    # A directory that is away makes nothing of ours unready: what it said last goes on counting.
+    probes = ProbeServer(registry, lambda: stop.serving)
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
+        await probes.start(options.health or neighbours.local.probes(Plane.DIRECTORY, options.worker))
         await start_all(services)
         stop.ready()
         while not stopping.done():
@@ -102,6 +107,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
             if watched.cancelled():
                 await asyncio.sleep(0)  # replaced by a reload
     finally:
+        await probes.stop()
         await stop_all(services, _STOP_SECONDS)
         for task in (working, watching, certificate, stopping):
             task.cancel()

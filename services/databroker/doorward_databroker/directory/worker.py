@@ -94,6 +94,8 @@ class Worker:
 
     async def run(self, directories: list[DirectorySettings]) -> None:
         """Read ``directories`` until cancelled."""
+        self.statuses.clear()
+        self._asked.clear()
         for settings in directories:
             self.statuses[settings.id] = Status(settings)
             self._asked[settings.id] = asyncio.Event()
