@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.support.deployment import short_folder
 
-from doorward_proxy.guard.http2 import MESSAGE_LIMIT_BYTES, PREFACE, Call, Connection
+from doorward.rpc.http2_frames import PREFACE, frame
+from doorward_proxy.guard.http2 import MESSAGE_LIMIT_BYTES, Call, Connection
 
 HEADERS = [
     (":method", "POST"),
@@ -274,10 +275,6 @@ async def test_a_ping_is_answered_and_a_health_check_is_nothing(served: Served):
     event = await client.until(h2.events.PingAckReceived)
     assert isinstance(event, h2.events.PingAckReceived)
     assert event.ping_data == b"abcdefgh"
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
 
 SETTINGS = frame(4, 0, 0)

@@ -15,18 +15,13 @@ from typing import Protocol, cast
 
 import structlog
 
-CANCELLED = 1
-PERMISSION_DENIED = 7
-INTERNAL = 13
-UNAVAILABLE = 14
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+from doorward.rpc import http2_frames as h2
+from doorward.rpc.grpc_methods import CANCELLED, INTERNAL
+from doorward.rpc.http2_frames import ConnectionFault
+
 MESSAGE_LIMIT_BYTES = 256 * 1024
 """Of one gRPC message; Envoy lets headers of 60 KiB in."""
 
-_DATA, _HEADERS, _SETTINGS, _PING, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 4, 6, 8, 9
-_END_STREAM, _ACK, _END_HEADERS, _PADDED = 0x1, 0x1, 0x4, 0x8
-_FRAME_HEADER_BYTES = 9
-_FRAME_LIMIT_BYTES = 16_384
 _HEADER_BLOCK_LIMIT_BYTES = 128 * 1024
 _STREAM_WINDOW = 1024 * 1024
 """More than a call may send in its whole life, so that it never needs another byte of window."""
@@ -40,19 +35,14 @@ _PREFIX_BYTES = 5
 _BUFFER_LIMIT_BYTES = 8 * 1024 * 1024
 """Bytes that may wait for Envoy to read them; one that does not read is not one that we can speak to."""
 
-# Header blocks ready made (RFC 7541): `:status 200` is entry 8 of the static table, the rest literals without indexing.
-_RESPONSE = b"\x88" + b"\x00\x0ccontent-type\x10application/grpc"
+_OPENING = b"\x88" + h2.header_block([(b"content-type", b"application/grpc")])
+"""The headers of every answer; `:status 200` is entry 8 of the static table (RFC 7541)."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
-def _status_field(status: int) -> bytes:
-    text = b"%d" % status
-    return b"\x00\x0bgrpc-status" + bytes((len(text),)) + text
-
-
-class ProtocolError(Exception):
-    """The peer does not speak as it must."""
+class MalformedError(Exception):
+    """What a call sends is no gRPC message that we take."""
 
 
 class CallHandler(Protocol):
@@ -93,7 +83,7 @@ class Call:
             return
         if not self._answered:
             self._answered = True
-            self._connection.write(_HEADERS, _END_HEADERS, self._id, _RESPONSE)
+            self._connection.write(h2.HEADERS, h2.END_HEADERS, self._id, _OPENING)
         self._connection.write_data(self._id, b"\0" + len(message).to_bytes(4, "big") + message)
 
     def end(self, status: int) -> None:
@@ -103,9 +93,9 @@ class Call:
         """
         if not self.open:
             return
-        block = _status_field(status or INTERNAL)
+        block = h2.header_block([(b"grpc-status", b"%d" % (status or INTERNAL))])
         self._connection.write(
-            _HEADERS, _END_HEADERS | _END_STREAM, self._id, block if self._answered else _RESPONSE + block
+            h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, self._id, block if self._answered else _OPENING + block
         )
         self._close()
 
@@ -113,16 +103,16 @@ class Call:
         """Bytes from Envoy.
 
         Raises:
-            ProtocolError: they are no gRPC message that we take.
+            MalformedError: they are no gRPC message that we take.
         """
         self._received += len(data)
         if self._received > _CALL_LIMIT_BYTES:
-            raise ProtocolError("a call sends more than it may")
+            raise MalformedError("a call sends more than it may")
         buffer = self._buffer + data if self._buffer else data
         while len(buffer) >= _PREFIX_BYTES:
             length = int.from_bytes(buffer[1:_PREFIX_BYTES], "big")
             if buffer[0] or length > MESSAGE_LIMIT_BYTES:
-                raise ProtocolError("a compressed or too long message")
+                raise MalformedError("a compressed or too long message")
             end = _PREFIX_BYTES + length
             if len(buffer) < end:
                 break
@@ -174,9 +164,12 @@ class Connection(asyncio.Protocol):
         """Greet. A health check connects and says nothing."""
         self._transport = stream = cast("asyncio.Transport", transport)
         stream.set_write_buffer_limits(high=_BUFFER_LIMIT_BYTES)
-        settings = ((1, 0), (3, _STREAMS_LIMIT), (4, _STREAM_WINDOW))
-        self.write(_SETTINGS, 0, 0, b"".join(struct.pack(">HI", *setting) for setting in settings))
-        self.write(_WINDOW_UPDATE, 0, 0, (_CONNECTION_WINDOW - _FIRST_WINDOW).to_bytes(4, "big"))
+        values = {
+            h2.HEADER_TABLE_SIZE: 0,
+            h2.MAX_CONCURRENT_STREAMS: _STREAMS_LIMIT,
+            h2.INITIAL_WINDOW_SIZE: _STREAM_WINDOW,
+        }
+        stream.write(h2.settings(values) + h2.window_update(0, _CONNECTION_WINDOW - _FIRST_WINDOW))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Every call on it has ended."""
@@ -205,7 +198,7 @@ class Connection(asyncio.Protocol):
 
     def write(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         """Queue one frame; all of a turn of the loop leave together."""
-        self._out.append(_frame(kind, flags, stream_id, payload))
+        self._out.append(h2.frame(kind, flags, stream_id, payload))
         if not self._flushing:
             self._flushing = True
             asyncio.get_running_loop().call_soon(self._flush)
@@ -213,10 +206,10 @@ class Connection(asyncio.Protocol):
     def write_data(self, stream_id: int, payload: bytes) -> None:
         """Queue one DATA frame, as soon as the peer's window allows."""
         if self._waiting or self._window < len(payload):
-            self._waiting.append(_frame(_DATA, 0, stream_id, payload))
+            self._waiting.append(h2.frame(h2.DATA, 0, stream_id, payload))
             return
         self._window -= len(payload)
-        self.write(_DATA, 0, stream_id, payload)
+        self.write(h2.DATA, 0, stream_id, payload)
 
     def closed(self, call: Call, stream_id: int, *, seen: bool) -> None:
         """``call`` has ended."""
@@ -239,61 +232,61 @@ class Connection(asyncio.Protocol):
         buffer = self._buffer + data if self._buffer else data
         position = 0
         if not self._greeted:
-            if not PREFACE.startswith(buffer[: len(PREFACE)]):
-                raise ProtocolError("not HTTP/2")
-            if len(buffer) < len(PREFACE):
+            if not h2.PREFACE.startswith(buffer[: len(h2.PREFACE)]):
+                raise ConnectionFault(h2.PROTOCOL_ERROR, "not HTTP/2")
+            if len(buffer) < len(h2.PREFACE):
                 self._buffer = buffer
                 return
-            self._greeted, position = True, len(PREFACE)
-        while len(buffer) - position >= _FRAME_HEADER_BYTES:
+            self._greeted, position = True, len(h2.PREFACE)
+        while len(buffer) - position >= h2.FRAME_BYTES:
             length = int.from_bytes(buffer[position : position + 3], "big")
-            if length > _FRAME_LIMIT_BYTES:
-                raise ProtocolError("a frame is too long")
-            end = position + _FRAME_HEADER_BYTES + length
+            if length > h2.FRAME_LIMIT:
+                raise ConnectionFault(h2.PROTOCOL_ERROR, "a frame is too long")
+            end = position + h2.FRAME_BYTES + length
             if len(buffer) < end:
                 break
             kind, flags = buffer[position + 3], buffer[position + 4]
-            stream_id = int.from_bytes(buffer[position + 5 : position + 9], "big") & 0x7FFF_FFFF
-            self._frame(kind, flags, stream_id, buffer[position + _FRAME_HEADER_BYTES : end])
+            stream_id = int.from_bytes(buffer[position + 5 : position + 9], "big") & h2.WINDOW_LIMIT
+            self._frame(kind, flags, stream_id, buffer[position + h2.FRAME_BYTES : end])
             position = end
         self._buffer = bytes(buffer[position:])
 
     def _frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
-        if not self._configured and (kind != _SETTINGS or flags & _ACK):
-            raise ProtocolError("settings must come first")
-        if self._block is not None and (kind != _CONTINUATION or stream_id != self._block[0]):
-            raise ProtocolError("a header block is interrupted")
+        if not self._configured and (kind != h2.SETTINGS or flags & h2.ACK):
+            raise ConnectionFault(h2.PROTOCOL_ERROR, "settings must come first")
+        if self._block is not None and (kind != h2.CONTINUATION or stream_id != self._block[0]):
+            raise ConnectionFault(h2.PROTOCOL_ERROR, "a header block is interrupted")
         match kind:
-            case 0:
+            case h2.DATA:
                 self._data(flags, stream_id, payload)
-            case 1:
+            case h2.HEADERS:
                 self._headers(flags, stream_id, payload)
-            case 3:
+            case h2.RST_STREAM:
                 self._reset(stream_id, payload)
-            case 4:
+            case h2.SETTINGS:
                 self._settings(flags, stream_id, payload)
-            case 5:
-                raise ProtocolError("clients push nothing")
-            case 6:
+            case h2.PUSH_PROMISE:
+                raise ConnectionFault(h2.PROTOCOL_ERROR, "clients push nothing")
+            case h2.PING:
                 if stream_id or len(payload) != 8:
-                    raise ProtocolError("a malformed ping")
-                if not flags & _ACK:
-                    self.write(_PING, _ACK, 0, payload)
-            case 8:
+                    raise ConnectionFault(h2.PROTOCOL_ERROR, "a malformed ping")
+                if not flags & h2.ACK:
+                    self.write(h2.PING, h2.ACK, 0, payload)
+            case h2.WINDOW_UPDATE:
                 self._window_update(stream_id, payload)
-            case 9:
+            case h2.CONTINUATION:
                 self._continuation(flags, payload)
             case _:
                 pass  # priorities, a farewell whose calls go on, and what later versions may say
 
     def _data(self, flags: int, stream_id: int, payload: bytes) -> None:
         if not stream_id or stream_id > self._last_id:
-            raise ProtocolError("data of no stream")
+            raise ConnectionFault(h2.PROTOCOL_ERROR, "data of no stream")
         self._unacknowledged += len(payload)
         if self._unacknowledged >= _CONNECTION_WINDOW // 4:
-            self.write(_WINDOW_UPDATE, 0, 0, self._unacknowledged.to_bytes(4, "big"))
+            self.write(h2.WINDOW_UPDATE, 0, 0, self._unacknowledged.to_bytes(4, "big"))
             self._unacknowledged = 0
-        content = _unpadded(flags, payload)
+        content = h2.unpadded(flags & h2.PADDED, payload)
         call = self._calls.get(stream_id)
         if call is None:
             return  # ended here a moment ago
@@ -303,81 +296,69 @@ class Connection(asyncio.Protocol):
             # Whatever goes wrong with one stream ends that stream.
             _log.error("a guard's call failed and its stream is cut", error=str(error), exc_info=True)
             call.end(INTERNAL)
-        if flags & _END_STREAM:
+        if flags & h2.END_STREAM:
             call.end(CANCELLED)
 
     def _headers(self, flags: int, stream_id: int, payload: bytes) -> None:
         if not stream_id % 2:
-            raise ProtocolError("a stream that a client cannot open")
-        _unpadded(flags, payload)
+            raise ConnectionFault(h2.PROTOCOL_ERROR, "a stream that a client cannot open")
+        h2.unpadded(flags, payload)
         if stream_id > self._last_id:
             self._last_id = stream_id
             self._calls[stream_id] = Call(self, stream_id)
-        elif not flags & _END_STREAM:
-            raise ProtocolError("trailers that do not end their stream")
+        elif not flags & h2.END_STREAM:
+            raise ConnectionFault(h2.PROTOCOL_ERROR, "trailers that do not end their stream")
         self._block, self._block_bytes = (stream_id, flags), len(payload)
         self._end_of_block(flags)
 
     def _continuation(self, flags: int, payload: bytes) -> None:
         if self._block is None:
-            raise ProtocolError("a continuation of nothing")
+            raise ConnectionFault(h2.PROTOCOL_ERROR, "a continuation of nothing")
         self._block_bytes += len(payload)
         if self._block_bytes > _HEADER_BLOCK_LIMIT_BYTES:
-            raise ProtocolError("a header block is too long")
+            raise ConnectionFault(h2.PROTOCOL_ERROR, "a header block is too long")
         self._end_of_block(flags)
 
     def _end_of_block(self, flags: int) -> None:
-        if self._block is None or not flags & _END_HEADERS:
+        if self._block is None or not flags & h2.END_HEADERS:
             return
         (stream_id, first_flags), self._block = self._block, None
         call = self._calls.get(stream_id)
-        if call is not None and first_flags & _END_STREAM:
+        if call is not None and first_flags & h2.END_STREAM:
             call.end(CANCELLED)
 
     def _reset(self, stream_id: int, payload: bytes) -> None:
         if not stream_id or stream_id > self._last_id or len(payload) != 4:
-            raise ProtocolError("a malformed reset")
+            raise ConnectionFault(h2.PROTOCOL_ERROR, "a malformed reset")
         call = self._calls.get(stream_id)
         if call is not None:
             call.lost()
 
     def _settings(self, flags: int, stream_id: int, payload: bytes) -> None:
-        if stream_id or len(payload) % 6 or (flags & _ACK and payload):
-            raise ProtocolError("malformed settings")
+        if stream_id or len(payload) % 6 or (flags & h2.ACK and payload):
+            raise ConnectionFault(h2.PROTOCOL_ERROR, "malformed settings")
         self._configured = True
-        if flags & _ACK:
+        if flags & h2.ACK:
             return
         for position in range(0, len(payload), 6):
             name, value = struct.unpack_from(">HI", payload, position)
-            if name == 4 and not _LEAST_PEER_WINDOW <= value < 1 << 31:
-                raise ProtocolError("a window that nothing fits through")
-        self.write(_SETTINGS, _ACK, 0, b"")
+            if name == h2.INITIAL_WINDOW_SIZE and not _LEAST_PEER_WINDOW <= value <= h2.WINDOW_LIMIT:
+                raise ConnectionFault(h2.PROTOCOL_ERROR, "a window that nothing fits through")
+        self.write(h2.SETTINGS, h2.ACK, 0, b"")
 
     def _window_update(self, stream_id: int, payload: bytes) -> None:
-        increment = int.from_bytes(payload, "big") & 0x7FFF_FFFF
+        increment = int.from_bytes(payload, "big") & h2.WINDOW_LIMIT
         if len(payload) != 4 or not increment:
-            raise ProtocolError("a malformed window update")
+            raise ConnectionFault(h2.PROTOCOL_ERROR, "a malformed window update")
         if stream_id:
             return  # what a call sends fits through its first window
         self._window += increment
-        if self._window >= 1 << 31:
-            raise ProtocolError("a window that is too large")
-        while self._waiting and self._window >= len(self._waiting[0]) - _FRAME_HEADER_BYTES:
+        if self._window > h2.WINDOW_LIMIT:
+            raise ConnectionFault(h2.PROTOCOL_ERROR, "a window that is too large")
+        while self._waiting and self._window >= len(self._waiting[0]) - h2.FRAME_BYTES:
             frame = self._waiting.popleft()
-            self._window -= len(frame) - _FRAME_HEADER_BYTES
+            self._window -= len(frame) - h2.FRAME_BYTES
             self._out.append(frame)
         if self._out and not self._flushing:
             self._flushing = True
             asyncio.get_running_loop().call_soon(self._flush)
-
-
-def _frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
-    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream_id.to_bytes(4, "big") + payload
-
-
-def _unpadded(flags: int, payload: bytes) -> bytes:
-    if not flags & _PADDED:
-        return payload
-    if not payload or payload[0] >= len(payload):
-        raise ProtocolError("more padding than payload")
-    return payload[1 : len(payload) - payload[0]]

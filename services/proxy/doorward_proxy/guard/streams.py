@@ -20,7 +20,8 @@ import structlog
 
 from doorward.clock import Clock
 from doorward.envoy_api.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest
-from doorward_proxy.guard.http2 import INTERNAL, PERMISSION_DENIED, UNAVAILABLE, Call
+from doorward.rpc.grpc_methods import INTERNAL, PERMISSION_DENIED, UNAVAILABLE
+from doorward_proxy.guard.http2 import Call
 from doorward_proxy.guard.messages import HEADERS_PASS, TRAILERS_PASS, asks_for_trailers, description_of
 from doorward_proxy.guard.metrics import GuardMetrics
 
