@@ -165,6 +165,18 @@ class Problems:
             raise ConfigurationError([problem.render() for problem in self.errors])
 
 
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+\Z", re.ASCII)
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)", re.ASCII)
+
+
+def duration_seconds(text: str) -> float | None:
+    """The seconds in ``30s``, ``250ms`` or ``1h30m``; ``None`` when it is no duration."""
+    if len(text) > 32 or not _DURATION.match(text):
+        return None
+    return sum(float(amount) * _UNITS[unit] for amount, unit in _DURATION_PART.findall(text))
+
+
 def suggestion(word: str, known: Iterable[str]) -> str | None:
     """``did you mean `x`?`` for the nearest of ``known``, or ``None`` when nothing is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

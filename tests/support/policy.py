@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from doorward.policy import Facts, Policy, PrincipalFacts, RequestFacts, parse_policy
 from doorward.source import Problem, Problems, read_yaml
 
+NOW = 1_900_000_000.0
+"""2030-03-17T17:46:40Z, a Sunday."""
+
 
 def read_policy(text: str) -> tuple[Policy, Problems]:
     """The policy in ``text`` with everything that is wrong with it."""
@@ -26,7 +29,7 @@ def problems_of(text: str) -> tuple[Problem, ...]:
     return read_policy(text)[1].all
 
 
-def facts(principal: Mapping[str, object] | None = None, **request: str) -> Facts:
+def facts(principal: Mapping[str, object] | None = None, **request: object) -> Facts:
     """Somebody (``None``: nobody signed in) with the given facts, asking for ``GET /`` unless told otherwise."""
     who = None
     if principal is not None:
@@ -34,5 +37,5 @@ def facts(principal: Mapping[str, object] | None = None, **request: str) -> Fact
         if isinstance(values["groups"], list):
             values["groups"] = frozenset(values["groups"])
         who = PrincipalFacts(**values)  # type: ignore[arg-type]  # tests give what the fields take
-    what = RequestFacts(**{"method": "GET", "host": "app.example.com", "path": "/", **request})  # type: ignore[arg-type]  # all strings
-    return Facts(principal=who, request=what, now=1_900_000_000.0)
+    what = RequestFacts(**{"method": "GET", "host": "app.example.com", "path": "/", **request})  # type: ignore[arg-type]  # tests give what the fields take
+    return Facts(principal=who, request=what, now=NOW)

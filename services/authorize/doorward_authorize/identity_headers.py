@@ -50,7 +50,10 @@ def _filled(template: Template, principal: Principal, assertion: Callable[[], st
 
 def _claim(principal: Principal, path: str) -> str | None:
     """A claim as text: its values joined by commas, each percent-encoded where it must be."""
-    values = [header_text(value, extra=",") for value in claim_values(principal.facts.claims, path) or ()]
+    found = claim_values(principal.facts.claims, path)
+    if not isinstance(found, list):
+        return None
+    values = [header_text(value, extra=",") for value in found]
     known = [value for value in values if value]
     # Half a list would say something else than the whole.
     return ",".join(known) if known and len(known) == len(values) else None

@@ -4,22 +4,21 @@ Strict: an unknown key, a wrong type or a value outside its bounds is an error. 
 wrote; ``load`` turns them into settings. Field descriptions are the reference documentation.
 """
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+\Z", re.ASCII)
-_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)", re.ASCII)
+from doorward.source import duration_seconds
+
 NAME = r"^[a-z0-9](?:[a-z0-9_.-]{0,62}[a-z0-9])?$"
 
 
 def parse_duration(value: object) -> float:
     """Seconds of a text such as ``1h30m``; raises ``ValueError`` for anything else."""
-    if not isinstance(value, str) or len(value) > 32 or not _DURATION.match(value):
+    seconds = duration_seconds(value) if isinstance(value, str) else None
+    if seconds is None:
         raise ValueError("expected a duration such as `30s`, `250ms` or `1h30m`")
-    return sum(float(amount) * _UNITS[unit] for amount, unit in _DURATION_PART.findall(value))
+    return seconds
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]

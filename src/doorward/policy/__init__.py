@@ -12,27 +12,42 @@ three-valued logic that every consumer shares. What does not belong here: where 
 
 from doorward.policy.checker import check_policy
 from doorward.policy.compiler import CompiledPolicy, compile_policy
-from doorward.policy.decision import Decision, Effect
+from doorward.policy.decision import Decision, Effect, StepUp
 from doorward.policy.explain import Explanation, explain_policy
-from doorward.policy.facts import Facts, PrincipalFacts, RequestFacts
+from doorward.policy.facts import (
+    ClientCertificateFacts,
+    DeviceFacts,
+    Facts,
+    GrantFacts,
+    PrincipalFacts,
+    RequestFacts,
+)
 from doorward.policy.interpreter import interpret_policy
-from doorward.policy.nodes import Policy
+from doorward.policy.library import Library, read_sets
+from doorward.policy.nodes import Dialect, Policy
 from doorward.policy.parser import parse_policy
 from doorward.policy.printer import print_policy
 
 __all__ = [
+    "ClientCertificateFacts",
     "CompiledPolicy",
     "Decision",
+    "DeviceFacts",
+    "Dialect",
     "Effect",
     "Explanation",
     "Facts",
+    "GrantFacts",
+    "Library",
     "Policy",
     "PrincipalFacts",
     "RequestFacts",
+    "StepUp",
     "check_policy",
     "compile_policy",
     "explain_policy",
     "interpret_policy",
     "parse_policy",
     "print_policy",
+    "read_sets",
 ]

@@ -13,7 +13,17 @@ class Effect(StrEnum):
     SIGN_IN = "sign-in"
     """Nobody is signed in, and somebody might be let in."""
     STEP_UP = "step-up"
-    """A stronger or fresher sign-in might be let in; no criterion asks for one yet."""
+    """Somebody is kept out only because their sign-in is too old or too weak."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepUp:
+    """The sign-in that would be let in."""
+
+    max_age_seconds: float | None = None
+    """How old it may be; ``None``: any age."""
+    methods: tuple[str, ...] = ()
+    """Authentication methods (`amr`) of which the policy asks for one; none: any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +37,8 @@ class Decision:
     effect: Effect
     reasons: tuple[str, ...] = ()
     rule: str | None = None
+    step_up: StepUp | None = None
+    """With ``STEP_UP`` alone."""
 
 
 POLICY_ERROR = "policy-error"

@@ -1,18 +1,66 @@
-"""All that a policy may look at, as one typed value."""
+"""All that a policy may look at, as one typed value.
+
+``None`` means unknown, which never lets anyone in; an empty collection is known to be empty.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GrantFacts:
+    """A just-in-time grant that was approved; whether it is live is asked at every decision."""
+
+    name: str
+    """The kind of grant, as the policy calls it."""
+    routes: frozenset[str]
+    """Ids of the routes that it counts for."""
+    starts_at: float
+    """Seconds since the Unix epoch, inclusive."""
+    ends_at: float
+    """Exclusive."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceFacts:
+    """A device whose credential was proven in this session."""
+
+    id: str
+    type: str
+    """``enclave_only`` for a platform authenticator, ``any`` for every other."""
+    approved: bool = False
+    """Whether an administrator has approved it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientCertificateFacts:
+    """A certificate that the client proved to hold and that the listener's authorities vouch for."""
+
+    fingerprint: str
+    """SHA-256 of the certificate, 64 lower-case hexadecimal digits."""
+    spki_hash: str
+    """SHA-256 of the public key info, in base64."""
+    san_dns: tuple[str, ...] = ()
+    san_email: tuple[str, ...] = ()
+    san_uri: tuple[str, ...] = ()
+    not_before_at: float
+    """Seconds since the Unix epoch, inclusive."""
+    not_after_at: float
+    """Inclusive."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PrincipalFacts:
-    """Who asks. ``None`` means unknown, which never lets anyone in."""
+    """Who asks."""
 
     user_id: str
     subject: str = ""
     email: str | None = None
     """Canonical, verified, and vouched for by an authority for its domain; anything less is ``None``."""
     groups: frozenset[str] | None = None
+    """Ids, or whatever their source names groups by."""
+    group_names: frozenset[str] | None = None
+    group_emails: frozenset[str] | None = None
     claims: Mapping[str, object] = field(default_factory=dict)
     session_id: str | None = None
     identity_provider_id: str | None = None
@@ -20,6 +68,10 @@ class PrincipalFacts:
     """Seconds since the Unix epoch."""
     methods: tuple[str, ...] = ()
     """Authentication methods (`amr`, RFC 8176)."""
+    devices: tuple[DeviceFacts, ...] | None = None
+    grants: tuple[GrantFacts, ...] | None = None
+    records: Mapping[str, Mapping[str, object] | None] = field(default_factory=dict)
+    """External records about this person by type; ``None`` is known not to exist, a missing type is unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +88,14 @@ class RequestFacts:
     headers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Lower-case names, each value by itself."""
     client_address: str | None = None
+    client_certificate: ClientCertificateFacts | None = None
+    route: str = ""
+    """Id of the route."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """One request as a policy sees it."""
+    """One request as a policy sees it. There is no body in it, and there will be none: it is never read."""
 
     principal: PrincipalFacts | None
     """``None``: nobody is signed in."""

@@ -1,5 +1,6 @@
 """Neighbours that ask the same become one: two hundred addresses in a row cost one look into a set."""
 
+from dataclasses import replace
 from itertools import groupby
 
 from doorward.policy.criteria import BY_NAME
@@ -22,6 +23,7 @@ def merge(policy: Policy) -> Policy:
     return Policy(
         tuple(Rule(rule.action, _merge_group(rule.group), rule.name, rule.position) for rule in policy.rules),
         policy.position,
+        policy.dialect,
     )
 
 
@@ -36,12 +38,12 @@ def _merge_group(group: Group) -> Group:
     return Group(group.operator, tuple(members), group.position)
 
 
-def _key(expression: Expression) -> tuple[str, Comparison] | None:
+def _key(expression: Expression) -> tuple[str, Comparison, bool, bool] | None:
     """What mergeable neighbours have in common, or ``None`` for what stays alone."""
     if not isinstance(expression, Term) or len(expression.matchers) != 1:
         return None
     union = _MERGING.get((BY_NAME[expression.criterion].operand, expression.matchers[0].comparison))
-    return None if union is None else (expression.label, union)
+    return None if union is None else (expression.label, union, expression.ignore_case, expression.optional)
 
 
 def _union(terms: list[Term]) -> Term:
@@ -50,4 +52,4 @@ def _union(terms: list[Term]) -> Term:
         return first
     union = _MERGING[BY_NAME[first.criterion].operand, first.matchers[0].comparison]
     operand = tuple(dict.fromkeys(value for term in terms for value in term.matchers[0].operand))
-    return Term(first.criterion, first.argument, (Matcher(union, operand),), first.position)
+    return replace(first, matchers=(Matcher(union, operand),))

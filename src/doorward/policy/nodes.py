@@ -1,6 +1,6 @@
 """The tree: frozen values and nothing else."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -39,14 +39,31 @@ class Comparison(StrEnum):
     NOT_IN = "not_in"
     HAS = "has"
     EXCLUDE = "exclude"
+    GLOB = "glob"
+    REGEX = "regex"
+    LESS = "<"
+    AT_MOST = "<="
+    EQUALS = "="
+    MORE = ">"
+    AT_LEAST = ">="
+    EXISTS = "exists"
+
+
+class Dialect(StrEnum):
+    """Whose semantics a policy follows where they differ; see the policy reference."""
+
+    VERSION_1 = "version-1"
+    PPL = "ppl"
 
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """One comparison; ``operand`` holds one value, or several for ``in`` and ``not_in``."""
+    """One comparison; ``operand`` holds one value, or several where a list may stand, in the compared form."""
 
     comparison: Comparison
     operand: tuple[str, ...]
+    field: str = ""
+    """The criterion's key that it stands under, for example ``san_dns``; empty for the criterion's own value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +76,23 @@ class Term:
     """What follows the slash, for example the path in ``claim/department``; empty for most."""
     matchers: tuple[Matcher, ...]
     position: Position
+    ignore_case: bool = False
+    """Whether ASCII letters are compared without regard to case; operands are in lower case then."""
+    optional: bool = False
+    """Whether an absent value counts as one that does not match, instead of as unknown."""
 
     @property
     def label(self) -> str:
         """The criterion as the operator wrote it."""
         return f"{self.criterion}/{self.argument}" if self.argument else self.criterion
+
+    def under(self, field: str) -> tuple[Matcher, ...]:
+        """The matchers that stand under one of the criterion's keys."""
+        return tuple(matcher for matcher in self.matchers if matcher.field == field)
+
+    def operands(self, field: str) -> tuple[str, ...]:
+        """The operands of all matchers under one of the criterion's keys."""
+        return tuple(value for matcher in self.under(field) for value in matcher.operand)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +114,7 @@ class Rule:
     action: Action
     group: Group
     name: str
-    """Stable within the policy: action and running number, for example ``allow-1``."""
+    """Stable within the policy: the operator's, or action and running number, for example ``allow-1``."""
     position: Position
 
 
@@ -95,6 +124,9 @@ class Policy:
 
     rules: tuple[Rule, ...]
     position: Position
+    dialect: Dialect = Dialect.VERSION_1
+    digest: str | None = field(default=None, init=False, compare=False, repr=False)
+    """What ``digest_of`` has worked out; a changed copy starts without one."""
 
     def of(self, action: Action) -> tuple[Rule, ...]:
         """The rules with ``action``."""

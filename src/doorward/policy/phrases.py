@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from doorward.policy.nodes import Expression, Matcher, Term
+from doorward.policy.nodes import Comparison, Expression, Matcher, Term
 
 MANY = 4
 """Values of a list that are named; of longer ones the number is given."""
@@ -18,7 +18,11 @@ def describe(expression: Expression) -> str:
 
 def describe_matcher(matcher: Matcher) -> str:
     """``in GET, HEAD``."""
-    return f"{matcher.comparison} {several(str(value) for value in matcher.operand)}"
+    values = several(str(value) for value in matcher.operand)
+    if not matcher.field:
+        return f"{matcher.comparison} {values}"
+    plain = matcher.comparison in {Comparison.IS, Comparison.IN}
+    return f"{matcher.field} {values}" if plain else f"{matcher.field} {matcher.comparison} {values}"
 
 
 def several(values: Iterable[str]) -> str:

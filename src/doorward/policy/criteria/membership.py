@@ -1,27 +1,75 @@
-"""Criteria about what somebody belongs to: ``groups`` and ``claim/<path>``."""
+"""Criteria about what somebody belongs to and what is said of them: ``groups`` and ``claim/<path>``."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 
-from doorward.policy.criteria.matching import match_strings, strings_test
-from doorward.policy.criteria.port import Criterion, Fact, Finding, Operand, Test
-from doorward.policy.facts import Facts
-from doorward.policy.nodes import Term
+from doorward.policy.criteria.families import (
+    UNREADABLE,
+    Unreadable,
+    strings_forms,
+    strings_key,
+)
+from doorward.policy.criteria.matching import strings_test
+from doorward.policy.criteria.port import Criterion, Fact, Finding, Kind, Operand, Test
+from doorward.policy.facts import Facts, PrincipalFacts
+from doorward.policy.nodes import Comparison, Matcher, Term
 from doorward.policy.truth import Truth
 
 CLAIM_DEPTH = 5
+_KINDS_OF_NAME = ("id", "name", "email")
+
+
+def _kind_of_name(argument: str) -> str:
+    if argument not in _KINDS_OF_NAME:
+        raise ValueError("expected `groups`, `groups/id`, `groups/name` or `groups/email`")
+    return argument
+
+
+def _groups_of(principal: PrincipalFacts, argument: str) -> frozenset[str] | None:
+    """The groups by what they are called; by anything when ``argument`` is empty. ``None``: not known completely."""
+    match argument:
+        case "name":
+            return principal.group_names
+        case "email":
+            return principal.group_emails
+        case _:
+            return principal.groups
 
 
 def _groups(term: Term, facts: Facts) -> Finding:
     if facts.principal is None:
         return Finding(Truth.ANONYMOUS, None)
-    groups = facts.principal.groups
+    groups = _groups_of(facts.principal, term.argument)
     if groups is None:
         return Finding(Truth.UNKNOWN, None)
-    return Finding(Truth.of(match_strings(term.matchers, groups)), sorted(groups))
+    others = () if term.argument else _other_names(facts.principal)
+    truths = [_groups_truth(matcher, groups, others) for matcher in term.matchers]
+    return Finding(Truth.of(all(truths)), sorted(groups.union(*others)))
+
+
+def _other_names(principal: PrincipalFacts) -> tuple[frozenset[str], ...]:
+    return tuple(names for names in (principal.group_names, principal.group_emails) if names is not None)
+
+
+def _groups_truth(matcher: Matcher, groups: frozenset[str], others: tuple[frozenset[str], ...]) -> bool:
+    called = groups.union(*others)
+    match matcher.comparison:
+        case Comparison.HAS:
+            return any(operand in called for operand in matcher.operand)
+        case Comparison.IS:
+            return len(groups) == 1 and matcher.operand[0] in called
+        case Comparison.EXCLUDE:
+            return all(operand not in called for operand in matcher.operand)
+        case _:
+            raise ValueError(f"`{matcher.comparison}` does not compare groups")
 
 
 def _prepare_groups(term: Term) -> Test:
     test = strings_test(term.matchers)
+    argument = term.argument
+    if argument or len(term.matchers) != 1:
+        return _prepare_groups_slowly(term) if not argument else _prepare_groups_by(argument, test)
+    comparison, several = term.matchers[0].comparison, frozenset(term.matchers[0].operand)
 
     def run(facts: Facts) -> Truth:
         principal = facts.principal
@@ -30,13 +78,52 @@ def _prepare_groups(term: Term) -> Test:
         groups = principal.groups
         if groups is None:
             return Truth.UNKNOWN
+        names, emails = principal.group_names, principal.group_emails
+        if names is None and emails is None:
+            return Truth.TRUE if test(groups) else Truth.FALSE
+        found = (
+            not several.isdisjoint(groups)
+            or (names is not None and not several.isdisjoint(names))
+            or (emails is not None and not several.isdisjoint(emails))
+        )
+        if comparison is Comparison.EXCLUDE:
+            found = not found
+        elif comparison is Comparison.IS:
+            found = found and len(groups) == 1
+        return Truth.TRUE if found else Truth.FALSE
+
+    return run
+
+
+def _prepare_groups_slowly(term: Term) -> Test:
+    """Several matchers at once: rare, and so the sum of single ones."""
+    tests = tuple(_prepare_groups(Term(term.criterion, "", (matcher,), term.position)) for matcher in term.matchers)
+
+    def run(facts: Facts) -> Truth:
+        for test in tests:
+            truth = test(facts)
+            if truth is not Truth.TRUE:
+                return truth
+        return Truth.TRUE
+
+    return run
+
+
+def _prepare_groups_by(argument: str, test: Callable[[Collection[str]], bool | None]) -> Test:
+    def run(facts: Facts) -> Truth:
+        principal = facts.principal
+        if principal is None:
+            return Truth.ANONYMOUS
+        groups = _groups_of(principal, argument)
+        if groups is None:
+            return Truth.UNKNOWN
         return Truth.TRUE if test(groups) else Truth.FALSE
 
     return run
 
 
-def claim_values(claims: Mapping[str, object], path: str) -> list[str] | None:
-    """The claim at ``path`` as strings, or ``None`` when it is absent or of a kind that is not compared.
+def claim_values(claims: Mapping[str, object], path: str) -> list[str] | Unreadable | None:
+    """The claim at ``path`` as strings; ``None`` when it is absent, ``UNREADABLE`` when it is of a kind not compared.
 
     An exact key wins over a path; a path is split at ``/`` or ``.``, at most five deep.
     """
@@ -45,68 +132,75 @@ def claim_values(claims: Mapping[str, object], path: str) -> list[str] | None:
     value: object = claims
     parts = path.replace(".", "/").split("/")
     if len(parts) > CLAIM_DEPTH:
-        return None
+        return UNREADABLE
     for part in parts:
-        if not isinstance(value, Mapping) or part not in value:
+        if not isinstance(value, Mapping):
+            return UNREADABLE if value is not None else None
+        if part not in value:
             return None
         value = value[part]
     return _as_strings(value)
 
 
-def _as_strings(value: object) -> list[str] | None:
+def _as_strings(value: object) -> list[str] | Unreadable | None:
     match value:
+        case None:
+            return None
         case bool():
             return ["true" if value else "false"]
         case str():
             return [value]
         case int():
             return [str(value)]
+        case float() if math.isfinite(value):
+            return [repr(value)]
         case list():
             texts: list[str] = []
             for item in value:
-                found = None if isinstance(item, list) else _as_strings(item)
-                if found is None:
-                    return None
+                found = UNREADABLE if isinstance(item, list) else _as_strings(item)
+                if not isinstance(found, list):
+                    return UNREADABLE
                 texts += found
             return texts
         case _:
-            return None
+            return UNREADABLE
 
 
-def _claim(term: Term, facts: Facts) -> Finding:
-    if facts.principal is None:
-        return Finding(Truth.ANONYMOUS, None)
-    values = claim_values(facts.principal.claims, term.argument)
-    if values is None:
-        return Finding(Truth.UNKNOWN, None)
-    return Finding(Truth.of(match_strings(term.matchers, values)), values)
+def _claim_of(facts: Facts, path: str) -> Collection[str] | Unreadable | None:
+    return claim_values(facts.principal.claims, path) if facts.principal is not None else None
 
 
-def _prepare_claim(term: Term) -> Test:
-    test = strings_test(term.matchers)
-    path = term.argument
-
-    def run(facts: Facts) -> Truth:
-        principal = facts.principal
-        if principal is None:
-            return Truth.ANONYMOUS
-        values = claim_values(principal.claims, path)
-        if values is None:
-            return Truth.UNKNOWN
-        return Truth.TRUE if test(values) else Truth.FALSE
-
-    return run
-
+_PREPARE_CLAIM, _FIND_CLAIM = strings_forms(_claim_of, identity=True)
 
 GROUPS = Criterion(
     name="groups",
     operand=Operand.STRINGS,
-    summary="Compares the names of the groups that somebody belongs to; unknown when they are not known completely.",
+    summary="Compares the groups that somebody belongs to; unknown when they are not known completely.",
+    detail=(
+        "A group counts by its id, its name or its e-mail address. `groups/id`, `groups/name` and `groups/email` compare "
+        "one of them: use `groups/id` where people may name groups as they like. `is` holds for the only group. "
+        "An empty list of groups is known."
+    ),
     example="groups: {has: admins}",
+    cases="""
+policy:
+  - allow: {or: [{groups: {has: [admins, operators]}}, {groups/name: Night Shift}]}
+cases:
+  - {principal: {groups: [eng, operators]}, effect: allow, reasons: [groups-ok]}
+  - {principal: {groups: [g-17], group_names: [admins]}, effect: allow, reasons: [groups-ok]}
+  - {principal: {groups: [g-18], group_names: [Night Shift]}, effect: allow, reasons: [groups-ok]}
+  - {principal: {groups: [Admins], group_names: [Admins]}, effect: deny, reasons: [groups-unauthorized]}
+  - {principal: {groups: null}, effect: deny, reasons: [groups-unknown]}
+""",
     reads=frozenset({Fact.PRINCIPAL, Fact.GROUPS}),
     success="groups-ok",
     failure="groups-unauthorized",
     unknown="groups-unknown",
+    keys={"": strings_key()},
+    takes_argument=True,
+    argument_optional=True,
+    argument=_kind_of_name,
+    in_ppl=True,
     prepare=_prepare_groups,
     find=_groups,
 )
@@ -114,12 +208,35 @@ CLAIM = Criterion(
     name="claim",
     operand=Operand.STRINGS,
     summary="Compares a claim of the identity provider; unknown when the claim is absent.",
+    detail=(
+        "Its path follows a slash. A claim of that very name goes first; otherwise the path leads through nested claims, "
+        "split at `/` or `.`, at most five deep. A list holds several values; `true`, `false` and numbers are compared "
+        "as their text. A claim of another kind is unknown. With `optional: true` an absent claim does not match."
+    ),
     example="claim/department: engineering",
+    cases="""
+policy:
+  - allow: {and: [{claim/department: engineering}, {claim/realm/roles: {exclude: guest}}]}
+  - allow: {and: [{claim/clearance: {">=": 3}}]}
+cases:
+  - principal: {claims: {department: engineering, realm: {roles: [staff]}, clearance: 0}}
+    effect: allow
+    reasons: [claim-ok]
+  - principal: {claims: {department: sales, realm: {roles: [staff]}, clearance: 0}}
+    effect: deny
+    reasons: [claim-unauthorized]
+  - {principal: {claims: {department: engineering, clearance: 2}}, effect: deny, reasons: [claim-unauthorized, claim-unknown]}
+  - {principal: {claims: {clearance: 10}}, effect: allow, reasons: [claim-ok], rule: allow-2}
+""",
     reads=frozenset({Fact.PRINCIPAL, Fact.CLAIM}),
     success="claim-ok",
     failure="claim-unauthorized",
     unknown="claim-unknown",
+    keys={"": strings_key(kind=Kind.WORD, each=True, numeric=True, exists=True)},
     takes_argument=True,
-    prepare=_prepare_claim,
-    find=_claim,
+    may_be_absent=True,
+    folds_case=True,
+    in_ppl=True,
+    prepare=_PREPARE_CLAIM,
+    find=_FIND_CLAIM,
 )

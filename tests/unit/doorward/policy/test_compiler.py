@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping
 import pytest
 from tests.support.policy import facts, policy_of
 
-from doorward.policy import Decision, Effect, compile_policy, interpret_policy
+from doorward.policy import ClientCertificateFacts, Decision, Effect, compile_policy, interpret_policy
 from doorward.policy.compiler import CompiledPolicy
 from doorward.policy.criteria import CRITERIA
 
 
-def decide(text: str, principal: Mapping[str, object] | None = None, **request: str) -> Decision:
+def decide(text: str, principal: Mapping[str, object] | None = None, **request: object) -> Decision:
     policy = policy_of(text)
     asked = facts(principal, **request)
     decision = compile_policy(policy).decide(asked)
@@ -168,7 +168,10 @@ def test_s63_any_number_of_known_groups_is_known(count):
     assert decide(text, {"groups": [*groups, "suspended"]}).effect is Effect.DENY
 
 
-_RESTRICTIONS: dict[str, tuple[str, dict[str, object], dict[str, str]]] = {
+CERTIFICATE = ClientCertificateFacts(
+    fingerprint="1" * 64, spki_hash="A" * 43 + "=", not_before_at=1_800_000_000.0, not_after_at=2_000_000_000.0
+)
+_RESTRICTIONS: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
     "reject": ("reject: true", {}, {}),
     "user": ("user: u2", {}, {}),
     "email": ("email: a@b.c", {"email": "x@b.c"}, {}),
@@ -177,6 +180,20 @@ _RESTRICTIONS: dict[str, tuple[str, dict[str, object], dict[str, str]]] = {
     "claim": ("claim/x: a", {"claims": {"x": "b"}}, {}),
     "http_method": ("http_method: GET", {}, {"method": "PUT"}),
     "http_path": ("http_path: /a", {}, {"path": "/b"}),
+    "authentication": ("authentication: {provider: corp}", {"identity_provider_id": "partner"}, {}),
+    "grant": ("grant: on-call", {"grants": ()}, {}),
+    "device": ("device: true", {"devices": ()}, {}),
+    "record": ("record: {type: t, field: f, is: x}", {"records": {"t": {"f": "y"}}}, {}),
+    "http_host": ("http_host: other.example", {}, {}),
+    "http_header": ("http_header/x-team: blue", {}, {"headers": {"x-team": ("red",)}}),
+    "http_query": ("http_query/team: blue", {}, {"query": "team=red"}),
+    "cors_preflight": ("cors_preflight: true", {}, {"method": "OPTIONS"}),
+    "source_ip": ("source_ip: 10.0.0.0/8", {}, {"client_address": "192.0.2.1"}),
+    "client_certificate": ("client_certificate: true", {}, {}),
+    "invalid_client_certificate": ("invalid_client_certificate: true", {}, {"client_certificate": CERTIFICATE}),
+    "date": ("date: {before: 2020-01-01}", {}, {}),
+    "day_of_week": ("day_of_week: mon", {}, {}),
+    "time_of_day": ("time_of_day: {before: '17:46', timezone: UTC}", {}, {}),
 }
 
 
