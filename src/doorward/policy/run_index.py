@@ -4,7 +4,6 @@ Only rules whose group is one list of alternatives (``or``, or a single member) 
 ids and groups are taken. Whoever decides by other facts stands outside the run, so that the order of rules stays.
 """
 
-from collections.abc import Iterable
 from typing import TypeAlias
 
 from doorward.policy.criteria import BY_NAME
@@ -16,11 +15,15 @@ from doorward.policy.truth import Truth
 
 _Place: TypeAlias = tuple[int, int]
 """Number of the rule in the run, and of the member in it."""
+_EQUALS = frozenset({Comparison.IS, Comparison.IN})
+_HAS = frozenset({Comparison.HAS})
 _INDEXED = {
-    "email": frozenset({Comparison.IS, Comparison.IN}),
-    "domain": frozenset({Comparison.IS, Comparison.IN}),
-    "user": frozenset({Comparison.IS, Comparison.IN}),
-    "groups": frozenset({Comparison.HAS}),
+    "email": _EQUALS,
+    "domain": _EQUALS,
+    "user": _EQUALS,
+    "user/subject": _EQUALS,
+    "groups": _HAS,
+    "groups/id": _HAS,
 }
 SMALLEST_RUN = 3
 _REMEMBERED_SETS = 1024
@@ -37,10 +40,9 @@ def is_indexable(rule: Rule) -> bool:
 def _is_plain(member: Expression) -> bool:
     return (
         isinstance(member, Term)
-        and not member.argument
         and not member.ignore_case
         and len(member.matchers) == 1
-        and member.matchers[0].comparison in _INDEXED.get(member.criterion, ())
+        and member.matchers[0].comparison in _INDEXED.get(member.label, ())
     )
 
 
@@ -59,11 +61,11 @@ class RunIndex:
                 reason = BY_NAME[member.criterion].success
                 self._decisions[place] = Decision(effect=Effect.ALLOW, reasons=(reason,), rule=rule.name)
                 for value in member.matchers[0].operand:
-                    tables[member.criterion].setdefault(value, place)
-        self._groups = tables.pop("groups")
-        self._group_names = frozenset(self._groups)
+                    tables[member.label].setdefault(value, place)
+        self._by_any_name = _GroupTable(tables.pop("groups"))
+        self._by_id = _GroupTable(tables.pop("groups/id"))
         self._singles = tuple((READERS[name], table) for name, table in tables.items() if table)
-        self._remembered: dict[frozenset[str], _Place | None] = {}
+        self._asks_groups = bool(self._by_any_name.places or self._by_id.places)
 
     def test(self, facts: Facts) -> Truth:
         """Whether any rule of the run holds; ``UNKNOWN`` when none does and one of the facts is unknown."""
@@ -77,7 +79,7 @@ class RunIndex:
                 truth = Truth.UNKNOWN
             elif value in table:
                 return Truth.TRUE
-        if not self._groups:
+        if not self._asks_groups:
             return truth
         if principal.groups is None:
             return Truth.UNKNOWN
@@ -96,14 +98,25 @@ class RunIndex:
     def _group_place(self, principal: PrincipalFacts) -> _Place | None:
         if principal.groups is None:
             return None
-        sets = (principal.groups, principal.group_names, principal.group_emails)
-        places = [place for names in sets if names and (place := self._first(names)) is not None]
-        return min(places, default=None)
+        places = [self._by_id.first(principal.groups)]
+        for names in (principal.groups, principal.group_names, principal.group_emails):
+            if names:
+                places.append(self._by_any_name.first(names))
+        return min((place for place in places if place is not None), default=None)
 
-    def _first(self, names: frozenset[str]) -> _Place | None:
+
+class _GroupTable:
+    """Where each group stands first."""
+
+    def __init__(self, places: dict[str, _Place]) -> None:
+        self.places = places
+        self._names = frozenset(places)
+        self._remembered: dict[frozenset[str], _Place | None] = {}
+
+    def first(self, names: frozenset[str]) -> _Place | None:
         """The first place of any of ``names``; large sets are looked through once, for a session brings the same again."""
         if len(names) < _LARGE_SET:
-            return None if self._group_names.isdisjoint(names) else self._look(names)
+            return None if self._names.isdisjoint(names) else self._look(names)
         if names in self._remembered:
             return self._remembered[names]
         if len(self._remembered) >= _REMEMBERED_SETS:
@@ -111,5 +124,5 @@ class RunIndex:
         place = self._remembered[names] = self._look(names)
         return place
 
-    def _look(self, names: Iterable[str]) -> _Place | None:
-        return min((self._groups[name] for name in self._group_names.intersection(names)), default=None)
+    def _look(self, names: frozenset[str]) -> _Place | None:
+        return min((self.places[name] for name in self._names.intersection(names)), default=None)

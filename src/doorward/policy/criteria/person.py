@@ -127,10 +127,11 @@ def _prepare_domain(term: Term) -> Test:
 
 READERS: dict[str, Callable[[PrincipalFacts], str | None]] = {
     "user": lambda principal: principal.user_id,
+    "user/subject": lambda principal: principal.subject,
     "email": lambda principal: _address(principal.email),
     "domain": lambda principal: _domain_of(principal.email),
 }
-"""How the compared value of a person is found, for whoever compares it with many."""
+"""How the value that a label compares is found, for whoever compares it with many."""
 
 _PRINCIPAL = frozenset({Fact.PRINCIPAL})
 
