@@ -81,6 +81,7 @@ def test_closures_and_interpreter_decide_alike_a_hundred_thousand_times():
 _READS: tuple[tuple[str, str, str], ...] = (
     ("email", "principal", "email"),
     ("groups", "principal", "groups"),
+    ("groups", "principal", "group_ids"),
     ("groups", "principal", "group_names"),
     ("groups", "principal", "group_emails"),
     ("claim/", "principal", "claims"),

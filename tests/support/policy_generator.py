@@ -279,6 +279,7 @@ def make_principal(choices: Choices) -> PrincipalFacts:
         subject=choices.pick(["u1", "s"]),
         email=choices.pick([*_VALUES["email", ""], "A@X.example", "a@b@x.example", "a@x.example.", "", None]),
         groups=choices.pick(groups),
+        group_ids=choices.pick([None, None, frozenset(some(choices, ["g1", "g2"], 2))]),
         group_names=choices.pick([None, names]),
         group_emails=choices.pick([None, emails]),
         claims=make_claims(choices),

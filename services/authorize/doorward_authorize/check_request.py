@@ -98,6 +98,7 @@ class CheckedRequest:
             query=self.query,
             headers=self.headers,
             client_address=self.client_address,
+            route=self.route_id,
         )
         return self.known_facts
 

@@ -140,10 +140,9 @@ def value_of(name: str, principal: PrincipalFacts | None, request: RequestFacts)
         return None
     if kind == "claim":
         return _claim(principal.claims, argument)
-    value = getattr(principal, kind, None)
-    if argument and isinstance(value, Mapping):
-        value = value.get(argument)
-    return value
+    if kind in _OF_PRINCIPAL:
+        return _OF_PRINCIPAL[kind](principal, argument)
+    return getattr(principal, kind, None)
 
 
 _OF_REQUEST: dict[str, Callable[[RequestFacts, str], object]] = {
@@ -151,6 +150,12 @@ _OF_REQUEST: dict[str, Callable[[RequestFacts, str], object]] = {
     "http_header": lambda request, name: request.headers.get(name, ()),
     "http_query": lambda request, _: request.query,
     "client_certificate": lambda request, _: getattr(getattr(request, "client_certificate", None), "fingerprint", None),
+}
+
+
+_OF_PRINCIPAL: dict[str, Callable[[PrincipalFacts, str], object]] = {
+    "authentication": lambda who, _: [who.authenticated_at, who.identity_provider_id, *sorted(who.methods)],
+    "record": lambda who, kind: who.records.get(kind),
 }
 
 

@@ -41,6 +41,10 @@ class Standing:
     is_active: bool = True
     """False when the directory has disabled or removed them."""
     groups: frozenset[str] | None = None
+    """Everything that the groups are called."""
+    group_ids: frozenset[str] | None = None
+    group_names: frozenset[str] | None = None
+    group_emails: frozenset[str] | None = None
     """Ids, names and addresses; ``None`` when they are not known."""
     good_until: float = _NEVER
     """When the directory's word becomes too old, in seconds since the Unix epoch."""
@@ -98,20 +102,28 @@ class Directories:
         good_until = _NEVER if directory.stale_seconds is None else synchronised_at + directory.stale_seconds
         if self._clock.now() >= good_until:
             return UNKNOWN
-        return Standing(groups=self._groups(entry, directory), good_until=good_until)
+        return self._with_groups(entry, directory, good_until)
 
-    def _groups(self, entry: DirectoryUser, directory: DirectorySettings) -> frozenset[str] | None:
-        found: set[str] = set()
+    def _with_groups(self, entry: DirectoryUser, directory: DirectorySettings, good_until: float) -> Standing:
+        ids: set[str] = set()
+        names: set[str] = set()
+        emails: set[str] = set()
         for number in entry.group_numbers:
             group = self._group(directory_group_id(directory.id, number))
             if group is None:
-                return None
-            found.add(group.group_id)
+                return Standing(good_until=good_until)
+            ids.add(group.group_id)
             if group.name:
-                found.add(group.name)
+                names.add(group.name)
             if group.email:
-                found.add(group.email)
-        return frozenset(found)
+                emails.add(group.email)
+        return Standing(
+            groups=frozenset(ids | names | emails),
+            group_ids=frozenset(ids),
+            group_names=frozenset(names),
+            group_emails=frozenset(emails),
+            good_until=good_until,
+        )
 
     def _group(self, record_id: str) -> DirectoryGroup | None:
         data = self._records.get(GROUP_TYPE, record_id)

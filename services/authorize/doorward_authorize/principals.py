@@ -27,7 +27,7 @@ from doorward.records.record import RecordVersion
 from doorward.route.internal import InternalRoute
 from doorward_authorize.activity import ActivityTracker
 from doorward_authorize.check_request import CheckedRequest
-from doorward_authorize.directories import Directories
+from doorward_authorize.directories import Directories, Standing
 from doorward_authorize.principal import Conflicting, Found, Principal, Records, Rejected, Unaccepted
 from doorward_authorize.service_accounts import ServiceAccounts, presented_tokens
 
@@ -250,7 +250,7 @@ class Principals:
             return Rejected("identity-provider-not-accepted", session.id, user.id)
         if not user.active:
             return Rejected("user-inactive", session.id, user.id)
-        groups, mark, good_until = user.groups, None, float("inf")
+        standing, mark = Standing(groups=user.groups), None
         directory = settings.directory_of(provider.id)
         if directory is not None:
             # The directory's word replaces the identity provider's, also when it has none.
@@ -258,19 +258,21 @@ class Principals:
             standing = self._directories.standing(user, directory)
             if not standing.is_active:
                 return Rejected("directory-inactive", session.id, user.id)
-            groups, good_until = standing.groups, standing.good_until
         facts = PrincipalFacts(
             user_id=user.id,
             subject=user.subject,
             email=user.trusted_email(provider.email_domains),
-            groups=groups,
+            groups=standing.groups,
+            group_ids=standing.group_ids,
+            group_names=standing.group_names,
+            group_emails=standing.group_emails,
             claims=_Claims(session.claims_json),
             session_id=session.id,
             identity_provider_id=provider.id,
             authenticated_at=session.authenticated_at,
             methods=session.methods,
         )
-        return Principal(session, user, facts, user_data, mark, good_until)
+        return Principal(session, user, facts, user_data, mark, standing.good_until)
 
 
 class _Claims(Mapping[str, object]):

@@ -9,7 +9,7 @@ its Envoy has lost it, or for half a minute.
 from dataclasses import dataclass
 
 from doorward.config.settings import RoutePolicy, Settings
-from doorward.policy import CompiledPolicy, Policy, compile_policy
+from doorward.policy import CompiledPolicy, compile_policy
 from doorward.route.route import Route
 
 REMOVED_SECONDS = 30.0
@@ -77,7 +77,7 @@ def compile_snapshot(settings: Settings, before: Snapshot | None, now: float) ->
     known: dict[str, CompiledPolicy] = {}
     if before is not None:
         for old in before.routes.values():
-            known[_identity(old.policy.policy)] = old.policy
+            known[old.policy.digest] = old.policy
     routes: dict[str, CompiledRoute] = {}
     for item in settings.routes:
         routes[item.route.id] = _compiled(item, before, known)
@@ -92,18 +92,12 @@ def compile_snapshot(settings: Settings, before: Snapshot | None, now: float) ->
 
 
 def _compiled(item: RoutePolicy, before: Snapshot | None, known: dict[str, CompiledPolicy]) -> CompiledRoute:
-    identity = _identity(item.policy)
-    policy = known.get(identity)
-    if policy is None:
-        policy = known[identity] = compile_policy(item.policy)
+    # Equal policies share what was compiled; each keeps its own text, so that explanations point at it.
+    policy = compile_policy(item.policy, known)
+    known.setdefault(policy.digest, policy)
     old = before.routes.get(item.route.id) if before is not None else None
     if old is None:
         return CompiledRoute(item.route, policy)
     if old.route.digest == item.route.digest:
         return CompiledRoute(item.route, policy, old.earlier)
     return CompiledRoute(item.route, policy, ((old.route.digest, old.policy), *old.earlier)[:HISTORY])
-
-
-def _identity(policy: Policy) -> str:
-    """Equal for policies that are the same text in the same place, so that explanations keep pointing at it."""
-    return repr(policy)

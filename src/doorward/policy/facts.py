@@ -58,7 +58,9 @@ class PrincipalFacts:
     email: str | None = None
     """Canonical, verified, and vouched for by an authority for its domain; anything less is ``None``."""
     groups: frozenset[str] | None = None
-    """Ids, or whatever their source names groups by."""
+    """Everything that their groups are called, or whatever the source names groups by."""
+    group_ids: frozenset[str] | None = None
+    """Where the source tells ids from names; else ``groups`` counts as ids."""
     group_names: frozenset[str] | None = None
     group_emails: frozenset[str] | None = None
     claims: Mapping[str, object] = field(default_factory=dict)

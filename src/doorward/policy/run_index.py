@@ -7,6 +7,7 @@ ids and groups are taken. Whoever decides by other facts stands outside the run,
 from typing import TypeAlias
 
 from doorward.policy.criteria import BY_NAME
+from doorward.policy.criteria.membership import group_ids
 from doorward.policy.criteria.person import READERS
 from doorward.policy.decision import Decision, Effect
 from doorward.policy.facts import Facts, PrincipalFacts
@@ -98,10 +99,9 @@ class RunIndex:
     def _group_place(self, principal: PrincipalFacts) -> _Place | None:
         if principal.groups is None:
             return None
-        places = [self._by_id.first(principal.groups)]
-        for names in (principal.groups, principal.group_names, principal.group_emails):
-            if names:
-                places.append(self._by_any_name.first(names))
+        sets = (principal.groups, principal.group_names, principal.group_emails)
+        places = [self._by_any_name.first(names) for names in sets if names]
+        places.append(self._by_id.first(group_ids(principal) or frozenset()))
         return min((place for place in places if place is not None), default=None)
 
 

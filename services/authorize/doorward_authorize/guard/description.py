@@ -92,6 +92,7 @@ def read_description(data: bytes, host_of: Callable[[str], str | None]) -> Descr
             query=request.query,
             headers={name: tuple(values.values) for name, values in request.headers.items()},
             client_address=request.client_address or None,
+            route=request.route_id,
         ),
         request_id=message.request_id,
     )

@@ -24,7 +24,7 @@ from doorward.identity import user as users
 from doorward.identity.directory import GROUP_TYPE, USER_TYPE
 from doorward.identity.service_account import ID_PREFIX
 from doorward.identity.service_account import RECORD_TYPE as SERVICE_ACCOUNT_TYPE
-from doorward.policy import CompiledPolicy, Facts
+from doorward.policy import Facts
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.guard.description import Description, read_description
 from doorward_authorize.metrics import AuthorizeMetrics
@@ -321,7 +321,8 @@ class Watcher:
         ends_at = min(found.session.expires_at, found.good_until) if isinstance(found, Principal) else float("inf")
         principal = found.facts if isinstance(found, Principal) else None
         inputs = Facts(principal=principal, request=described.facts, now=self._clock.now())
-        self._ask_again_at(stream, min(ends_at, _next_change(route.policy, inputs)))
+        changes_at = route.policy.next_change(inputs)
+        self._ask_again_at(stream, ends_at if changes_at is None else min(ends_at, changes_at))
         return None
 
     def _reads_directory(self, stream: WatchedStream, record_id: str) -> None:
@@ -412,16 +413,6 @@ def _records_of(description: Description) -> tuple[tuple[str, str], ...]:
     if description.session_id.startswith(ID_PREFIX):
         return ((SERVICE_ACCOUNT_TYPE, description.session_id),)
     return (sessions.RECORD_TYPE, description.session_id), (users.RECORD_TYPE, description.user_id)
-
-
-def _next_change(policy: CompiledPolicy, inputs: Facts) -> float:
-    """The earliest time at which the policy may say otherwise about the same facts; infinite when it never will.
-
-    Only policies that read the clock know such a time.
-    """
-    ask: Callable[[Facts], float | None] | None = getattr(policy, "next_change", None)
-    moment = ask(inputs) if ask is not None else None
-    return float("inf") if moment is None else moment
 
 
 def _differs(before: CompiledRoute | None, after: CompiledRoute | None) -> bool:

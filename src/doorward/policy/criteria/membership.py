@@ -25,9 +25,18 @@ def _kind_of_name(argument: str) -> str:
     return argument
 
 
+def group_ids(principal: PrincipalFacts) -> frozenset[str] | None:
+    """The ids of somebody's groups; what the source names them by where it does not tell."""
+    if principal.groups is None:
+        return None
+    return principal.groups if principal.group_ids is None else principal.group_ids
+
+
 def _groups_of(principal: PrincipalFacts, argument: str) -> frozenset[str] | None:
     """The groups by what they are called; by anything when ``argument`` is empty. ``None``: not known completely."""
     match argument:
+        case "id":
+            return group_ids(principal)
         case "name":
             return principal.group_names
         case "email":
@@ -43,7 +52,8 @@ def _groups(term: Term, facts: Facts) -> Finding:
     if groups is None:
         return Finding(Truth.UNKNOWN, None)
     others = () if term.argument else _other_names(facts.principal)
-    truths = [_groups_truth(matcher, groups, others) for matcher in term.matchers]
+    number = len(group_ids(facts.principal) or ())
+    truths = [_groups_truth(matcher, number, groups.union(*others)) for matcher in term.matchers]
     return Finding(Truth.of(all(truths)), sorted(groups.union(*others)))
 
 
@@ -51,13 +61,12 @@ def _other_names(principal: PrincipalFacts) -> tuple[frozenset[str], ...]:
     return tuple(names for names in (principal.group_names, principal.group_emails) if names is not None)
 
 
-def _groups_truth(matcher: Matcher, groups: frozenset[str], others: tuple[frozenset[str], ...]) -> bool:
-    called = groups.union(*others)
+def _groups_truth(matcher: Matcher, number: int, called: frozenset[str]) -> bool:
     match matcher.comparison:
         case Comparison.HAS:
             return any(operand in called for operand in matcher.operand)
         case Comparison.IS:
-            return len(groups) == 1 and matcher.operand[0] in called
+            return number == 1 and matcher.operand[0] in called
         case Comparison.EXCLUDE:
             return all(operand not in called for operand in matcher.operand)
         case _:
@@ -79,7 +88,7 @@ def _prepare_groups(term: Term) -> Test:
         if groups is None:
             return Truth.UNKNOWN
         names, emails = principal.group_names, principal.group_emails
-        if names is None and emails is None:
+        if names is None and emails is None and principal.group_ids is None:
             return Truth.TRUE if test(groups) else Truth.FALSE
         found = (
             not several.isdisjoint(groups)
@@ -89,7 +98,7 @@ def _prepare_groups(term: Term) -> Test:
         if comparison is Comparison.EXCLUDE:
             found = not found
         elif comparison is Comparison.IS:
-            found = found and len(groups) == 1
+            found = found and len(group_ids(principal) or ()) == 1
         return Truth.TRUE if found else Truth.FALSE
 
     return run
