@@ -83,6 +83,16 @@ def routes(config: Config, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration, policies included, for editors."""
+    import json  # noqa: PLC0415  # loaded by the command that needs it
+
+    from doorward.config.schema import json_schema  # noqa: PLC0415  # loaded by the command that needs it
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
 def run(config: Config, data: Data = DEFAULT_DATA) -> None:
     """Run all planes, the store and Envoy on this machine."""
     from doorward.cli.run import run_deployment  # noqa: PLC0415  # loaded by the command that needs it

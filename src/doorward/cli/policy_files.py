@@ -5,10 +5,11 @@ from pathlib import Path
 
 from doorward.cli.problems import print_problems, print_rendered
 from doorward.config.load import load
+from doorward.config.named_policies import read_library
 from doorward.config.references import no_secret
 from doorward.config.settings import RoutePolicy
 from doorward.errors import ConfigurationError
-from doorward.policy import parse_policy
+from doorward.policy import Library, parse_policy
 from doorward.policy.testing import Target, Targets
 from doorward.source import Mapping, Node, Position, Problem, Problems, read_yaml
 
@@ -82,7 +83,10 @@ def policy_target(node: Node, name: str) -> Targets:
         ConfigurationError: it does not parse.
     """
     problems = Problems()
-    policy = parse_policy(_policy_in(node), problems)
+    library = Library()
+    if isinstance(node, Mapping) and node.get("policy") is not None:
+        library = read_library(node, problems)
+    policy = parse_policy(_policy_in(node), problems, library)
     problems.raise_errors()
     return Targets((Target(name, policy),))
 

@@ -234,4 +234,8 @@ class Document(StrictDocument):
     session: SessionDocument = Field(default=SessionDocument(), description="Life of a sign-in.")
     envoy: EnvoyDocument = Field(default=EnvoyDocument(), description="Data plane.")
     decision_log: DecisionLogDocument = Field(default=DecisionLogDocument(), description="Decision log.")
+    sets: object = Field(default=None, description="Lists of values by name, for `{set: NAME}` in policies.")
+    policies: object = Field(
+        default=None, description="Policies by name, for `policy: NAME` or as an item of a policy."
+    )
     routes: object = Field(description="The routes, in order.")

@@ -14,6 +14,7 @@ from doorward.config.directories import DirectoriesReader
 from doorward.config.directory_settings import DirectorySettings
 from doorward.config.document import Document, IdentityProviderDocument, PlanesDocument
 from doorward.config.endpoints import Address, PlaneAddresses, parse_address
+from doorward.config.named_policies import read_library
 from doorward.config.references import SecretReader, no_secret, read_secret
 from doorward.config.route_checks import check_routes
 from doorward.config.routes import RouteReader, parse_origin
@@ -32,7 +33,7 @@ from doorward.source import Mapping, Position, Problem, Problems, read_yaml
 LIMIT_BYTES = 64 * 1024 * 1024
 _LISTEN = re.compile(r"(\[[0-9a-fA-F:]+\]|[0-9.]+|localhost):([0-9]{1,5})\Z", re.ASCII)
 _ISSUER = re.compile(r"(https|http)://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?(/[!-~]*)?\Z", re.ASCII)
-_OPAQUE = frozenset({"routes", "directories"})
+_OPAQUE = frozenset({"routes", "directories", "sets", "policies"})
 _STAND_INS: dict[str, object] = {"version": 1, "authenticate_url": "", "routes": None}
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _REDIS = re.compile(r"(?:unix:///[!-~]+|rediss?(?:\+sentinel|\+cluster)?://[^\s@]+)\Z", re.ASCII)
@@ -142,7 +143,9 @@ class _Loader:
         problems = Problems()
         problems.extend(self._fatal.all)
         problems.extend(self._contained.all)
-        return Loaded(None if self._fatal.has_errors else settings, problems.all, (*self._files, *self._secret_files))
+        # A named policy's warning is said once, not for each route that uses it.
+        said = tuple(dict.fromkeys(problems.all))
+        return Loaded(None if self._fatal.has_errors else settings, said, (*self._files, *self._secret_files))
 
     def _settings(self, node: Mapping) -> Settings | None:
         document = validate(Document, node, self._fatal, opaque=_OPAQUE)
@@ -153,7 +156,8 @@ class _Loader:
         routes_node = node.get("routes")
         reading = None
         if routes_node is not None:
-            reader = RouteReader(self._folder, origin[0] if origin else "", self._fatal, self._contained)
+            library = read_library(node, self._contained)
+            reader = RouteReader(self._folder, origin[0] if origin else "", library, self._fatal, self._contained)
             reading = reader.read(routes_node)
             self._files.extend(reading.used_files)
         if document is None:

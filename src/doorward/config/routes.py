@@ -9,7 +9,7 @@ from doorward.config.document import NAME, RouteDocument
 from doorward.config.references import read_text
 from doorward.config.settings import RoutePolicy
 from doorward.config.validation import position_of, salvaged, validate
-from doorward.policy import Policy, check_policy, compile_policy, parse_policy
+from doorward.policy import Library, Policy, check_policy, compile_policy, parse_policy
 from doorward.route.header_template import Template, has_variables, parse_template
 from doorward.route.paths import ambiguity
 from doorward.route.route import Match, MatchKind, Route, Upstream, unnamed_route_id
@@ -64,11 +64,14 @@ class RouteReader:
     """Reads one ``routes`` list.
 
     ``fatal`` collects what leaves no safe way to go on (a route whose host is unknown has no place to answer 503 in);
-    ``contained`` collects what breaks a single route or host.
+    ``contained`` collects what breaks a single route or host; ``library`` is what policies may refer to by name.
     """
 
-    def __init__(self, folder: Path, authenticate_host: str, fatal: Problems, contained: Problems) -> None:
+    def __init__(
+        self, folder: Path, authenticate_host: str, library: Library, fatal: Problems, contained: Problems
+    ) -> None:
         self._folder = folder
+        self._library = library
         self._authenticate_host = authenticate_host
         self._fatal = fatal
         self._contained = contained
@@ -185,7 +188,7 @@ class RouteReader:
         if written is None:
             # `policy` is required, so this route is broken already; nothing may be allowed by it meanwhile.
             return parse_policy(Sequence((), node.position), Problems())
-        policy = parse_policy(written, problems)
+        policy = parse_policy(written, problems, self._library)
         if not problems.has_errors:
             check_policy(policy, problems)
         return policy

@@ -30,6 +30,7 @@ from doorward.config.document import (
     SessionDocument,
     TlsDocument,
 )
+from doorward.policy.schema import policy_definitions
 
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("The file", Document),
@@ -64,6 +65,9 @@ never written into the file: `env:NAME` reads an environment variable, `file:PAT
 An error inside one route breaks that route alone: it keeps its place and answers 503 while the others go on. Any other
 error keeps the whole file from being used; a running deployment then stays with its last good configuration.
 
+`doorward schema` prints all of this, policies included, as a JSON Schema; an editor with a YAML language server completes and
+marks by it.
+
 This page is written by `doorward.config.schema` from the models that read the file.
 """
 
@@ -74,6 +78,10 @@ def json_schema() -> dict[str, Any]:
     routes = RouteDocument.model_json_schema(by_alias=True)
     schema.setdefault("$defs", {}).update(routes.pop("$defs", {}))
     schema["$defs"]["RouteDocument"] = routes
+    schema["$defs"].update(policy_definitions())
+    routes["properties"]["policy"] = {"$ref": "#/$defs/Policy"}
+    schema["properties"]["policies"] = {"type": "object", "additionalProperties": {"$ref": "#/$defs/Policy"}}
+    schema["properties"]["sets"] = {"$ref": "#/$defs/PolicySets"}
     for model in DOCUMENTS.values():
         schema["$defs"][model.__name__] = model.model_json_schema(by_alias=True)
     schema["properties"]["directories"] = {

@@ -15,9 +15,9 @@ from doorward.source import Mapping, Node, Position, Problems, Scalar, Sequence,
 
 MAX_DEPTH = 16
 _ACTIONS = tuple(action.value for action in Action)
-_PLAIN_WORDS = {"all": Operator.AND, "any": Operator.OR, "none": Operator.NOT}
+PLAIN_WORDS = {"all": Operator.AND, "any": Operator.OR, "none": Operator.NOT}
 """Other names for operators, in words that need no logic."""
-_OPERATORS = {**{operator.value: operator for operator in Operator}, **_PLAIN_WORDS}
+_OPERATORS = {**{operator.value: operator for operator in Operator}, **PLAIN_WORDS}
 _PPL_OPERATORS = {operator.value: operator for operator in Operator}
 _HEAD = ("version", "dialect", "rules")
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 _./-]{0,198}[A-Za-z0-9])?\Z", re.ASCII)
