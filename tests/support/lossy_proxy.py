@@ -58,6 +58,8 @@ class LossyProxy:
         while data := await reader.read(65536):
             if b"EVALSHA" in data:
                 asked.set()
+            else:
+                asked.clear()
             if not self.is_cut:
                 writer.write(data)
                 await writer.drain()

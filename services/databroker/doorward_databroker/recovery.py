@@ -72,7 +72,9 @@ async def mend(store: RecordStore, window: Window, known: Position, clock: Clock
         lost = max(lost, window.witnessed.version)
     await store.recover(lost)
     common = await _common(store, window, known)
-    is_complete = common is not None and (window.witnessed is None or window.witnessed.version <= known.version)
+    # A place that only a watcher knows lies in a history of which we never heard.
+    places = {entry.position for entry in window.entries}
+    is_complete = common is not None and (window.witnessed is None or window.witnessed in places)
     missing: dict[tuple[str, str], Record] = {}
     for entry in window.entries:
         if common is None or entry.version > common:

@@ -35,6 +35,7 @@ QUEUE_LIMIT_BYTES = 32 * 1024 * 1024
 _READ_ENTRIES = 200
 _WAIT_SECONDS = 1.0
 _PAUSE_SECONDS = 0.1
+_ENTER_SECONDS = 2.0
 _HOLD_SECONDS = 600.0
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -122,7 +123,7 @@ class WatchHub:
         while True:
             try:
                 if self._position is None:
-                    self._position = await self._store.head()
+                    await self._move(await self._store.head())
                 entries = await self._read(self._position)
             except WatchExpiredError as error:
                 await self._start_over(str(error))
@@ -165,10 +166,10 @@ class WatchHub:
         try:
             if self._position is not None:
                 await mend(self._store, self._window, self._position, self._clock)
-            self._position = await self._store.head()
             self._window = Window()
             self.damaged.clear()
             self._store.lost.clear()
+            await self._move(await self._store.head())
             self.mended.set()
         except DoorwardError as error:
             _log.error("the store cannot be mended yet", reason=str(error))
@@ -197,9 +198,13 @@ class WatchHub:
                     watcher.offer(response.data)
             watcher.position = max(watcher.position, entries[-1].version)
             self.cuts += watcher.cut == "fell behind"
-        self._position = entries[-1].position
         self._handed_at = self._clock.monotonic()
         self._window.add(entries)
+        await self._move(entries[-1].position)
+
+    async def _move(self, position: Position) -> None:
+        """What has been handed out reaches up to ``position``."""
+        self._position = position
         async with self._moved:
             self._moved.notify_all()
 
@@ -264,7 +269,8 @@ class WatchHub:
 
     async def _enter(self, watcher: Watcher, start: RecordVersion) -> Position:
         """Admit ``watcher`` to the live feed and return the position from which it is served there."""
-        if self._position is None or not await self.wait_for(start, 2.0):
+        is_older = self._position is not None and start.epoch < self._position.version.epoch
+        if is_older or not await self.wait_for(start, _ENTER_SECONDS) or self._position is None:
             if self._position is not None and start.epoch != self._position.version.epoch:
                 raise WatchExpiredError(f"`{start}` belongs to another epoch")
             raise UnavailableError("the feed is not being read")

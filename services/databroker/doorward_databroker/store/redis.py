@@ -148,9 +148,11 @@ class RedisStore:
 
     async def head(self) -> Position:
         """See ``RecordStore.head``."""
-        newest = self._newest.epoch if self._newest is not None else 0
-        arguments = [secrets.token_hex(8), newest + 1, SCHEMA, self._codec.mark()]
-        answer = await self._link.write(Call(self._open, [self._keys.meta], arguments))
+        (answer,) = await self._link.run(("HMGET", self._keys.meta, "epoch", "number", "tag", "schema", "seal"))
+        if answer[0] is None:
+            newest = self._newest.epoch if self._newest is not None else 0
+            arguments = [secrets.token_hex(8), newest + 1, SCHEMA, self._codec.mark()]
+            answer = await self._link.write(Call(self._open, [self._keys.meta], arguments))
         self._check_ours(answer)
         return await self._heard(answer)
 

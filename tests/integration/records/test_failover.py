@@ -1,0 +1,232 @@
+"""A primary that dies, hangs, is cut off or comes back with less: what was acknowledged, and who learns of what was lost."""
+
+import asyncio
+import contextlib
+import secrets
+import signal
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+
+import pytest
+from tests.support.broker import broker, until, watching
+from tests.support.deployment import wait_for
+from tests.support.key_material import keyring
+from tests.support.redis_server import RedisServer, Topology, redis_server, topology
+
+from doorward.clock import SystemClock
+from doorward.errors import DoorwardError, OutcomeUnknownError, WatchExpiredError
+from doorward.keys.store import Purpose
+from doorward.records.record import Record, RecordVersion, Write
+from doorward_databroker.store.codec import SealedCodec
+from doorward_databroker.store.redis import RedisStore
+
+pytestmark = pytest.mark.timeout(30)
+
+
+def session(name: str, data: bytes = b"x") -> Record:
+    return Record(type="Session", id=name, data=data)
+
+
+@asynccontextmanager
+async def store_on(servers: Topology, *, replicas: int = 0) -> AsyncIterator[RedisStore]:
+    store = RedisStore(servers.link(replicas=replicas), SealedCodec(keyring(Purpose.RECORDS)), SystemClock())
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def put(store: RedisStore, *records: Record) -> RecordVersion:
+    return (await store.put([Write(record=record) for record in records], secrets.token_hex(16)))[-1]
+
+
+async def put_at_last(store: RedisStore, *records: Record) -> RecordVersion:
+    """As a patient caller does it: again and again, with the same request id."""
+    request = secrets.token_hex(16)
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return (await store.put([Write(record=record) for record in records], request))[-1]
+            except DoorwardError:
+                await asyncio.sleep(0.1)
+
+
+def cut_off(servers: Topology) -> None:
+    """Let nothing more reach the replica; what a stopped process has in its socket it would still read."""
+    servers.others[0].pause()
+    servers.primary.ask("CLIENT KILL TYPE replica")
+
+
+@pytest.fixture
+def sentinel() -> Topology:
+    with topology("sentinel") as servers:
+        yield servers
+
+
+async def test_what_replicas_confirmed_survives_the_death_of_the_primary(sentinel: Topology):
+    async with store_on(sentinel, replicas=1) as store:
+        acknowledged = []
+        for number in range(20):
+            await put(store, session(f"s{number}"))
+            acknowledged.append(f"s{number}")
+        sentinel.primary.stop(signal.SIGKILL)
+        with pytest.raises(DoorwardError):
+            await put(store, session("during"))
+    async with store_on(sentinel) as store:
+        await put_at_last(store, session("after"))
+        page = await store.page("Session", "", 500)
+        assert set(acknowledged) <= {record.id for record in page.records}
+        assert (await store.head()).version.epoch == 1
+
+
+async def test_a_lossy_failover_begins_a_new_epoch_and_the_lost_sign_out_is_put_back(sentinel: Topology):
+    """The replica never heard of the sign-out. Without the window, the session would be back."""
+    replica = sentinel.others[0]
+    async with store_on(sentinel) as store, broker(store, SystemClock()) as one:
+        await put(store, session("kept"), session("signed-out"))
+        async with watching(one.watcher("w")) as watcher:
+            await watcher.consistent.wait()
+            wait_for(lambda: replica.ask("EXISTS {dw}:r:Session:signed-out") == b":1\r\n", 5)
+            cut_off(sentinel)
+            await put(store, session("new"))
+            lost = await put(store, Record(type="Session", id="signed-out", deleted=True))
+            await until(lambda: watcher.position is not None and watcher.position.version == lost)
+            sentinel.primary.stop(signal.SIGKILL)
+            replica.resume()
+            await put_at_last(store, session("after"))
+            await watcher.ended.wait()
+        await until(lambda: one.hub.mended.is_set() and one.hub.position is not None and one.hub.position.epoch == 2)
+        page = await store.page("Session", "", 100)
+        assert {record.id for record in page.records} == {"kept", "new", "after"}
+        assert (await store.head()).version.epoch == 2
+        async with watching(one.watcher("w"), watcher.position) as again:
+            await again.ended.wait()
+        assert isinstance(again.failure, WatchExpiredError)
+        async with watching(one.watcher("w")) as fresh:
+            await fresh.consistent.wait()
+            assert fresh.live() == {"kept", "new", "after"}
+
+
+async def test_a_databroker_that_was_away_learns_of_the_loss_from_its_watcher(sentinel: Topology):
+    """It has nothing to compare with; one of the lost writes may have been a sign-out, so sessions end."""
+    replica = sentinel.others[0]
+    async with store_on(sentinel) as store, broker(store, SystemClock()) as one:
+        await put(store, session("a"), Record(type="User", id="u"))
+        async with watching(one.watcher("w")) as watcher:
+            await watcher.consistent.wait()
+            wait_for(lambda: replica.ask("EXISTS {dw}:r:Session:a") == b":1\r\n", 5)
+            cut_off(sentinel)
+            lost = await put(store, Record(type="Session", id="a", deleted=True))
+            await until(lambda: watcher.position is not None and watcher.position.version == lost)
+            position = watcher.position
+    sentinel.primary.stop(signal.SIGKILL)
+    replica.resume()
+    assert position is not None
+    async with store_on(sentinel) as store:
+        await put_at_last(store, session("b"))
+        assert {record.id for record in (await store.page("Session", "", 9)).records} == {"a", "b"}
+        async with broker(store, SystemClock()) as two:
+            await two.caught_up()
+            async with watching(two.watcher("w"), position) as back:
+                await back.ended.wait()
+            assert isinstance(back.failure, WatchExpiredError)
+            await two.hub.report_loss(position)  # as the service does
+            await until(lambda: two.hub.position is not None and two.hub.position.epoch == 2)
+            assert (await store.page("Session", "", 9)).records == ()
+            assert (await store.get("User", "u")).id == "u"
+
+
+async def test_a_primary_without_its_replicas_acknowledges_nothing_and_extends_no_lease(sentinel: Topology):
+    async with store_on(sentinel, replicas=1) as store, broker(store, SystemClock()) as one:
+        async with watching(one.watcher("w")) as watcher:
+            await watcher.consistent.wait()
+            watcher.ping(1)
+            await one.heartbeat.beat()
+            await until(lambda: watcher.leases == [1])
+            sentinel.others[0].pause()
+            watcher.ping(2)
+            with pytest.raises(OutcomeUnknownError):
+                await one.heartbeat.beat()
+            with pytest.raises(OutcomeUnknownError):
+                await put(store, session("a"))
+            assert watcher.leases == [1]
+            sentinel.others[0].resume()
+            await put_at_last(store, session("b"))
+
+
+async def test_a_hung_primary_is_replaced(sentinel: Topology):
+    async with store_on(sentinel) as store:
+        await put(store, session("a"))
+        wait_for(lambda: sentinel.others[0].ask("EXISTS {dw}:r:Session:a") == b":1\r\n", 5)
+        sentinel.primary.pause()
+        try:
+            await put_at_last(store, session("b"))
+            assert {record.id for record in (await store.page("Session", "", 9)).records} == {"a", "b"}
+        finally:
+            sentinel.primary.resume()
+
+
+async def test_a_slot_that_moves_to_its_replica_is_followed():
+    with topology("cluster") as servers:
+        async with store_on(servers) as store:
+            await put(store, session("a"))
+            wait_for(lambda: servers.others[0].ask("DBSIZE") == servers.primary.ask("DBSIZE"), 5)
+            assert servers.others[0].ask("CLUSTER FAILOVER TAKEOVER").startswith(b"+OK")
+            await put_at_last(store, session("b"))
+            assert {record.id for record in (await store.page("Session", "", 9)).records} == {"a", "b"}
+            assert (await store.head()).version == RecordVersion(1, 2)
+
+
+async def test_a_file_that_lost_its_end_is_noticed_on_one_node():
+    """Redis reads a truncated log without a word (`aof-load-truncated`)."""
+    with redis_server("redis") as server:
+        servers = Topology(server.url, server)
+        async with store_on(servers) as store, broker(store, SystemClock()) as one:
+            await put(store, session("a"))
+            await put(store, session("b"))
+            await put(store, Record(type="Session", id="a", deleted=True))
+            await one.caught_up()
+            server.stop(signal.SIGKILL)
+            _cut_last_put(server)
+            server.start()
+            with contextlib.suppress(DoorwardError):  # over a connection that died with the server
+                await store.beat("one", b"alive")
+            await store.beat("one", b"alive")
+            await until(lambda: one.hub.position is not None and one.hub.position.epoch == 2)
+            assert {record.id for record in (await store.page("Session", "", 9)).records} == {"b"}
+
+
+def _cut_last_put(server: RedisServer) -> None:
+    """Cut the server's log before its last transaction, as a lost page of the disk would."""
+    (log,) = server.folder.rglob("*.incr.aof")
+    data = log.read_bytes()
+    log.write_bytes(data[: data.rindex(b"*1\r\n$5\r\nMULTI")])
+
+
+async def test_with_a_slow_disk_and_appendfsync_always_nothing_acknowledged_is_lost():
+    """kill -9 alone proves little, because the page cache survives it; here every sync takes its time."""
+    with ExitStack() as stack:
+        server = stack.enter_context(redis_server("redis"))
+        async with store_on(Topology(server.url, server)) as store:
+            await put(store, session("warm"))
+            acknowledged: list[str] = []
+
+            async def write(name: str) -> None:
+                for number in range(1000):
+                    await put(store, session(f"{name}-{number}"))
+                    acknowledged.append(f"{name}-{number}")
+
+            writers = [asyncio.create_task(write(f"w{n}")) for n in range(8)]
+            await until(lambda: len(acknowledged) > 100)
+            server.stop(signal.SIGKILL)
+            await asyncio.gather(*writers, return_exceptions=True)
+            server.start()
+            found: set[str] = set()
+            after = ""
+            while True:
+                page = await store.page("Session", after, 500)
+                found |= {record.id for record in page.records}
+                after = page.next_id
+                if not after:
+                    break
+            assert set(acknowledged) <= found
