@@ -22,7 +22,7 @@ PASSWORD = "correct horse"
 ACL_COMMANDS = (
     "+evalsha +script|load +wait +hello +ping +role +cluster|slots +info "
     "+hget +hmget +hset +hsetnx +hdel +hgetall +get +set +del +exists +type +time +pexpire +pexpireat +persist "
-    "+zadd +zrem +zrange +zrangebyscore +xadd +xlen +xread +xrange +xrevrange +xtrim"
+    "+zadd +zrem +zrange +zrangebyscore +xadd +xlen +xread +xrange +xrevrange +xtrim +scan +zcard"
 )
 """What the store needs; ``docs/operations/databroker.md`` shows it to operators."""
 

@@ -3,12 +3,14 @@
 import asyncio
 import itertools
 import secrets
+from collections.abc import Sequence
 
 import grpc.aio
 import structlog
 from prometheus_client import CollectorRegistry
 
 from doorward import __version__
+from doorward.api.databroker.v1.operations_pb2_grpc import add_OperationsServiceServicer_to_server
 from doorward.api.process.v1.process_pb2 import Process
 from doorward.api.process.v1.process_pb2_grpc import add_ProcessServiceServicer_to_server
 from doorward.clock import SystemClock
@@ -19,13 +21,15 @@ from doorward.config.reload import watch_settings
 from doorward.config.settings import RedisSettings, Settings
 from doorward.keys.store import KeyStore, Purpose
 from doorward.rpc.planes import Plane
-from doorward.rpc.server import start_all, stop_all
+from doorward.rpc.server import PlaneServer, start_all, stop_all
 from doorward.runtime.neighbours import Neighbours
 from doorward.runtime.reporter import INTERVAL_SECONDS
 from doorward.runtime.service import ServeOptions, Stop, run_service
 from doorward.telemetry.probes import ProbeServer
 from doorward_databroker.heartbeat import Heartbeat
 from doorward_databroker.metrics import DatabrokerMetrics
+from doorward_databroker.operations import SERVICE_NAME as OPERATIONS_NAME
+from doorward_databroker.operations import OperationsServicer
 from doorward_databroker.peers import Peers
 from doorward_databroker.processes import SERVICE_NAME as PROCESS_SERVICE_NAME
 from doorward_databroker.processes import ProcessServicer
@@ -33,10 +37,12 @@ from doorward_databroker.revoke import Revoker
 from doorward_databroker.server import SERVICE_NAME, DatabrokerServicer, register
 from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.connection import Link
+from doorward_databroker.store.keyspace import Keyspace
+from doorward_databroker.store.maintenance import Maintenance
 from doorward_databroker.store.redis import RedisStore
 from doorward_databroker.store.servers import Credentials, Servers
 from doorward_databroker.store.types import RECORD_TYPES
-from doorward_databroker.sweeper import Sweeper
+from doorward_databroker.sweeper import Resealer, Sweeper
 from doorward_databroker.watch import WatchHub
 
 _CALLERS = (Plane.AUTHENTICATE, Plane.AUTHORIZE, Plane.PROXY, Plane.DIRECTORY, Plane.OPERATOR)
@@ -55,12 +61,15 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     settings = load_settings(options.config_path, secrets=no_secret, store_secrets=read_secret)
     clock = SystemClock()
     neighbours = Neighbours(Plane.DATABROKER, options, settings.planes, clock)
-    codec = SealedCodec(KeyStore(options.keys_dir).keyring(Purpose.RECORDS))
+    keyring = KeyStore(options.keys_dir).keyring(Purpose.RECORDS)
+    codec = SealedCodec(keyring)
     registry = CollectorRegistry()
     metrics = DatabrokerMetrics(registry)
     replicas = settings.redis.replicas if settings.redis else 0
     link = Link(store_servers(settings.redis, neighbours.local), replicas=replicas)
-    store = RedisStore(link, codec, clock)
+    keyspace = Keyspace()
+    store = RedisStore(link, codec, clock, keyspace)
+    maintenance = Maintenance(link, keyspace, codec)
     databroker_id = secrets.token_hex(8)
     hub = WatchHub(store, clock)
     peers = Peers(hub, clock, databroker_id, settings.staleness.longest)
@@ -71,6 +80,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
 
     def register_all(server: grpc.aio.Server) -> None:
         register(servicer, server)
+        add_OperationsServiceServicer_to_server(operations, server)
         add_ProcessServiceServicer_to_server(processes, server)
 
     def report() -> None:
@@ -91,7 +101,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     async def on_change(changed: Settings) -> None:
         """Nothing here but what `status` shows: where the store is does not change while it runs."""
         nonlocal current
-        if changed.redis != settings.redis or changed.staleness != settings.staleness:
+        if _place(changed) != _place(settings) or changed.staleness != settings.staleness:
             _log.warning("the store's address and the staleness limits count from the next start on")
         current = changed
         report()
@@ -99,17 +109,22 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     reports = itertools.count(1)
     swept = [kind.name for kind in RECORD_TYPES.values() if kind.in_feed]
     sweeper = Sweeper(store, swept, clock, databroker_id, metrics)
+    resealer = Resealer(store, maintenance, keyring, databroker_id)
+    operations = OperationsServicer(store, maintenance, codec, keyring, hub, heartbeat, peers, clock)
+
     servers = neighbours.servers(
         "databroker",
         [(plane, neighbours.local.databroker(plane)) for plane in _CALLERS],
         _CALLERS,
         register_all,
-        [SERVICE_NAME, PROCESS_SERVICE_NAME],
+        [SERVICE_NAME, OPERATIONS_NAME, PROCESS_SERVICE_NAME],
     )
     tasks = [
         asyncio.create_task(hub.run(), name="feed"),
         asyncio.create_task(heartbeat.run(), name="heartbeat"),
         asyncio.create_task(sweeper.run(), name="sweeper"),
+        asyncio.create_task(resealer.run(), name="resealer"),
+        asyncio.create_task(_serving(servers, heartbeat), name="health"),
         asyncio.create_task(neighbours.run(), name="certificate"),
         asyncio.create_task(report_always(), name="report"),
         asyncio.create_task(watch_settings(options.config_path, settings, on_change, secrets=no_secret), name="reload"),
@@ -133,6 +148,20 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await store.close()
+
+
+def _place(settings: Settings) -> tuple[str, str | None, int] | None:
+    """Where the records are kept, without the secret, which a reload does not read."""
+    redis = settings.redis
+    return None if redis is None else (redis.url, redis.username, redis.replicas)
+
+
+async def _serving(servers: Sequence[PlaneServer], heartbeat: Heartbeat) -> None:
+    """Say over the health service whether the store takes writes; calls are answered either way."""
+    while True:
+        for server in servers:
+            await server.set_serving(serving=heartbeat.healthy)
+        await asyncio.sleep(INTERVAL_SECONDS)
 
 
 def store_servers(redis: RedisSettings | None, endpoints: LocalEndpoints) -> Servers:

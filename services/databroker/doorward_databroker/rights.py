@@ -96,6 +96,16 @@ def require_lease(plane: Plane) -> None:
         _refuse(plane, "take leases")
 
 
+def require_operate(plane: Plane) -> None:
+    """Return when ``plane`` may copy the store, bring it back and seal it anew.
+
+    Raises:
+        PermissionDeniedError: it may not.
+    """
+    if plane is not Plane.OPERATOR:
+        _refuse(plane, "operate the store")
+
+
 def _refuse(plane: Plane, what: str) -> None:
     _log.warning("refused", caller=str(plane), what=what)
     raise PermissionDeniedError(f"{plane} may not {what}")

@@ -1,4 +1,7 @@
-"""Housekeeping under a lease: expired records become tombstones, and history is trimmed; deciding never waits for this."""
+"""Housekeeping under leases: what has expired becomes tombstones, history is trimmed, old keys are left behind.
+
+Deciding never waits for any of it.
+"""
 
 import asyncio
 import secrets
@@ -8,8 +11,10 @@ import structlog
 
 from doorward.clock import Clock
 from doorward.errors import DoorwardError
+from doorward.keys.keyring import Keyring
 from doorward.records.record import Fence, Record, Write
 from doorward_databroker.metrics import DatabrokerMetrics
+from doorward_databroker.store.maintenance import Maintenance
 from doorward_databroker.store.port import RecordStore
 
 INTERVAL_SECONDS = 60.0
@@ -18,10 +23,56 @@ GRACE_SECONDS = 30.0
 HISTORY_ENTRIES = 100_000
 HISTORY_SECONDS = 24 * 3600.0
 """What is kept for watchers to resume from; the put script itself trims at four times the count."""
+RESEAL_SECONDS = 3600.0
+_RESEAL_PAUSE_SECONDS = 0.05
+"""Between two pages, so that sealing anew never crowds out what people wait for."""
 _LEASE = "sweeper"
+_RESEAL_LEASE = "resealer"
 _BATCH = 200
 
 _log = structlog.stdlib.get_logger(__name__)
+
+
+class Resealer:
+    """Seals everything under the newest key, in the background, for as long as an older one is held.
+
+    Any databroker may do it at any time: a record that somebody changed meanwhile is sealed under the newest key anyhow.
+    """
+
+    def __init__(self, store: RecordStore, maintenance: Maintenance, keyring: Keyring, holder: str) -> None:
+        self._store = store
+        self._maintenance = maintenance
+        self._keyring = keyring
+        self._holder = holder
+
+    async def run(self) -> None:
+        """Seal until all is done, and look again now and then, until cancelled."""
+        while True:
+            try:
+                taken = len(self._keyring.keys) > 1 and await self._store.acquire_lease(
+                    _RESEAL_LEASE, self._holder, RESEAL_SECONDS
+                )
+                if taken:
+                    await self.reseal_all()
+            except DoorwardError as error:
+                _log.warning("could not seal anew", reason=str(error))
+            await asyncio.sleep(RESEAL_SECONDS)
+
+    async def reseal_all(self) -> tuple[int, int]:
+        """How many values were sealed anew, and how many do not open."""
+        resealed = unreadable = 0
+        cursor = ""
+        while True:
+            done = await self._maintenance.reseal(cursor)
+            resealed += done.resealed
+            unreadable += done.unreadable
+            cursor = done.next_cursor
+            if not cursor:
+                break
+            await asyncio.sleep(_RESEAL_PAUSE_SECONDS)
+        if resealed or unreadable:
+            _log.info("sealed anew", records=resealed, unreadable=unreadable, key=self._keyring.primary.id.hex())
+        return resealed, unreadable
 
 
 class Sweeper:

@@ -122,9 +122,11 @@ class WatchHub:
         """Follow the feed until cancelled."""
         while True:
             try:
-                if self._position is None:
-                    await self._move(await self._store.head())
-                entries = await self._read(self._position)
+                position = self._position
+                if position is None:
+                    position = await self._store.head()
+                    await self._move(position)
+                entries = await self._read(position)
             except WatchExpiredError as error:
                 await self._start_over(str(error))
                 continue

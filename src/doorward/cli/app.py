@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from doorward import __version__
+from doorward.cli.databroker import databroker_app
 from doorward.cli.policy import policy_app
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ directory_app = typer.Typer(help="Directories: who is in which group.", no_args_
 app.add_typer(directory_app, name="directory")
 app.add_typer(keys_app, name="keys")
 app.add_typer(policy_app, name="policy")
+app.add_typer(databroker_app, name="databroker")
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="Configuration file.")]
 Data = Annotated[Path, typer.Option("--data", help="Data folder: keys, certificates, store.")]

@@ -1,0 +1,144 @@
+"""What is done to a whole store in Redis: counted, copied, sealed anew. Goes over every key, so it is never part of a call's path."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from doorward.errors import DataCorruptedError, InvalidArgumentError
+from doorward.records.record import RecordVersion, record_of
+from doorward_databroker.store.codec import Codec
+from doorward_databroker.store.connection import Call, Link, Script
+from doorward_databroker.store.feed import version_from
+from doorward_databroker.store.keyspace import Keyspace
+from doorward_databroker.store.types import RECORD_TYPES
+
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One stored value as it lies there."""
+
+    type: str
+    id: str
+    version: RecordVersion
+    sealed: bytes
+    index_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resealed:
+    """What became of a page."""
+
+    seen: int
+    resealed: int
+    unreadable: int
+    next_cursor: str
+
+
+class Maintenance:
+    """Over one store's keys."""
+
+    def __init__(self, link: Link, keys: Keyspace, codec: Codec) -> None:
+        self._link = link
+        self._keys = keys
+        self._codec = codec
+        self._script = Script.load("reseal")
+
+    @property
+    def address(self) -> str:
+        """The server that takes writes, as last found."""
+        return self._link.address
+
+    async def counts(self) -> dict[str, int]:
+        """Live records of each type in the feed."""
+        names = [kind.name for kind in RECORD_TYPES.values() if kind.in_feed]
+        found = await self._link.run(*(("ZCARD", self._keys.listing(name)) for name in names))
+        return dict(zip(names, map(int, found), strict=True))
+
+    async def history_entries(self) -> int:
+        """Entries of the retained feed."""
+        (found,) = await self._link.run(("XLEN", self._keys.feed))
+        return int(found)
+
+    async def warnings(self) -> list[str]:
+        """What about the server puts records at risk."""
+        memory, persistence = await self._link.run(("INFO", "memory"), ("INFO", "persistence"))
+        facts = _facts(memory) | _facts(persistence)
+        found = []
+        if facts.get("maxmemory_policy", "noeviction") != "noeviction" and facts.get("maxmemory", "0") != "0":
+            found.append(f"maxmemory-policy is `{facts['maxmemory_policy']}`: records would vanish (use noeviction)")
+        if facts.get("aof_enabled") == "0":
+            found.append("appendonly is off: a restart loses what was acknowledged")
+        if facts.get("aof_last_write_status", "ok") != "ok":
+            found.append("the append-only file cannot be written")
+        return found
+
+    async def page(self, cursor: str) -> tuple[list[Stored], str]:
+        """Some of everything that is stored, tombstones included, and the next cursor; a value may come twice."""
+        if cursor and not (cursor.isascii() and cursor.isdigit()):
+            raise InvalidArgumentError("not a page of ours")
+        command = ("SCAN", cursor or "0", "MATCH", f"{self._keys.record('', '')[:-2]}:*", "COUNT", _PAGE)
+        ((following, raw_keys),) = await self._link.run(command)
+        places = [place for key in raw_keys if (place := self._place(key.decode())) is not None]
+        rows = await self._link.run(*(("HMGET", self._keys.record(*place), "v", "b", "i") for place in places))
+        found = [
+            Stored(kind, name, version_from(row[0]), row[1], tuple(filter(None, (row[2] or b"").decode().split("\n"))))
+            for (kind, name), row in zip(places, rows, strict=True)
+            if row[0] is not None and row[1] is not None
+        ]
+        return found, "" if following in {b"0", 0} else following.decode()
+
+    async def reseal(self, cursor: str) -> Resealed:
+        """Seal a page under the newest key, index values included; what others change meanwhile is sealed so anyhow."""
+        found, following = await self.page(cursor)
+        calls = []
+        unreadable = 0
+        for stored in found:
+            try:
+                call = self._reseal_call(stored)
+            except DataCorruptedError:
+                unreadable += 1
+                continue
+            if call is not None:
+                calls.append(call)
+        resealed = 0
+        if calls:
+            resealed = await self._carried_out(calls)
+        if not following:
+            await self._link.run(("HSET", self._keys.meta, "seal", self._codec.mark()))
+        return Resealed(len(found), resealed, unreadable, following)
+
+    async def _carried_out(self, calls: Sequence[Call]) -> int:
+        # The first one alone brings the script to a server that does not know it.
+        done = int(await self._link.write(calls[0]))
+        answers: list[Any] = await self._link.write_all(calls[1:]) if len(calls) > 1 else []
+        return done + sum(int(answer) for answer in answers if not isinstance(answer, Exception))
+
+    def _reseal_call(self, stored: Stored) -> Call | None:
+        record = record_of(self._codec.message(stored.type, stored.id, stored.version, stored.sealed))
+        entering = [
+            self._keys.index(record.type, index, self._codec.index_values(record.type, index, value)[0])
+            for index, values in record.indexes.items()
+            for value in values
+        ]
+        if self._codec.is_current(stored.sealed) and set(entering) == set(stored.index_keys):
+            return None
+        leaving = [key for key in stored.index_keys if key not in entering]
+        keys = [self._keys.record(stored.type, stored.id), *leaving, *entering]
+        sealed = self._codec.encode(record)
+        arguments = [str(stored.version), stored.sealed, sealed, stored.id, len(leaving), len(entering)]
+        return Call(self._script, keys, arguments)
+
+    def _place(self, key: str) -> tuple[str, str] | None:
+        """Type and id in a record's key; ``None`` for a type that this version does not know."""
+        kind, _, name = key.removeprefix(self._keys.record("", "")[:-1]).partition(":")
+        return (kind, name) if kind in RECORD_TYPES and name else None
+
+
+def _facts(info: Any) -> dict[str, str]:
+    """What INFO says; the library takes it apart when it knows the command."""
+    if isinstance(info, dict):
+        return {str(name): str(value) for name, value in info.items()}
+    text = info.decode() if isinstance(info, bytes) else str(info)
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)

@@ -1,0 +1,222 @@
+"""Keys that change, backups and what comes back of them; on a real server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from tests.support.broker import broker
+from tests.support.fake_clock import FakeClock
+from tests.support.key_material import keyring
+from tests.support.redis_server import RedisServer, redis_server
+
+from doorward.api.databroker.v1 import operations_pb2 as pb
+from doorward.errors import (
+    DataCorruptedError,
+    InvalidArgumentError,
+    KeyMissingError,
+    NotFoundError,
+    PermissionDeniedError,
+)
+from doorward.keys.store import Purpose
+from doorward.records.record import Record, Write
+from doorward.rpc.planes import Plane
+from doorward.rpc.server import caller
+from doorward_databroker.operations import OperationsServicer
+from doorward_databroker.store.codec import SealedCodec
+from doorward_databroker.store.connection import Link
+from doorward_databroker.store.keyspace import Keyspace
+from doorward_databroker.store.maintenance import Maintenance
+from doorward_databroker.store.redis import RedisStore
+from doorward_databroker.store.servers import Servers
+from doorward_databroker.sweeper import Resealer
+
+
+class Part:
+    def __init__(self, url: str, *keys: str) -> None:
+        self.keyring = keyring(Purpose.RECORDS, *keys)
+        self.codec = SealedCodec(self.keyring)
+        self.clock = FakeClock()
+        link = Link(Servers.parse(url))
+        self.store = RedisStore(link, self.codec, self.clock)
+        self.maintenance = Maintenance(link, Keyspace(), self.codec)
+
+    async def put(self, *records: Record) -> None:
+        await self.store.put([Write(record=record) for record in records], f"r{id(records)}{records}")
+
+    async def under(self, user: str) -> list[str]:
+        return [record.id for record in (await self.store.query("Session", "user_id", user, "", 100)).records]
+
+
+@asynccontextmanager
+async def part(url: str, *keys: str) -> AsyncIterator[Part]:
+    made = Part(url, *keys)
+    try:
+        yield made
+    finally:
+        await made.store.close()
+
+
+@pytest.fixture
+def server():
+    with redis_server("valkey") as running:
+        yield running
+
+
+def session(name: str, user: str = "u", **more: object) -> Record:
+    return Record(type="Session", id=name, data=b"x", indexes={"user_id": (user,)}, **more)  # type: ignore[arg-type]
+
+
+async def test_a_rotation_reaches_records_tombstones_and_indexes_while_others_write(server: RedisServer):
+    async with part(server.url, "old") as before:
+        await before.put(*(session(f"s{n}") for n in range(300)))
+        await before.put(Record(type="SpentCode", id="c", expires_at=before.clock.now() + 60))
+        await before.put(Record(type="Session", id="s299", deleted=True))
+    async with part(server.url, "new", "old") as during:
+        assert len(await during.under("u")) == 100
+        resealer = Resealer(during.store, during.maintenance, during.keyring, "me")
+
+        async def write() -> None:
+            for number in range(50):
+                await during.put(session(f"s{number}", "v"))
+
+        (resealed, unreadable), _ = await asyncio.gather(resealer.reseal_all(), write())
+        assert resealed > 200
+        assert unreadable == 0
+        assert (await resealer.reseal_all())[0] <= 50
+        assert await resealer.reseal_all() == (0, 0)
+    async with part(server.url, "new") as after:
+        assert len(await after.under("v")) == 50
+        assert len([name async for name in _all(after)]) == 299
+        with pytest.raises(NotFoundError):
+            await after.store.get("Session", "s299")
+        await after.put(session("s300"))
+
+
+async def _all(part: Part) -> AsyncIterator[str]:
+    cursor = ""
+    while True:
+        page = await part.store.page("Session", cursor, 100)
+        for record in page.records:
+            yield record.id
+        cursor = page.next_id
+        if not cursor:
+            return
+
+
+async def test_a_key_that_went_too_early_is_reported_and_not_taken_for_signed_out(server: RedisServer):
+    async with part(server.url, "old") as before:
+        await before.put(session("a"))
+    async with part(server.url, "new", "old") as during:
+        await during.store.put([Write(record=session("b"))], "b")
+    async with part(server.url, "new") as after:
+        with pytest.raises(KeyMissingError):
+            await after.store.get("Session", "a")
+        assert (await after.maintenance.reseal("")).unreadable == 1
+
+
+@asynccontextmanager
+async def operator(part: Part) -> AsyncIterator[OperationsServicer]:
+    async with broker(part.store, part.clock) as one:
+        caller.set(Plane.OPERATOR)
+        yield OperationsServicer(
+            part.store, part.maintenance, part.codec, part.keyring, one.hub, one.heartbeat, one.peers, part.clock
+        )
+
+
+async def backup(servicer: OperationsServicer) -> list[pb.StoredEntry]:
+    found: dict[tuple[str, str], pb.StoredEntry] = {}
+    token = ""
+    while True:
+        page = await servicer.ReadBackup(pb.ReadBackupRequest(page_token=token), None)  # type: ignore[arg-type]
+        found.update({(entry.type, entry.id): entry for entry in page.entries})
+        token = page.next_page_token
+        if not token:
+            return list(found.values())
+
+
+async def test_a_restore_ends_sessions_merges_deletions_and_keeps_what_is_newer(server: RedisServer):
+    async with part(server.url, "k") as one, operator(one) as servicer:
+        await one.put(session("signed-in"), session("signed-out"), Record(type="User", id="kept", data=b"1"))
+        await one.put(Record(type="User", id="gone", data=b"1"), Record(type="User", id="newer", data=b"1"))
+        await one.put(Record(type="Session", id="signed-out", deleted=True))
+        entries = await backup(servicer)
+        assert len(entries) == 5
+    server.ask("FLUSHALL")
+    async with part(server.url, "k") as one, operator(one) as servicer:
+        one.clock.advance(5)
+        await one.put(Record(type="User", id="newer", data=b"2"), session("signed-out"))
+        await one.put(Record(type="User", id="gone", deleted=True))
+        answer = await servicer.Restore(pb.RestoreRequest(entries=entries), None)  # type: ignore[arg-type]
+        assert (answer.restored, answer.kept, answer.ended, answer.unreadable) == (1, 3, 1, 0)
+        assert (await one.store.get("User", "kept")).data == b"1"
+        assert (await one.store.get("User", "newer")).data == b"2"
+        for kind, name in (("User", "gone"), ("Session", "signed-in")):
+            with pytest.raises(NotFoundError):
+                await one.store.get(kind, name)
+        again = await servicer.Restore(pb.RestoreRequest(entries=entries, keep_sessions=True), None)  # type: ignore[arg-type]
+        assert (again.restored, again.kept) == (1, 4)
+        assert (await one.store.get("Session", "signed-in")).id == "signed-in"
+
+
+async def test_a_deletion_in_a_backup_is_brought_back_into_an_older_store(server: RedisServer):
+    """An older copy of the store still holds a session that was signed out before the backup."""
+    async with part(server.url, "k") as one, operator(one) as servicer:
+        await one.put(session("a"))
+        server.ask("COPY {dw}:r:Session:a {dw}:older")
+        await one.put(Record(type="Session", id="a", deleted=True))
+        entries = await backup(servicer)
+        server.ask("DEL {dw}:r:Session:a")
+        server.ask("RENAME {dw}:older {dw}:r:Session:a")
+        assert (await one.store.get("Session", "a")).id == "a"
+        answer = await servicer.Restore(pb.RestoreRequest(entries=entries), None)  # type: ignore[arg-type]
+        assert answer.restored == 1
+        with pytest.raises(NotFoundError):
+            await one.store.get("Session", "a")
+
+
+async def test_a_backup_of_other_keys_or_moved_entries_is_not_restored(server: RedisServer):
+    async with part(server.url, "k") as one, operator(one) as servicer:
+        await one.put(Record(type="User", id="a", data=b"1"), Record(type="User", id="b", data=b"1"))
+        first, second = await backup(servicer)
+        first.sealed, second.sealed = second.sealed, first.sealed
+        second.sealed = second.sealed[:-1]
+        server.ask("FLUSHALL")
+        answer = await servicer.Restore(pb.RestoreRequest(entries=[first, second]), None)  # type: ignore[arg-type]
+        assert (answer.restored, answer.unreadable) == (0, 2)
+
+
+async def test_the_state_names_what_is_wrong(server: RedisServer):
+    async with part(server.url, "k") as one, operator(one) as servicer:
+        await one.put(session("a"))
+        status = await servicer.GetStoreStatus(pb.GetStoreStatusRequest(), None)  # type: ignore[arg-type]
+        assert status.problem == "no heartbeat has been stored yet"
+        servicer._heartbeat.problem = None
+        server.ask("CONFIG SET maxmemory 1gb")
+        server.ask("CONFIG SET maxmemory-policy allkeys-lru")
+        status = await servicer.GetStoreStatus(pb.GetStoreStatusRequest(), None)  # type: ignore[arg-type]
+        assert status.records["Session"] == 1
+        assert status.history_entries == 1
+        assert list(status.keys) == [one.keyring.primary.id.hex()]
+        assert any("maxmemory-policy" in warning for warning in status.warnings)
+
+
+@pytest.mark.parametrize("plane", [plane for plane in Plane if plane is not Plane.OPERATOR])
+async def test_s76_only_the_operator_copies_restores_and_reseals(server: RedisServer, plane: Plane):
+    async with part(server.url, "k") as one, operator(one) as servicer:
+        caller.set(plane)
+        for call in (
+            servicer.GetStoreStatus(pb.GetStoreStatusRequest(), None),  # type: ignore[arg-type]
+            servicer.ReadBackup(pb.ReadBackupRequest(), None),  # type: ignore[arg-type]
+            servicer.Restore(pb.RestoreRequest(), None),  # type: ignore[arg-type]
+            servicer.Reseal(pb.ResealRequest(), None),  # type: ignore[arg-type]
+        ):
+            with pytest.raises(PermissionDeniedError):
+                await call
+
+
+@pytest.mark.parametrize("token", ["x", "-1", "0; FLUSHALL", "1" * 300])
+async def test_a_page_token_that_is_none_is_refused(server: RedisServer, token: str):
+    async with part(server.url, "k") as one, operator(one) as servicer:
+        with pytest.raises((InvalidArgumentError, DataCorruptedError)):
+            await servicer.ReadBackup(pb.ReadBackupRequest(page_token=token), None)  # type: ignore[arg-type]
