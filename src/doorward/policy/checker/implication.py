@@ -66,10 +66,20 @@ def _modes(term: Term) -> tuple[object, ...]:
 def _term_follows(conclusion: Term, premise: Term) -> bool:
     if shape(conclusion) == shape(premise):
         return True
+    if conclusion.label == "domain" and premise.label == "email" and not any(_modes(conclusion) + _modes(premise)):
+        domains = [_domains_of(matcher) for matcher in premise.matchers]
+        return all(any(_matcher_follows(wanted, given) for given in domains if given) for wanted in conclusion.matchers)
     if conclusion.label != premise.label or _modes(conclusion) != _modes(premise):
         return False
     # Each wanted matcher must follow from one that is given; more given ones only narrow further.
     return all(any(_matcher_follows(wanted, given) for given in premise.matchers) for wanted in conclusion.matchers)
+
+
+def _domains_of(matcher: Matcher) -> Matcher | None:
+    """What whole addresses say about their domain."""
+    if matcher.comparison not in _EXACT:
+        return None
+    return Matcher(Comparison.IN, tuple(value.rpartition("@")[2] for value in matcher.operand))
 
 
 def _matcher_follows(wanted: Matcher, given: Matcher) -> bool:

@@ -141,6 +141,7 @@ def test_checking_a_large_policy_ends():
         "allow: {and: [authenticated_user: true]}",
         "allow: {and: [{groups: a}, {groups: b}]}",
         "allow: {and: [{groups: a}, {groups: {exclude: b}}]}",
+        "[{allow: {or: [domain: b.c]}}, {allow: {or: [{email: a@b.c}, {email: d@x.y}]}}]",
         "allow: {and: [{groups: {has: [a, b]}}, {groups: {exclude: b}}]}",
         "[{allow: {and: [{user: a}, {groups: c}]}}, {allow: {and: [{user: a}, {groups: d}]}}]",
         "[{deny: {and: [{groups: a}, {http_method: PUT}]}}, {allow: {or: [groups: a]}}]",
