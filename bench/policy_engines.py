@@ -28,6 +28,8 @@ class Asked:
         return self.email.rpartition("@")[2]
 
 
+MINUTE = 12 * 60
+"""Of the day: noon."""
 Lists = Sequence[tuple[list[str], list[str]]]
 Decide = Callable[[], bool]
 
@@ -57,7 +59,8 @@ def _cedar(kind: str, lists: Lists) -> Callable[[Asked], Decide]:
           when { principal.domain == "example.com" && principal in Group::"admins" };
         permit(principal, action, resource)
           when { principal.domain == "example.com" && principal in Group::"eng"
-                 && ["GET", "HEAD"].contains(context.method) && context.path like "/reports/*" };
+                 && ["GET", "HEAD"].contains(context.method) && context.path like "/reports/*"
+                 && context.minute >= 480 && context.minute < 1200 };
         """
     else:
         text = "\n".join(
@@ -84,7 +87,7 @@ def _cedar(kind: str, lists: Lists) -> Callable[[Asked], Decide]:
             "principal": {"type": "User", "id": "u"},
             "action": {"type": "Action", "id": "get"},
             "resource": {"type": "Route", "id": "r"},
-            "context": {"method": asked.method, "path": asked.path},
+            "context": {"method": asked.method, "path": asked.path, "minute": MINUTE},
         }
         return lambda: bool(cedarpy.is_authorized(request, policies, entities).allowed)
 
@@ -105,6 +108,7 @@ def _rego(kind: str, lists: Lists) -> Callable[[Asked], Decide]:
         permitted if {
           input.domain == "example.com"; "eng" in input.groups
           input.method in {"GET", "HEAD"}; startswith(input.path, "/reports/")
+          input.minute >= 480; input.minute < 1200
         }
         allow if { permitted; not blocked }
         """
@@ -128,6 +132,7 @@ def _rego(kind: str, lists: Lists) -> Callable[[Asked], Decide]:
             "groups": list(asked.groups),
             "method": asked.method,
             "path": asked.path,
+            "minute": MINUTE,
         }
         interpreter = Interpreter()
         interpreter.set_input(given)
@@ -139,7 +144,8 @@ def _rego(kind: str, lists: Lists) -> Callable[[Asked], Decide]:
 _CEL_TYPICAL = (
     '!("suspended" in groups || email == "mallory@example.com") && ('
     '(domain == "example.com" && "admins" in groups) || '
-    '(domain == "example.com" && "eng" in groups && method in ["GET", "HEAD"] && path.startsWith("/reports/")))'
+    '(domain == "example.com" && "eng" in groups && method in ["GET", "HEAD"] && path.startsWith("/reports/")'
+    " && minute >= 480 && minute < 1200))"
 )
 
 
@@ -168,6 +174,7 @@ def _variables(asked: Asked) -> dict[str, Any]:
         "groups": list(asked.groups),
         "method": asked.method,
         "path": asked.path,
+        "minute": MINUTE,
     }
 
 
@@ -176,6 +183,7 @@ def _cel_cpp(kind: str, lists: Lists) -> Callable[[Asked], Decide]:
 
     text = cel.Type("string")
     names = {"email": text, "domain": text, "method": text, "path": text, "groups": cel.Type.List(text)}
+    names["minute"] = cel.Type("int")
     if kind != "typical":
         names |= dict.fromkeys(_maps(lists), cel.Type.Map(text, cel.Type("bool")))
     env = cel.NewEnv(variables=names)

@@ -17,7 +17,7 @@ from doorward.policy.criteria import BY_NAME
 from doorward.policy.criteria.port import Fact
 from doorward.policy.facts import Facts
 from doorward.policy.interpreter import evaluate
-from doorward.policy.nodes import Action, Expression, Group, Operator, Policy, Rule, Term
+from doorward.policy.nodes import Action, Dialect, Expression, Group, Operator, Policy, Rule, Term, terms
 from doorward.policy.phrases import describe
 from doorward.policy.truth import Truth, conjunction, disjunction, negation
 
@@ -71,6 +71,8 @@ def judge_access(policy: Policy, facts: Facts, known: Collection[str]) -> Access
     if not possible:
         lacking = [outcomes.lacking(rule.group) for rule, _ in opening]
         return Access(reach=Reach.NO, missing=min(lacking, key=len, default=()))
+    if policy.dialect is Dialect.PPL and facts.principal is None and _asks_who(policy):
+        unless.append("PPL asks for sign-in first")
     if sure and not unless:
         return Access(reach=Reach.YES, rules=tuple(sure))
     conditions = () if sure else tuple(dict.fromkeys(_condition(rule, outcomes) for rule in possible))
@@ -80,6 +82,10 @@ def judge_access(policy: Policy, facts: Facts, known: Collection[str]) -> Access
         conditions=conditions,
         unless=tuple(dict.fromkeys(unless)),
     )
+
+
+def _asks_who(policy: Policy) -> bool:
+    return any(BY_NAME[term.criterion].is_identity for rule in policy.rules for term in terms(rule.group))
 
 
 class _Outcomes:

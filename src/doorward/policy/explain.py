@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from doorward.policy.decision import Decision
 from doorward.policy.facts import Facts
-from doorward.policy.interpreter import GroupResult, Result, TermResult, decide, evaluate
+from doorward.policy.interpreter import GroupResult, Result, TermResult, evaluate, interpret_policy
 from doorward.policy.nodes import Action, Operator, Policy, Rule
 from doorward.policy.phrases import describe, describe_value
 from doorward.policy.remedies import Remedy, find_remedies
@@ -99,7 +99,7 @@ def explain_policy(policy: Policy, facts: Facts) -> Explanation:
     pairs = list(zip(policy.rules, results, strict=True))
     # In the order in which they count: a deny goes before every allow, wherever it stands.
     ordered = tuple(pair for action in (Action.DENY, Action.ALLOW) for pair in pairs if pair[0].action is action)
-    return Explanation(decide(policy, results), ordered, find_remedies(policy, results))
+    return Explanation(interpret_policy(policy, facts), ordered, find_remedies(policy, results))
 
 
 def _lines(result: Result, depth: int) -> Iterator[tuple[str, str]]:

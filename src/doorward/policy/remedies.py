@@ -12,9 +12,10 @@ from doorward.policy.criteria import BY_NAME
 from doorward.policy.criteria.port import Operand
 from doorward.policy.decision import Effect
 from doorward.policy.interpreter import GroupResult, Result, TermResult, combine, decide
-from doorward.policy.nodes import Action, Operator, Policy
+from doorward.policy.nodes import Action, Operator, Policy, Term
 from doorward.policy.phrases import describe, describe_value
 from doorward.policy.truth import Truth
+from doorward.source import Position
 
 LIMIT = 5
 """Remedies that are offered; more help nobody."""
@@ -134,7 +135,7 @@ class _Search:
         return plans
 
     def _number(self, result: TermResult) -> int:
-        key = (result.term.label, result.term.matchers)
+        key = _asked(result.term)
         if key not in self._numbers:
             self._numbers[key] = len(self.terms)
             self.terms.append(result)
@@ -146,7 +147,7 @@ class _Search:
 
     def _changed(self, result: Result, plan: dict[int, bool]) -> Result:
         if isinstance(result, TermResult):
-            number = self._numbers.get((result.term.label, result.term.matchers))
+            number = self._numbers.get(_asked(result.term))
             if number is None or number not in plan:
                 return result
             return replace(result, truth=Truth.of(plan[number]), error=None)
@@ -160,7 +161,13 @@ class _Search:
         return Remedy(sign_in, tuple(kept))
 
 
+_NOWHERE = Position("", 0, 0)
 _SIGNED_IN = "authenticated_user"
+
+
+def _asked(term: Term) -> Term:
+    """The same for terms that ask the same, wherever they stand."""
+    return replace(term, position=_NOWHERE)
 
 
 def _smallest(plans: Iterable[_Plan]) -> list[_Plan]:

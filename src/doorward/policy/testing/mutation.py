@@ -10,9 +10,12 @@ A mutant that every case passes is a change that nobody would notice.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from doorward.policy.decision import Decision
+from doorward.policy.facts import Facts
 from doorward.policy.interpreter import GroupResult, Result, TermResult, combine, decide, evaluate
 from doorward.policy.nodes import Expression, Group, Operator, Policy, Rule, Term
 from doorward.policy.phrases import describe, describe_matcher
+from doorward.policy.step_up import step_up_terms, with_step_up
 from doorward.policy.testing.coverage import possible
 from doorward.policy.testing.run import differences
 from doorward.policy.testing.suite import Case
@@ -55,7 +58,9 @@ class Mutation:
         return self.killed + len(self.survivors)
 
 
-_Change = tuple[Mutant, int, Callable[[Result, Case], Result]]
+_Changed = Callable[[Result, Facts], Result]
+"""The result of a rule after the change; given what it is without."""
+_Change = tuple[Mutant, int, _Changed]
 
 
 def mutate(policy: Policy, cases: Sequence[Case], limit: int = LIMIT) -> Mutation:
@@ -63,20 +68,41 @@ def mutate(policy: Policy, cases: Sequence[Case], limit: int = LIMIT) -> Mutatio
     changes = [change for index, rule in enumerate(policy.rules) for change in _changes(index, rule)]
     step = -(-len(changes) // limit) if changes else 1
     tried = changes[::step]
-    before = [[evaluate(rule.group, case.facts) for rule in policy.rules] for case in cases]
+    before = [_results(policy, case.facts) for case in cases]
+    steps_up = bool(step_up_terms(policy))
     killed, survivors = 0, []
     for mutant, index, change in tried:
         for case, results in zip(cases, before, strict=True):
-            changed = change(results[index], case)
-            if changed.truth is results[index].truth and case.reasons is None:
+            changed = change(results[index], case.facts)
+            if changed.truth is results[index].truth and case.reasons is None and not steps_up:
                 continue  # the rule comes out the same, so the decision does
-            after = [*results[:index], changed, *results[index + 1 :]]
-            if differences(case, decide(policy, after)):
+            decision = decide(policy, _exchanged(results, index, changed))
+            if steps_up:
+                decision = with_step_up(policy, case.facts, decision, _deciding(policy, index, change))
+            if differences(case, decision):
                 killed += 1
                 break
         else:
             survivors.append(mutant)
     return Mutation(killed, tuple(survivors), len(changes) - len(tried))
+
+
+def _results(policy: Policy, facts: Facts) -> list[Result]:
+    return [evaluate(rule.group, facts) for rule in policy.rules]
+
+
+def _exchanged(results: list[Result], index: int, changed: Result) -> list[Result]:
+    return [*results[:index], changed, *results[index + 1 :]]
+
+
+def _deciding(policy: Policy, index: int, change: _Changed) -> Callable[[Facts], Decision]:
+    """How the mutant decides about other facts: those of a stronger sign-in."""
+
+    def run(facts: Facts) -> Decision:
+        results = _results(policy, facts)
+        return decide(policy, _exchanged(results, index, change(results[index], facts)))
+
+    return run
 
 
 def _changes(index: int, rule: Rule) -> Iterator[_Change]:
@@ -106,11 +132,11 @@ def _below(expression: Expression) -> Iterator[Expression]:
             yield from _below(member)
 
 
-def _force(term: Term, truth: Truth) -> Callable[[Result, Case], Result]:
-    def change(result: Result, case: Case) -> Result:
+def _force(term: Term, truth: Truth) -> _Changed:
+    def change(result: Result, facts: Facts) -> Result:
         if isinstance(result, TermResult):
             return replace(result, truth=truth, error=None) if result.term is term else result
-        members = tuple(change(member, case) for member in result.members)
+        members = tuple(change(member, facts) for member in result.members)
         if all(new is old for new, old in zip(members, result.members, strict=True)):
             return result
         return GroupResult(result.group, combine(result.group.operator, [m.truth for m in members]), members)
@@ -118,8 +144,8 @@ def _force(term: Term, truth: Truth) -> Callable[[Result, Case], Result]:
     return change
 
 
-def _evaluate(group: Expression) -> Callable[[Result, Case], Result]:
-    return lambda _, case: evaluate(group, case.facts)
+def _evaluate(group: Expression) -> _Changed:
+    return lambda _, facts: evaluate(group, facts)
 
 
 def _substitute(expression: Expression, old: Expression, new: Expression) -> Expression:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -5,6 +7,7 @@ from tests.support.policy import facts, policy_of
 
 from doorward.policy import compile_policy
 from doorward.policy.access import PERSON, Access, Reach, judge_access
+from doorward.policy.nodes import Dialect
 
 ENG = {"email": "a@example.com", "groups": ["eng"]}
 
@@ -76,10 +79,12 @@ people = st.sampled_from([None, ENG, {"groups": ["ops"]}, {"groups": None}, {"gr
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(rules, min_size=1, max_size=3).map(lambda items: f"[{', '.join(items)}]"), people)
-def test_yes_and_no_are_sure_whatever_is_asked_for(text, principal):
+@given(
+    st.lists(rules, min_size=1, max_size=3).map(lambda items: f"[{', '.join(items)}]"), people, st.sampled_from(Dialect)
+)
+def test_yes_and_no_are_sure_whatever_is_asked_for(text, principal, dialect):
     """An auditor who reads "no" must never meet that person inside."""
-    policy = policy_of(text)
+    policy = replace(policy_of(text), dialect=dialect)
     reach = judge_access(policy, facts(principal), PERSON).reach
     compiled = compile_policy(policy)
     for method in ("GET", "PUT", "POST"):
