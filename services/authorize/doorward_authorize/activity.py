@@ -71,12 +71,15 @@ class ActivityTracker:
 
     def is_recent(self, session: Session) -> bool:
         """Whether this authorizer knows that the session is not idle."""
+        return self._clock.now() < self.idle_at(session)
+
+    def idle_at(self, session: Session) -> float:
+        """When the session will be idle by what this authorizer knows, in seconds since the Unix epoch."""
         idle = self._idle_seconds()
         if idle is None:
-            return True
+            return float("inf")
         seen = self._seen.get(session.id)
-        last = session.issued_at if seen is None else max(seen.at, session.issued_at)
-        return self._clock.now() - last < idle
+        return (session.issued_at if seen is None else max(seen.at, session.issued_at)) + idle
 
     async def is_idle(self, session: Session) -> bool:
         """Whether nobody has used the session for the idle time, after one read of what the others have seen.

@@ -28,7 +28,7 @@ from doorward.route.internal import InternalRoute
 from doorward_authorize.activity import ActivityTracker
 from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.directories import Directories, Standing
-from doorward_authorize.principal import Conflicting, Found, Principal, Records, Rejected, Unaccepted
+from doorward_authorize.principal import Conflicting, Credential, Found, Principal, Records, Rejected, Unaccepted
 from doorward_authorize.service_accounts import ServiceAccounts, presented_tokens
 
 CACHE_LIMIT = 20_000
@@ -159,6 +159,12 @@ class Principals:
             return None if self._service_accounts is None else self._service_accounts.of_id(session_id)
         data = self._records.get(sessions.RECORD_TYPE, session_id)
         return None if data is None else self.judge(data, settings)
+
+    def idle_at(self, principal: Principal) -> float:
+        """When the session behind ``principal`` will be idle, as far as is known here."""
+        if self._activity is None or principal.credential is not Credential.COOKIE:
+            return float("inf")
+        return self._activity.idle_at(principal.session)
 
     def of_user(self, user_id: str, settings: Settings) -> Principal | Rejected | None:
         """``user_id`` as if signed in this moment; for questions about what somebody could reach."""

@@ -9,9 +9,13 @@ import pytest
 from tests.unit.authorize.builders import CONFIG, World, passed
 
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
+from doorward.errors import NotFoundError
+from doorward.identity.activity import Activity
 from doorward.identity.session import Session
 from doorward.policy import Decision, Effect, Facts
+from doorward.records.record import Record, RecordVersion
 from doorward.route.internal import METADATA_STREAM
+from doorward_authorize.activity import ActivityTracker
 from doorward_authorize.guard.watcher import StreamVerdict, Watcher
 
 GUARDED = CONFIG.replace("policy:", "continuous: true\n    policy:")
@@ -335,3 +339,47 @@ async def test_s42_a_superseded_session_touches_nothing_of_its_successor(tmp_pat
     touched.clear()
     streams.watcher.on_time()
     assert touched == []
+
+
+class Uses:
+    """What other authorizers have seen, as `ActivityTracker` asks for it."""
+
+    def __init__(self) -> None:
+        self.seen_at: float | None = None
+
+    async def get(self, record_type: str, record_id: str) -> Record:
+        if self.seen_at is None:
+            raise NotFoundError(record_id)
+        return Record(type=record_type, id=record_id, data=Activity(seen_at=self.seen_at).to_bytes())
+
+    async def put(self, writes: object) -> tuple[RecordVersion, ...]:
+        return ()
+
+
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "counts"])
+async def test_s66_a_stream_does_not_outlive_an_idle_session_where_it_does_not_count_as_use(
+    tmp_path: Path, strict: bool
+):
+    streams = Streams(tmp_path)
+    uses = Uses()
+    activity = ActivityTracker(uses, lambda: 60.0, streams.world.clock)
+    streams.world.principals._activity = activity
+    streams.watcher._touch = activity.touch
+    if strict:
+        await streams.change(GUARDED.replace("- name: app", "- name: app\n    idle: strict"))
+    number = await streams.opened(cookie=streams.world.sign_in())
+
+    async def passes(seconds: float) -> list[tuple[int, bool, str]]:
+        streams.world.clock.advance(seconds)
+        streams.watcher.on_time()
+        await streams.watcher.settle()
+        await streams.watcher.end_idle()
+        return await streams.settle()
+
+    assert await passes(59) == []
+    uses.seen_at = streams.world.clock.now()
+    assert await passes(1.2) == [], "another authorizer has seen the session in use"
+    uses.seen_at = None
+    assert await passes(57) == []
+    ended = [*await passes(1.9), *await passes(0.2)]
+    assert ended == ([(number, False, "session-idle")] if strict else [])

@@ -24,19 +24,22 @@ from doorward.identity import user as users
 from doorward.identity.directory import GROUP_TYPE, USER_TYPE
 from doorward.identity.service_account import ID_PREFIX
 from doorward.identity.service_account import RECORD_TYPE as SERVICE_ACCOUNT_TYPE
+from doorward.identity.session import Session
 from doorward.policy import Facts
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.guard.description import Description, read_description
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.outcome import Outcome, Verdict
 from doorward_authorize.principal import Principal
-from doorward_authorize.principals import Principals
+from doorward_authorize.principals import NOTHING, PendingError, Principals
 from doorward_authorize.snapshot import CompiledRoute, Snapshot
 
 TICK_SECONDS = 0.1
 """How late a boundary of the clock may be noticed."""
 SIGN_IN_SECONDS = 0.3
 """How long a stream waits for a sign-in that has not arrived here; below what its guard waits for a verdict."""
+IDLE_ASK_SECONDS = 5.0
+"""How soon a stream is looked at again whose session seems idle; by then it is known."""
 TOUCH_SECONDS = 2.0
 """How often sessions with open streams are noted as used; the shortest idle time that can be configured is longer."""
 SLICE = 25
@@ -46,6 +49,7 @@ _BACKWARDS_SECONDS = 0.5
 
 _NEVER = -1
 _SESSION_ENDED = "session-ended"
+_SESSION_IDLE = "session-idle"
 _Key = TypeVar("_Key")
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -132,6 +136,7 @@ class Watcher:
         """A heap of these, each once, for as long as it lies ahead."""
         self._known_tenths: set[int] = set()
         self._doubtful: dict[WatchedStream, None] = {}
+        self._perhaps_idle: dict[WatchedStream, Session] = {}
         self._awaited: dict[WatchedStream, float] = {}
         """New streams whose session is not known here, with the monotonic time until which it may still arrive."""
         self._wake = asyncio.Event()
@@ -256,6 +261,7 @@ class Watcher:
     async def run(self) -> None:
         """Decide what is in doubt again until cancelled."""
         looked = float("-inf")
+        asking: asyncio.Task[None] | None = None
         while True:
             if not self._doubtful:
                 self._wake.clear()
@@ -266,6 +272,21 @@ class Watcher:
                 looked = self._clock.monotonic()
                 self.on_time()
             await self.settle()
+            # Asking others takes time that no revoke must wait for.
+            if self._perhaps_idle and (asking is None or asking.done()):
+                asking = asyncio.create_task(self.end_idle())
+
+    async def end_idle(self) -> None:
+        """End the streams whose sessions nobody has used, after one question for each session."""
+        perhaps, self._perhaps_idle = self._perhaps_idle, {}
+        answers: dict[str, bool] = {}
+        for stream, session in perhaps.items():
+            if session.id not in answers:
+                learned = await self._principals.find_out(PendingError(session=session), NOTHING)
+                answers[session.id] = learned.idle is not False
+            if answers[session.id] and self._is_watched(stream):
+                self._end(stream, _Cut((_SESSION_IDLE,)))
+        self._doubt(stream for stream in perhaps if self._is_watched(stream))
 
     async def settle(self) -> None:
         """Return when everything that is in doubt now is decided; other callbacks get their turn in between."""
@@ -319,6 +340,13 @@ class Watcher:
         if outcome.verdict is not Verdict.ALLOW:
             return _Cut(outcome.reasons or ("denied",), outcome)
         ends_at = min(found.session.expires_at, found.good_until) if isinstance(found, Principal) else float("inf")
+        if isinstance(found, Principal) and route.route.idle_strict:
+            idle_at = self._principals.idle_at(found)
+            if idle_at <= self._clock.now():
+                # Another authorizer may have seen the session in use; that has to be asked, and is, by ``run``.
+                self._perhaps_idle[stream] = found.session
+                idle_at = self._clock.now() + IDLE_ASK_SECONDS
+            ends_at = min(ends_at, idle_at)
         principal = found.facts if isinstance(found, Principal) else None
         inputs = Facts(principal=principal, request=described.facts, now=self._clock.now())
         changes_at = route.policy.next_change(inputs)
@@ -380,6 +408,7 @@ class Watcher:
     def _forget(self, stream: WatchedStream) -> None:
         self._links[stream.link].streams.pop(stream.number, None)
         self._awaited.pop(stream, None)
+        self._perhaps_idle.pop(stream, None)
         self._doubtful.pop(stream, None)
         _discard(self._due, stream.due, stream)
         _discard(self._by_route, stream.description.route, stream)
