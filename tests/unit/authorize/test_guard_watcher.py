@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.unit.authorize.builders import CONFIG, World, passed
 
-from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
+from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from doorward.errors import NotFoundError
 from doorward.identity.activity import Activity
 from doorward.identity.session import Session
@@ -383,3 +383,31 @@ async def test_s66_a_stream_does_not_outlive_an_idle_session_where_it_does_not_c
     assert await passes(57) == []
     ended = [*await passes(1.9), *await passes(0.2)]
     assert ended == ([(number, False, "session-idle")] if strict else [])
+
+
+TEAM = GUARDED.replace("{accept: true}", "{http_header/x-team: blue}")
+
+
+async def test_the_headers_that_a_policy_reads_travel_with_the_stream_and_no_others(tmp_path: Path):
+    streams = Streams(tmp_path)
+    await streams.change(TEAM)
+    number = await streams.opened("public", x_team="blue", x_other="secret")
+    assert b"secret" not in await streams.describe("public", x_team="blue", x_other="secret")
+    streams.watcher._doubt_all()
+    assert await streams.settle() == []
+    assert await streams.change(TEAM.replace("x-team: blue", "x-team: red")) == [
+        (number, False, "http-header-unauthorized")
+    ]
+
+
+@pytest.mark.parametrize("second", ["admin", "blue,admin"])
+async def test_s09_each_value_of_a_header_is_looked_at(tmp_path: Path, second: str):
+    """Joined, or judged by the first of them, two values say what neither does."""
+    streams = Streams(tmp_path)
+    await streams.change(TEAM)
+    request = CheckRequest.FromString(streams.world.request("public", x_team="blue"))
+    request.attributes.request.http.header_map.headers.add(key="x-team").raw_value = second.encode()
+    answer = streams.world.checker.check(request.SerializeToString())
+    assert isinstance(answer, bytes)
+    assert not passed(CheckResponse.FromString(answer))
+    assert not passed(await streams.world.check("public", x_team="blue,admin"))
