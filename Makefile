@@ -80,6 +80,7 @@ bench: $(STAMPS)/test generate system ## measure; the figures are ratios of one 
 	@PYTHONPATH=. $(BIN)/python bench/policy.py
 	@PYTHONPATH=. $(BIN)/python bench/ext_authz.py
 	@PYTHONPATH=. $(BIN)/python bench/revocation.py
+	@PYTHONPATH=. $(BIN)/python bench/databroker.py
 
 fuzz: $(STAMPS)/test generate ## look for texts and values that break the policy engine; FUZZ_SECONDS=60
 	@$(UV) pip install --quiet --group fuzz

@@ -61,6 +61,11 @@ class Heartbeat:
                 self.problem = str(error)
                 self._metrics.failed_heartbeats.inc()
             self._metrics.healthy.set(self.healthy)
+            self._metrics.damaged.set(len(self._hub.damaged))
+            self._metrics.watchers_cut.set(self._hub.cuts)
+            if self._hub.position is not None:
+                self._metrics.feed_epoch.set(self._hub.position.epoch)
+                self._metrics.feed_number.set(self._hub.position.number)
             await asyncio.sleep(max(0.02, INTERVAL_SECONDS - (self._clock.monotonic() - began)))
 
     async def beat(self) -> None:

@@ -22,9 +22,6 @@ class DatabrokerMetrics:
             "doorward_store_failed_heartbeats", "Heartbeats that were not stored.", registry=registry
         )
         self.records_written = Counter("doorward_records_written", "Records written.", ["type"], registry=registry)
-        self.refused = Counter(
-            "doorward_records_refused", "Calls refused because the plane has no right.", ["plane"], registry=registry
-        )
         self.watchers = Gauge("doorward_watchers", "Open watches.", registry=registry)
         self.watchers_cut = Gauge("doorward_watchers_cut", "Watches cut because they fell behind.", registry=registry)
         self.damaged = Gauge(

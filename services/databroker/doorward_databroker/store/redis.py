@@ -29,7 +29,7 @@ from doorward_databroker.store.types import check_batch, check_index, type_of
 from doorward_databroker.store.writer import Writer
 
 SCHEMA = 2
-"""Of what is stored. 1 had no ends in an index of their own; it is brought up to date at the first use."""
+"""Of what is stored. A newer one than this is left alone; 1 was before the first release, without an index of ends."""
 _FIELDS = ("v", "d", "b")
 _HEARTBEAT = "Heartbeat"
 _SILENT_MS = 60_000
