@@ -29,7 +29,7 @@ def problems_of(text: str) -> tuple[Problem, ...]:
     return read_policy(text)[1].all
 
 
-def facts(principal: Mapping[str, object] | None = None, **request: object) -> Facts:
+def facts(principal: Mapping[str, object] | None = None, *, now: float = NOW, **request: object) -> Facts:
     """Somebody (``None``: nobody signed in) with the given facts, asking for ``GET /`` unless told otherwise."""
     who = None
     if principal is not None:
@@ -38,4 +38,4 @@ def facts(principal: Mapping[str, object] | None = None, **request: object) -> F
             values["groups"] = frozenset(values["groups"])
         who = PrincipalFacts(**values)  # type: ignore[arg-type]  # tests give what the fields take
     what = RequestFacts(**{"method": "GET", "host": "app.example.com", "path": "/", **request})  # type: ignore[arg-type]  # tests give what the fields take
-    return Facts(principal=who, request=what, now=NOW)
+    return Facts(principal=who, request=what, now=now)

@@ -293,7 +293,17 @@ def make_principal(choices: Choices) -> PrincipalFacts:
 
 
 def make_request(choices: Choices) -> RequestFacts:
-    header_values: list[tuple[str, ...]] = [("h1",), ("h2",), ("H1",), ("h1", "h2"), ("h1", "h1"), ("7",), ("",), ()]
+    header_values: list[tuple[str, ...]] = [
+        ("h1",),
+        ("h2",),
+        ("H1",),
+        ("h1", "h2"),
+        ("h1", "h1"),
+        ("h1,h2",),
+        ("7",),
+        ("",),
+        (),
+    ]
     headers = {"x-team": choices.pick(header_values), "user-agent": choices.pick([("Curl/8",), ("curl",)])}
     if choices.upto(1):
         headers |= {"origin": ("https://a.example",), "access-control-request-method": ("PUT",)}

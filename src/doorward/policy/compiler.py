@@ -226,7 +226,9 @@ _SIMPLE = frozenset(Comparison) - NUMERIC_COMPARISONS - {Comparison.EXISTS}
 
 def _is_simple(term: Term) -> bool:
     """Whether its facts alone say whether the term is unknown."""
-    return not term.optional and all(not m.field and m.comparison in _SIMPLE for m in term.matchers)
+    if term.optional or not BY_NAME[term.criterion].unknown_by_facts_alone:
+        return False
+    return all(not m.field and m.comparison in _SIMPLE for m in term.matchers)
 
 
 def _sign_in(rule: Rule) -> Decision:

@@ -7,7 +7,7 @@ import re
 from urllib.parse import unquote
 
 from doorward.policy.criteria.families import UNREADABLE, Unreadable, string_forms, string_key
-from doorward.policy.criteria.matching import match_string, string_test, truth_of
+from doorward.policy.criteria.matching import WHOLE_VALUE, match_string, string_test, truth_of
 from doorward.policy.criteria.port import Criterion, Fact, Finding, Operand, Test
 from doorward.policy.facts import Facts
 from doorward.policy.nodes import Term
@@ -98,7 +98,28 @@ def _prepare_preflight(term: Term) -> Test:
     return lambda facts: _preflight(term, facts).truth
 
 
-_PREPARE_HEADER, _FIND_HEADER = string_forms(_header)
+def _list_free_header(facts: Facts, name: str) -> str | Unreadable | None:
+    """The header's value, unless it may be several that somebody on the way has joined with commas."""
+    value = _header(facts, name)
+    return UNREADABLE if isinstance(value, str) and "," in value else value
+
+
+_PREPARE_TEXT, _FIND_TEXT = string_forms(_header)
+_PREPARE_WHOLE, _FIND_WHOLE = string_forms(_list_free_header)
+
+
+def _compares_whole(term: Term) -> bool:
+    return any(matcher.comparison in WHOLE_VALUE for matcher in term.matchers)
+
+
+def _prepare_header(term: Term) -> Test:
+    return _PREPARE_WHOLE(term) if _compares_whole(term) else _PREPARE_TEXT(term)
+
+
+def _find_header(term: Term, facts: Facts) -> Finding:
+    return _FIND_WHOLE(term, facts) if _compares_whole(term) else _FIND_TEXT(term, facts)
+
+
 _PREPARE_QUERY, _FIND_QUERY = string_forms(lambda facts, name: query_value(facts.request.query, name))
 _PREPARE_HOST, _FIND_HOST = string_forms(lambda facts, _: facts.request.host)
 
@@ -179,7 +200,8 @@ HTTP_HEADER = Criterion(
     operand=Operand.STRING,
     summary="Compares a request header; unknown when it is absent, or stands there with two different values.",
     detail=(
-        "Its name follows a slash. Clients write headers as they like: a header proves nothing that the client does "
+        "Its name follows a slash. A value with a comma may be two, so `is`, `in` and their opposites are unknown for it. "
+        "Clients write headers as they like: a header proves nothing that the client does "
         "not prove otherwise. Headers that hold secrets cannot be compared."
     ),
     example="http_header/x-team: blue",
@@ -202,8 +224,9 @@ cases:
     argument=_header_name,
     may_be_absent=True,
     folds_case=True,
-    prepare=_PREPARE_HEADER,
-    find=_FIND_HEADER,
+    unknown_by_facts_alone=False,
+    prepare=_prepare_header,
+    find=_find_header,
 )
 HTTP_QUERY = Criterion(
     name="http_query",

@@ -148,6 +148,8 @@ class Criterion:
     """Whether a term may say ``optional: true``."""
     folds_case: bool = False
     """Whether a term may say ``ignore_case: true``."""
+    unknown_by_facts_alone: bool = True
+    """Whether the facts alone say whether a term is unknown, whatever its matchers (numbers and ``exists`` apart)."""
     takes_true: bool = False
     """Whether ``true`` may stand for "any"; always so with ``Operand.NOTHING``."""
     in_ppl: bool = False
