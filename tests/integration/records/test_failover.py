@@ -172,6 +172,8 @@ async def test_a_slot_that_moves_to_its_replica_is_followed():
             await put(store, session("a"))
             wait_for(lambda: servers.others[0].ask("DBSIZE") == servers.primary.ask("DBSIZE"), 5)
             assert servers.others[0].ask("CLUSTER FAILOVER TAKEOVER").startswith(b"+OK")
+            # What the old primary accepts before it has heard of it would be lost.
+            wait_for(lambda: b"role:slave" in servers.primary.ask("INFO replication"), 10)
             await put_at_last(store, session("b"))
             assert {record.id for record in (await store.page("Session", "", 9)).records} == {"a", "b"}
             assert (await store.head()).version == RecordVersion(1, 2)

@@ -162,9 +162,11 @@ class Link:
     async def _send(self, commands: Sequence[Sequence[Any]], *, writing: bool, blocking: bool = False) -> list[Any]:
         if not writing:
             try:
-                return await self._try(commands, writing=False, blocking=blocking)
+                answers = await self._try(commands, writing=False, blocking=blocking)
+                if not any(isinstance(answer, MovedError) for answer in answers):
+                    return answers
             except UnavailableError:
-                # A connection that was kept may have died meanwhile; reading twice does no harm.
+                # A connection that was kept may have died meanwhile, and a slot may have moved; reading twice does no harm.
                 pass
         return await self._try(commands, writing=writing, blocking=blocking)
 
