@@ -2,9 +2,11 @@
 
 import asyncio
 import resource
+import secrets
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import psutil
 import pytest
@@ -90,6 +92,28 @@ async def test_a_lease_whose_answer_was_lost_belongs_to_who_asked(server: RedisS
         with pytest.raises(OutcomeUnknownError):
             await store.renew_lease("l", "me", 30)
         assert await store.renew_lease("l", "me", 30)
+
+
+async def test_an_answer_that_the_feed_overtakes_is_no_loss(server: RedisServer, monkeypatch: pytest.MonkeyPatch):
+    """Heartbeat and feed have connections of their own: the feed may tell of a change while an older answer is on its way."""
+    async with store_at(server.url) as store:
+        start = await store.head()
+        asking = (("run", store.head), ("write", lambda: store.beat("one", b"report")))
+        for name, ask in asking:
+            send = getattr(Link, name)
+
+            async def late(self: Link, *commands: Any, name: str = name, send: Any = send) -> Any:
+                answer = await send(self, *commands)
+                monkeypatch.setattr(Link, name, send)
+                await store.put([Write(record=session("a"))], secrets.token_hex(8))
+                while await store.changes(start, 100, 0.01) == []:
+                    pass
+                return answer
+
+            monkeypatch.setattr(Link, name, late)
+            await ask()
+            assert not store.lost.is_set()
+        assert (await store.head()).version == RecordVersion(1, 2)
 
 
 async def test_forgotten_scripts_are_brought_again(server: RedisServer):

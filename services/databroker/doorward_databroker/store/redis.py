@@ -51,7 +51,7 @@ class RedisStore:
         self._lease = Script.load("lease")
         self._trim = Script.load("trim")
         self._beat = Script.load("beat")
-        self._writer = Writer(link, self._keys, codec, clock, self.head, self._heard)
+        self._writer = Writer(link, self._keys, codec, clock, self.head, lambda: self._newest, self._heard)
         self._newest: RecordVersion | None = None
         """The newest head that was ever heard; the store must never fall behind it."""
         self.lost = asyncio.Event()
@@ -139,22 +139,24 @@ class RedisStore:
         if report:
             sealed = self._codec.encode(Record(type=_HEARTBEAT, id=databroker_id, data=report))
         call = Call(self._beat, [self._keys.peers, self._keys.meta], [databroker_id, sealed, _SILENT_MS])
+        known = self._newest
         answer = await self._link.write(call)
         peers = {}
         for index in range(4, len(answer), 2):
             name = answer[index].decode()
             peers[name] = decode(self._codec, _HEARTBEAT, name, NO_VERSION, answer[index + 1]).data
-        return Beat(await self._heard(answer[1:4]), int(answer[0]) / 1000, peers)
+        return Beat(await self._heard(answer[1:4], known), int(answer[0]) / 1000, peers)
 
     async def head(self) -> Position:
         """See ``RecordStore.head``."""
+        known = self._newest
         (answer,) = await self._link.run(("HMGET", self._keys.meta, "epoch", "number", "tag", "schema", "seal"))
         if answer[0] is None:
-            newest = self._newest.epoch if self._newest is not None else 0
-            arguments = [secrets.token_hex(8), newest + 1, SCHEMA, self._codec.mark()]
+            epoch = known.epoch if known is not None else 0
+            arguments = [secrets.token_hex(8), epoch + 1, SCHEMA, self._codec.mark()]
             answer = await self._link.write(Call(self._open, [self._keys.meta], arguments))
         self._check_ours(answer)
-        return await self._heard(answer)
+        return await self._heard(answer, known)
 
     def _check_ours(self, answer: Sequence[bytes | None]) -> None:
         """Refuse a history that is not ours, or that we could not read."""
@@ -166,8 +168,10 @@ class RedisStore:
         if int(schema or b"1") > SCHEMA:
             raise UnavailableError(f"the store has schema {int(schema or 1)}, and this version knows {SCHEMA}")
 
-    async def _heard(self, answer: Sequence[Any]) -> Position:
-        """The head that the store told, which is never behind one that it told before.
+    async def _heard(self, answer: Sequence[Any], known: RecordVersion | None) -> Position:
+        """The head that the store told, which is never behind ``known``, what it had told when it was asked.
+
+        What was learned while the answer was on its way does not count against it: the feed is read on another connection.
 
         A head that went back, as after a failover that lost the newest writes, begins a new epoch at once: a number must not be
         used for two changes.
@@ -175,11 +179,12 @@ class RedisStore:
         if answer[0] is None or answer[1] is None or answer[2] is None:
             return await self.head()
         head = Position(RecordVersion(int(answer[0]), int(answer[1])), answer[2])
-        if self._newest is not None and head.version < self._newest:
-            _log.error("the store has gone back", known=str(self._newest), found=str(head.version))
+        if known is not None and head.version < known:
+            _log.error("the store has gone back", known=str(known), found=str(head.version))
             self.lost.set()
-            return await self.recover(self._newest)
-        self._newest = head.version
+            return await self.recover(known)
+        if self._newest is None or head.version > self._newest:
+            self._newest = head.version
         return head
 
     async def changes(self, after: Position, limit: int, wait_seconds: float) -> list[FeedEntry]:

@@ -73,13 +73,15 @@ class Writer:
         codec: Codec,
         clock: Clock,
         head: Callable[[], Awaitable[Position]],
-        heard: Callable[[Sequence[Any]], Awaitable[Position]],
+        known: Callable[[], RecordVersion | None],
+        heard: Callable[[Sequence[Any], RecordVersion | None], Awaitable[Position]],
     ) -> None:
         self._link = link
         self._keys = keys
         self._codec = codec
         self._clock = clock
         self._ask_head = head
+        self._known = known
         self._heard = heard
         self._script = Script.load("put")
         self._queue: deque[_Job] = deque()
@@ -148,10 +150,11 @@ class Writer:
         for job in jobs:
             call, head = self._call(job, head)
             calls.append(call)
+        known = self._known()
         answers = await self._link.write_all(calls)
         again = []
         for job, answer in zip(jobs, answers, strict=True):
-            if await self._settle(job, answer):
+            if await self._settle(job, answer, known):
                 job.tries += 1
                 if job.tries < _TRIES:
                     again.append(job)
@@ -213,8 +216,8 @@ class Writer:
             after = Position(RecordVersion(head.version.epoch, number), job.tag)
         return Call(self._script, keys, arguments), after
 
-    async def _settle(self, job: _Job, answer: Any) -> bool:
-        """Tell the caller what became of it; whether it must be sent again instead."""
+    async def _settle(self, job: _Job, answer: Any, known: RecordVersion | None) -> bool:
+        """Tell the caller what became of it; whether it must be sent again instead. ``known`` is the head when it was sent."""
         if isinstance(answer, NoScriptError):
             return True
         if isinstance(answer, Exception):
@@ -229,7 +232,7 @@ class Writer:
             case b"done":
                 _tell(job, tuple(version_from(part) for part in answer[1].split(b",")))
             case b"moved":
-                self.guess = await self._heard(answer[1:4])
+                self.guess = await self._heard(answer[1:4], known)
                 return True
             case b"stale":
                 await self._read_leaving([job])
