@@ -12,7 +12,7 @@ FILE = """\
 version: 1
 authenticate_url: https://sign-in.example.com
 sets:
-  leads: [alice@example.com, bob@example.com]
+  leads: [alice@partner.example, bob@partner.example]
 policies:
   staff: [{allow: {and: [{domain: example.com}]}}]
   leads:
@@ -35,8 +35,8 @@ def loaded(folder: Path, policy: str, text: str = FILE) -> Loaded:
     [
         ("staff", "eve@example.com", Effect.ALLOW, "staff/allow-1"),
         ("[leads]", "eve@example.com", Effect.DENY, None),
-        ("[leads]", "bob@example.com", Effect.ALLOW, "leads/allow-1"),
-        ("both", "bob@example.com", Effect.ALLOW, "both/staff/allow-1"),
+        ("[leads]", "bob@partner.example", Effect.ALLOW, "leads/allow-1"),
+        ("both", "bob@partner.example", Effect.ALLOW, "both/leads/allow-1"),
         ("[leads, {allow: {or: [{email: eve@example.com}]}}]", "eve@example.com", Effect.ALLOW, "allow-1"),
     ],
 )
@@ -57,8 +57,8 @@ def test_a_route_takes_policies_by_name(
         (("policy: POLICY", "policy: staf"), ":11:", "there is no policy `staf` (did you mean `staff`?)"),
         (("domain: example.com", "domian: example.com"), ":6:", "did you mean `domain`?"),
         (("{set: leads}", "{set: lead}"), ":8:", "there is no set `lead`"),
-        (("bob@example.com]", "bob]"), ":4:", "can never match"),
-        (("[alice@example.com, bob@example.com]", "alice@example.com"), ":4:", "must be a list"),
+        (("bob@partner.example]", "bob]"), ":4:", "can never match"),
+        (("[alice@partner.example, bob@partner.example]", "alice@example.com"), ":4:", "must be a list"),
         (("both: [staff, leads]", "both: [later]\n  later: [staff]"), ":9:", "there is no policy `later`"),
         (("both: [staff, leads]", "both: 7"), ":9:", "expected `allow` or `deny`"),
     ],
