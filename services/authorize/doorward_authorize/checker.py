@@ -13,9 +13,10 @@ from doorward_authorize.check_response import Responder, unavailable
 from doorward_authorize.decision_log import DecisionLog
 from doorward_authorize.decision_record import DecisionRecord
 from doorward_authorize.evaluator import Evaluator
+from doorward_authorize.explanations import Explanations
 from doorward_authorize.held_decisions import HeldDecision, HeldDecisions
 from doorward_authorize.metrics import AuthorizeMetrics
-from doorward_authorize.outcome import Outcome
+from doorward_authorize.outcome import Outcome, Verdict
 from doorward_authorize.principals import NOTHING, PendingError
 
 WAITING_LIMIT = 1_000
@@ -38,6 +39,7 @@ class Checker:
         responder: Responder,
         log: DecisionLog,
         held: HeldDecisions,
+        explanations: Explanations,
         data_version: Callable[[], RecordVersion],
         clock: Clock,
         metrics: AuthorizeMetrics,
@@ -47,6 +49,7 @@ class Checker:
         self._responder = responder
         self._decision_log = log
         self._held = held
+        self._explanations = explanations
         self._data_version = data_version
         self._clock = clock
         self._metrics = metrics
@@ -125,7 +128,10 @@ class Checker:
         self._count(outcome.verdict.value)
         if outcome.decision is not None and outcome.route is not None:
             principal = outcome.principal.facts if outcome.principal is not None else None
-            self._held.add(HeldDecision(decision_id, data, outcome.route, principal, outcome.decision, generation, now))
+            held = HeldDecision(decision_id, data, outcome.route, principal, outcome.decision, generation, now)
+            self._held.add(held)
+            if outcome.verdict is Verdict.DENY and request.prefers_html:
+                self._explanations.offer(held, outcome.user_id or request.client_address or "")
         return DecisionRecord(decision_id, now, request, outcome, status, generation, self._data_version())
 
     async def _audited(self, answer: bytes, record: DecisionRecord) -> bytes:

@@ -50,6 +50,7 @@ from doorward_authorize.decision_record import RecordEncoder
 from doorward_authorize.directories import Directories
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.guard.records import CutRecords
+from doorward_authorize.explanations import Explanations
 from doorward_authorize.guard.service import SERVICE_NAME as GUARD_SERVICE_NAME
 from doorward_authorize.guard.service import GuardServicer
 from doorward_authorize.guard.watcher import Watcher
@@ -125,12 +126,14 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     )
     log, export = _decision_log(settings.decision_log, keys, authorizer_id, metrics)
     held = HeldDecisions()
+    explanations = Explanations(held, client, clock, metrics)
     checker = Checker(
         authorizer_id=authorizer_id,
         evaluator=evaluator,
         responder=responder,
         log=log,
         held=held,
+        explanations=explanations,
         data_version=lambda: replica.version,
         clock=clock,
         metrics=metrics,
@@ -148,7 +151,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     replica.subscribe(watcher.on_record)
     asked = itertools.count(1)
     servicer = AuthorizeServicer(
-        evaluator, principals, replica, held, lambda: f"{authorizer_id}-q-{next(asked):x}", clock.now
+        evaluator, principals, replica, explanations, lambda: f"{authorizer_id}-q-{next(asked):x}", clock.now
     )
 
     def register(server: grpc.aio.Server) -> None:
@@ -194,6 +197,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         *([asyncio.create_task(export.run(), name="export")] if export is not None else []),
         asyncio.create_task(watcher.run(), name="guarded streams"),
         asyncio.create_task(activity.run(), name="activity"),
+        asyncio.create_task(explanations.run(), name="refusals"),
         asyncio.create_task(watch_settings(options.config_path, settings, on_change, secrets=no_secret), name="reload"),
         asyncio.create_task(neighbours.run(), name="certificate"),
         asyncio.create_task(reporter.run(), name="report"),

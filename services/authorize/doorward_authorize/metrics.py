@@ -40,6 +40,9 @@ class AuthorizeMetrics:
         self.export_drops = Counter(
             "doorward_decision_export_drops", "Decision records that the collector did not take.", registry=registry
         )
+        self.refusals_unkept = Counter(
+            "doorward_refusals_unkept", "Refusals with a page that were not put as records.", registry=registry
+        )
         self.unrecorded = Counter(
             "doorward_decisions_unrecorded",
             "Decisions refused because they could not be recorded first.",

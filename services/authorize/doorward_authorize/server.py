@@ -1,7 +1,6 @@
 """Decisions and explanations for callers other than Envoy."""
 
 import asyncio
-import json
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -14,19 +13,13 @@ from doorward.policy import Decision, Effect, Facts, RequestFacts, explain_polic
 from doorward.records.replica import Replica
 from doorward.route.paths import ambiguity, decoded_path
 from doorward_authorize.evaluator import Evaluator
-from doorward_authorize.held_decisions import HeldDecisions
+from doorward_authorize.explanations import Explanations, decision_message, response
 from doorward_authorize.principal import Principal, Rejected
 from doorward_authorize.principals import Principals
 from doorward_authorize.snapshot import CompiledRoute
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["AuthorizeService"].full_name
 BATCH_LIMIT = 500
-_EFFECTS = {
-    Effect.ALLOW: pb.EFFECT_ALLOW,
-    Effect.DENY: pb.EFFECT_DENY,
-    Effect.SIGN_IN: pb.EFFECT_SIGN_IN,
-    Effect.STEP_UP: pb.EFFECT_STEP_UP,
-}
 
 _SLICE = 25
 """Decisions made before others get their turn; about a millisecond's worth."""
@@ -47,14 +40,14 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         evaluator: Evaluator,
         principals: Principals,
         replica: Replica,
-        held: HeldDecisions,
+        explanations: Explanations,
         new_id: Callable[[], str],
         now: Callable[[], float],
     ) -> None:
         self._evaluator = evaluator
         self._principals = principals
         self._replica = replica
-        self._held = held
+        self._explanations = explanations
         self._new_id = new_id
         self._now = now
 
@@ -80,22 +73,15 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         del context
         match request.WhichOneof("target"):
             case "decision_id":
-                held = self._held.get(request.decision_id)
-                if held is None:
-                    raise NotFoundError("no such decision is held here")
-                explanation = explain_policy(held.route.policy.policy, held.facts())
-                decision = _message(held.decision, held.id, held.generation)
-                route = held.route.route.name
+                return await self._explanations.of(request.decision_id)
             case "request":
                 compiled, facts, _ = self._inputs(request.request)
                 explanation = explain_policy(compiled.policy.policy, facts)
-                decision = _message(explanation.decision, self._new_id(), self._evaluator.snapshot.generation)
-                route = compiled.route.name
+                generation = self._evaluator.snapshot.generation
+                decision = decisiondecision_message(explanation.decision, self._new_id(), generation)
+                return response(explanation, decision, compiled.route.name)
             case _:
                 raise InvalidArgumentError("name a decision or a request")
-        return pb.ExplainResponse(
-            decision=decision, route=route, text=explanation.render(), json=_as_json(explanation.to_dict())
-        )
 
     async def ListAccessible(self, request: pb.ListAccessibleRequest, context: _Context) -> pb.ListAccessibleResponse:
         """The routes that a GET at their own prefix, or a CONNECT to a tunnel, would reach."""
@@ -133,13 +119,13 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         except (NotFoundError, InvalidArgumentError, UnavailableError) as error:
             reason = _REASONS[type(error)]
             decision = Decision(effect=Effect.DENY, reasons=(reason,))
-            return _message(decision, self._new_id(), self._evaluator.snapshot.generation)
+            return decision_message(decision, self._new_id(), self._evaluator.snapshot.generation)
 
     def _decided(self, request: pb.DecideRequest) -> pb.Decision:
         compiled, facts, found = self._inputs(request)
         outcome = self._evaluator.judge(found, facts.request, compiled, (compiled.policy,))
         decision = outcome.decision or Decision(effect=Effect.DENY)
-        return _message(decision, self._new_id(), self._evaluator.snapshot.generation)
+        return decisiondecision_message(decision, self._new_id(), self._evaluator.snapshot.generation)
 
     def _inputs(self, request: pb.DecideRequest) -> tuple[CompiledRoute, Facts, Principal | Rejected | None]:
         """Route, facts and principal of a question.
@@ -190,17 +176,3 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         if found is None:
             raise NotFoundError("no such session or user")
         return found
-
-
-def _message(decision: Decision, decision_id: str, generation: str) -> pb.Decision:
-    return pb.Decision(
-        id=decision_id,
-        effect=_EFFECTS[decision.effect],
-        reasons=decision.reasons,
-        rule=decision.rule or "",
-        generation=generation,
-    )
-
-
-def _as_json(value: object) -> str:
-    return json.dumps(value, default=str)

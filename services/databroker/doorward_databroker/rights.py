@@ -42,6 +42,7 @@ _RIGHTS: dict[Plane, dict[str, Verb]] = {
         "DirectoryGroup": _READ,
         "DirectoryState": _READ,
         "SessionActivity": Verb.GET | Verb.PUT,
+        "Refusal": Verb.GET | Verb.PUT,
     },
     Plane.PROXY: {"SpentCode": Verb.CREATE},
     Plane.OPERATOR: {

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from prometheus_client import CollectorRegistry
 from tests.support.fake_clock import FakeClock
 from tests.support.key_material import keyring
+from tests.support.records import StoreRecords
 
 from doorward.config.load import load_settings
 from doorward.config.settings import Settings
@@ -30,6 +31,7 @@ from doorward_authorize.checker import Checker
 from doorward_authorize.decision_log import DecisionLog
 from doorward_authorize.decision_record import RecordEncoder
 from doorward_authorize.evaluator import Evaluator
+from doorward_authorize.explanations import Explanations
 from doorward_authorize.held_decisions import HeldDecisions
 from doorward_authorize.log_file import LogFile
 from doorward_authorize.metrics import AuthorizeMetrics
@@ -132,12 +134,15 @@ class World:
             self.metrics,
         )
         self.held = HeldDecisions()
+        self.stored = StoreRecords(self.clock)
+        self.explanations = Explanations(self.held, self.stored, self.clock, self.metrics)
         self.checker = Checker(
             authorizer_id="test",
             evaluator=self.evaluator,
             responder=Responder(self.assertions, SignInRedirect(self.flows, self.signer, self.clock), self.clock),
             log=self.log,
             held=self.held,
+            explanations=self.explanations,
             data_version=lambda: self.records.version,
             clock=self.clock,
             metrics=self.metrics,

@@ -47,6 +47,7 @@ def newborn(world: World) -> Checker:
         ),
         log=DecisionLog(LogFile(world.folder / "new.jsonl", 1 << 30, 1, 60.0), encoder, world.metrics),
         held=HeldDecisions(),
+        explanations=world.explanations,
         data_version=lambda: world.records.version,
         clock=world.clock,
         metrics=world.metrics,

@@ -38,6 +38,7 @@ RECORD_TYPES: dict[str, RecordType] = {
         RecordType("ScimResource"),
         RecordType("SpentCode", in_feed=False),
         RecordType("SessionActivity", in_feed=False),
+        RecordType("Refusal", in_feed=False),
     )
 }
 

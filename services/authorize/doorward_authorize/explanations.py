@@ -1,0 +1,143 @@
+"""Why a decision came out as it did, for whoever asks later: from this authorizer's memory, or from the records.
+
+Refusals that somebody saw a page of are also put as records, explained, for a day: a person reports an id, and any authorizer can say what
+it meant. That is rated for each person, because a refusal costs nothing to provoke, and done in the background.
+"""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+from google.protobuf.message import DecodeError
+
+from doorward.api.authorize.v1 import authorize_pb2 as pb
+from doorward.clock import Clock
+from doorward.errors import DataCorruptedError, DoorwardError, InvalidArgumentError, NotFoundError
+from doorward.policy import Decision, Effect, Explanation, explain_policy
+from doorward.records.record import Record, RecordVersion, Write
+from doorward_authorize.held_decisions import HeldDecision, HeldDecisions
+from doorward_authorize.metrics import AuthorizeMetrics
+
+RECORD_TYPE = "Refusal"
+KEEP_SECONDS = 24 * 3600.0
+FLUSH_SECONDS = 1.0
+QUEUE_LIMIT = 1_000
+PER_MINUTE = 10
+"""Refusals of one person that are put as records in a minute."""
+_BATCH = 50
+_EFFECTS = {
+    Effect.ALLOW: pb.EFFECT_ALLOW,
+    Effect.DENY: pb.EFFECT_DENY,
+    Effect.SIGN_IN: pb.EFFECT_SIGN_IN,
+    Effect.STEP_UP: pb.EFFECT_STEP_UP,
+}
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class RefusalRecords(Protocol):
+    """The databroker, as far as refusals need it (``doorward.records.client.RecordClient``)."""
+
+    async def get(self, record_type: str, record_id: str) -> Record:
+        """The live record."""
+        ...
+
+    async def put(self, writes: Sequence[Write]) -> tuple[RecordVersion, ...]:
+        """Write all or nothing."""
+        ...
+
+
+class Explanations:
+    """Explains decisions and keeps refusals for all. Concurrency: belongs to one event loop."""
+
+    def __init__(self, held: HeldDecisions, records: RefusalRecords, clock: Clock, metrics: AuthorizeMetrics) -> None:
+        self._held = held
+        self._records = records
+        self._clock = clock
+        self._metrics = metrics
+        self._queue: deque[HeldDecision] = deque()
+        self._rated: dict[str, int] = {}
+        self._rated_minute = 0
+
+    def offer(self, refusal: HeldDecision, person: str) -> None:
+        """Put a refusal as a record soon; never waits. ``person`` is who it is rated for."""
+        minute = int(self._clock.monotonic() // 60)
+        if minute != self._rated_minute:
+            self._rated.clear()
+            self._rated_minute = minute
+        count = self._rated.get(person, 0)
+        if count >= PER_MINUTE or len(self._queue) >= QUEUE_LIMIT or len(self._rated) >= 10 * QUEUE_LIMIT:
+            self._metrics.refusals_unkept.inc()
+            return
+        self._rated[person] = count + 1
+        self._queue.append(refusal)
+
+    async def run(self) -> None:
+        """Write refusals until cancelled."""
+        while True:
+            await asyncio.sleep(FLUSH_SECONDS)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what is queued; what cannot be written is counted, and still explained here while it is held."""
+        while self._queue:
+            writes = []
+            for _ in range(min(_BATCH, len(self._queue))):
+                refusal = self._queue.popleft()
+                data = explained(refusal).SerializeToString()
+                expires_at = refusal.now + KEEP_SECONDS
+                writes.append(Write(record=Record(type=RECORD_TYPE, id=refusal.id, data=data, expires_at=expires_at)))
+                await asyncio.sleep(0)
+            try:
+                await self._records.put(writes)
+            except DoorwardError as error:
+                self._metrics.refusals_unkept.inc(len(writes))
+                _log.warning("refusals could not be put as records", count=len(writes), reason=str(error))
+
+    async def of(self, decision_id: str) -> pb.ExplainResponse:
+        """The explanation of a decision.
+
+        Raises:
+            NotFoundError: it is held neither here nor in the records.
+            DoorwardError: the records cannot be asked.
+        """
+        held = self._held.get(decision_id)
+        if held is not None:
+            return explained(held)
+        try:
+            record = await self._records.get(RECORD_TYPE, decision_id)
+            return pb.ExplainResponse.FromString(record.data)
+        except (NotFoundError, InvalidArgumentError) as error:
+            raise NotFoundError("the decision is no longer held, or was made by another authorizer") from error
+        except DecodeError as error:
+            raise DataCorruptedError("a refusal record does not parse") from error
+
+
+def explained(held: HeldDecision) -> pb.ExplainResponse:
+    """A held decision in words."""
+    explanation = explain_policy(held.route.policy.policy, held.facts())
+    return response(explanation, decision_message(held.decision, held.id, held.generation), held.route.route.name)
+
+
+def response(explanation: Explanation, decision: pb.Decision, route: str) -> pb.ExplainResponse:
+    """An explanation as it is sent."""
+    return pb.ExplainResponse(
+        decision=decision,
+        route=route,
+        text=explanation.render(),
+        json=json.dumps(explanation.to_dict(), default=str),
+    )
+
+
+def decision_message(decision: Decision, decision_id: str, generation: str) -> pb.Decision:
+    """A decision as it is sent."""
+    return pb.Decision(
+        id=decision_id,
+        effect=_EFFECTS[decision.effect],
+        reasons=decision.reasons,
+        rule=decision.rule or "",
+        generation=generation,
+    )
