@@ -27,8 +27,10 @@ from google.protobuf.json_format import MessageToDict
 from tests.support.deployment import Running, free_port, short_folder, start, wait_for
 from tests.support.http_client import BrowserlessClient
 
+from doorward.clock import SystemClock
 from doorward.config.load import load_settings
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse, OkHttpResponse
+from doorward.keys.local_authority import LocalAuthority
 from doorward.route.internal import CLIENT_ADDRESS_HEADER
 from doorward_proxy.envoy.binary import find_envoy
 from doorward_proxy.resources.http_filters import UNREAD_HEADERS, check
@@ -149,15 +151,15 @@ class Front:
     def __init__(self, name: str, running: Running) -> None:
         self.codec, self.tls, self.flags = FRONTS[name]
         self.scheme = "https" if self.tls else "http"
-        self.certificates = running.data / "certificates"
+        self.pair = LocalAuthority(running.data / "certificates", SystemClock()).certificate_for(["localhost"])
 
     def transport_socket(self) -> dict[str, Json]:
         """The listener's TLS, with the deployment's own certificate."""
         if not self.tls:
             return {}
         pair = {
-            "certificate_chain": {"filename": str(self.certificates / "hosts.crt")},
-            "private_key": {"filename": str(self.certificates / "hosts.key")},
+            "certificate_chain": {"inline_string": self.pair.certificate_pem.decode()},
+            "private_key": {"inline_string": self.pair.key_pem.decode()},
         }
         context = {
             "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
@@ -200,17 +202,22 @@ def sockets_of(running: Running) -> list[Json]:
     return [c for c in running.member("authorize").net_connections("unix") if c.laddr]
 
 
-def our_answer(check_socket: Path, cookie: str, context: dict[str, str]) -> bytes:
-    """What our authorizer says to the request that is measured: the ceiling says the same, and decides nothing."""
+def check_request(cookie: str, context: dict[str, str]) -> bytes:
+    """What Envoy asks about the request that is measured."""
     request = CheckRequest()
     http = request.attributes.request.http
     http.method, http.path = "GET", "/"
     http.header_map.headers.add(key="cookie", raw_value=cookie.encode())
     http.header_map.headers.add(key=CLIENT_ADDRESS_HEADER, raw_value=b"127.0.0.1")
     request.attributes.context_extensions.update(context)
+    return request.SerializeToString()
+
+
+def our_answer(check_socket: Path, cookie: str, context: dict[str, str]) -> bytes:
+    """What our authorizer says to it: the ceiling says the same, and decides nothing."""
     options = [("grpc.default_authority", "localhost")]
     with grpc.insecure_channel(f"unix:{check_socket}", options=options) as channel:
-        answer: bytes = channel.unary_unary("/" + CHECK_PATH)(request.SerializeToString(), timeout=5)
+        answer: bytes = channel.unary_unary("/" + CHECK_PATH)(check_request(cookie, context), timeout=5)
     assert CheckResponse.FromString(answer).HasField("ok_response")
     return answer
 
