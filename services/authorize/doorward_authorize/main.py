@@ -62,7 +62,7 @@ from doorward_authorize.principals import Principals
 from doorward_authorize.server import SERVICE_NAME, AuthorizeServicer
 from doorward_authorize.service_accounts import ServiceAccounts
 from doorward_authorize.sign_in_redirect import SignInRedirect
-from doorward_authorize.snapshot import compile_snapshot
+from doorward_authorize.snapshot import compile_in_slices, compile_snapshot
 from doorward_authorize.transport import check_methods
 
 _STOP_SECONDS = 1.0
@@ -187,7 +187,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
 
     async def on_change(changed: Settings) -> None:
         before = evaluator.snapshot
-        evaluator.snapshot = compile_snapshot(changed, before, clock.monotonic())
+        evaluator.snapshot = await compile_in_slices(changed, before, clock.monotonic())
         watcher.on_snapshot(before, evaluator.snapshot)
         reporter.soon()
 

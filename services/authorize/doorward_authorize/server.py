@@ -78,7 +78,7 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
                 compiled, facts, _ = self._inputs(request.request)
                 explanation = explain_policy(compiled.policy.policy, facts)
                 generation = self._evaluator.snapshot.generation
-                decision = decisiondecision_message(explanation.decision, self._new_id(), generation)
+                decision = decision_message(explanation.decision, self._new_id(), generation)
                 return response(explanation, decision, compiled.route.name)
             case _:
                 raise InvalidArgumentError("name a decision or a request")
@@ -125,7 +125,7 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         compiled, facts, found = self._inputs(request)
         outcome = self._evaluator.judge(found, facts.request, compiled, (compiled.policy,))
         decision = outcome.decision or Decision(effect=Effect.DENY)
-        return decisiondecision_message(decision, self._new_id(), self._evaluator.snapshot.generation)
+        return decision_message(decision, self._new_id(), self._evaluator.snapshot.generation)
 
     def _inputs(self, request: pb.DecideRequest) -> tuple[CompiledRoute, Facts, Principal | Rejected | None]:
         """Route, facts and principal of a question.

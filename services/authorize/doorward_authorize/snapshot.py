@@ -6,7 +6,10 @@ while some Envoy is still before the first of them. A removed route goes on deci
 its Envoy has lost it, or for half a minute.
 """
 
+import asyncio
+from collections.abc import Generator
 from dataclasses import dataclass
+from typing import cast
 
 from doorward.config.settings import RoutePolicy, Settings
 from doorward.policy import CompiledPolicy, compile_policy
@@ -16,6 +19,8 @@ REMOVED_SECONDS = 30.0
 """The longest that a proxy may stay behind."""
 HISTORY = 8
 """Earlier forms of a route that Envoy may still ask by."""
+_SLICE = 5
+"""Routes compiled before other callbacks get their turn; about a millisecond's worth when none of them is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +79,54 @@ def compile_snapshot(settings: Settings, before: Snapshot | None, now: float) ->
 
     Pure: raises nothing that a checked configuration can cause, and changes nothing that is in use.
     """
+    steps = _steps(settings, before, now)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return cast("Snapshot", done.value)
+
+
+async def compile_in_slices(settings: Settings, before: Snapshot | None, now: float) -> Snapshot:
+    """The same, a few routes at a time: checks are answered in between."""
+    steps = _steps(settings, before, now)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return cast("Snapshot", done.value)
+        await asyncio.sleep(0)
+
+
+def _steps(settings: Settings, before: Snapshot | None, now: float) -> Generator[None, None, Snapshot]:
+    """Compile; yields after every few routes."""
     known: dict[str, CompiledPolicy] = {}
-    if before is not None:
-        for old in before.routes.values():
-            known[old.policy.digest] = old.policy
+    old_routes = before.routes if before is not None else {}
+    for position, old in enumerate(old_routes.values()):
+        known[old.policy.digest] = old.policy
+        if position % _SLICE == 0:
+            yield
     routes: dict[str, CompiledRoute] = {}
-    for item in settings.routes:
-        routes[item.route.id] = _compiled(item, before, known)
-    if before is not None:
-        for route_id, old in before.routes.items():
-            if route_id in routes:
-                continue
-            removed_at = old.removed_at if old.removed_at is not None else now
-            if now - removed_at < REMOVED_SECONDS:
-                routes[route_id] = CompiledRoute(old.route, old.policy, old.earlier, removed_at)
+    for position, item in enumerate(settings.routes):
+        routes[item.route.id] = _compiled(item, old_routes.get(item.route.id), known)
+        if position % _SLICE == 0:
+            yield
+    for route_id, old in old_routes.items():
+        if route_id in routes:
+            continue
+        removed_at = old.removed_at if old.removed_at is not None else now
+        if now - removed_at < REMOVED_SECONDS:
+            routes[route_id] = CompiledRoute(old.route, old.policy, old.earlier, removed_at)
     return Snapshot(settings, routes)
 
 
-def _compiled(item: RoutePolicy, before: Snapshot | None, known: dict[str, CompiledPolicy]) -> CompiledRoute:
-    # Equal policies share what was compiled; each keeps its own text, so that explanations point at it.
-    policy = compile_policy(item.policy, known)
-    known.setdefault(policy.digest, policy)
-    old = before.routes.get(item.route.id) if before is not None else None
+def _compiled(item: RoutePolicy, old: CompiledRoute | None, known: dict[str, CompiledPolicy]) -> CompiledRoute:
+    if old is not None and old.policy.policy == item.policy:
+        policy = old.policy
+    else:
+        # Equal policies share what was compiled; each keeps its own text, so that explanations point at it.
+        policy = compile_policy(item.policy, known)
+        known.setdefault(policy.digest, policy)
     if old is None:
         return CompiledRoute(item.route, policy)
     if old.route.digest == item.route.digest:
