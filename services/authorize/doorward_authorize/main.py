@@ -67,8 +67,9 @@ from doorward_authorize.transport import check_methods
 
 _STOP_SECONDS = 1.0
 _DRAIN_SECONDS = 2.0
-_COLLECT_AFTER = (50_000, 20, 50)
-"""Records wait in a queue for a moment, and looking at all of them again and again costs a fifth of a check."""
+COLLECT_AFTER = (50_000, 20, 1_000)
+"""When the collector looks for cycles. Records wait in a queue for a moment, and looking at them again and again costs a fifth of a check;
+looking at everything, ten thousand routes above all, holds every check for a second. Nothing that lives long here is part of a cycle."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -91,6 +92,7 @@ class DatabrokerSource:
 
 async def serve(options: ServeOptions, stop: Stop) -> None:
     """Serve until ``stop``. Without the databroker, checks are answered 503 and it is looked for until it is back."""
+    gc.set_threshold(*COLLECT_AFTER)
     settings = load_settings(options.config_path, secrets=no_secret)
     clock = SystemClock()
     neighbours = Neighbours(Plane.AUTHORIZE, options, settings.planes, clock)
@@ -105,7 +107,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         f"{options.worker}-{authorizer_id}",
         clock,
         settings.staleness.longest,
-        _packers(),
+        packers(),
     )
     metrics.data_age.set_function(lambda: math.inf if (age := replica.data_age_seconds) is None else age)
     metrics.sessions.set_function(lambda: replica.count(sessions.RECORD_TYPE))
@@ -190,6 +192,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         evaluator.snapshot = await compile_in_slices(changed, before, clock.monotonic())
         watcher.on_snapshot(before, evaluator.snapshot)
         reporter.soon()
+        gc.freeze()  # it will be there for long
 
     tasks = {
         asyncio.create_task(replica.run(), name="replica"),
@@ -226,7 +229,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         await channel.close(None)
 
 
-def _packers() -> dict[str, Packer]:
+def packers() -> dict[str, Packer]:
     """How the replica keeps its records small; all share one table of names."""
     table = Names()
     providers = ("identity_provider_id", "context_class")
@@ -258,5 +261,4 @@ async def _announce(replica: Replica, stop: Stop) -> None:
         await asyncio.sleep(0.01)
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*_COLLECT_AFTER)
     stop.ready()

@@ -1,0 +1,239 @@
+"""What a check costs as routes, sessions and groups grow, and how long anything holds the authorizer's loop. The last line is JSON.
+
+In one process, without transport: the replica is filled through its own code, and every check is a whole one, CheckRequest to CheckResponse.
+``decide`` is look-up, unpacking, expiry, policy and answer for sessions in random order, so nearly every one is unpacked anew once there
+are more than are remembered; assertions are off, because signing costs the same for any number of sessions.
+
+    bench/scale.py --sessions 1000000      the largest step, by hand: some minutes and 2 GB
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import random
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+from tests.unit.authorize.builders import ISSUER, World
+
+from doorward.api.databroker.v1 import databroker_pb2 as pb
+from doorward.identity.session import Session
+from doorward.identity.user import User, user_id
+from doorward.keys.handle import SessionHandle
+from doorward.records.record import Record, RecordVersion, record_message
+from doorward.records.replica import Replica
+from doorward_authorize.evaluator import Evaluator
+from doorward_authorize.main import COLLECT_AFTER, packers
+from doorward_authorize.principals import Principals
+from doorward_authorize.snapshot import compile_in_slices, compile_snapshot
+
+CONFIG = """\
+version: 1
+authenticate_url: https://sign-in.example.com
+identity_providers:
+  - {id: corp, issuer: "https://idp.example.com", client_id: x, client_secret: "file:secret", email_domains: [example.com], claims: {groups: groups}}
+routes:
+"""
+CHECKS = 5_000
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--sessions", type=int, default=100_000, help="the largest number")
+    options = arguments.parse_args()
+    print(json.dumps(asyncio.run(measure(options.sessions))))
+
+
+async def measure(largest: int) -> dict[str, Any]:
+    gc.set_threshold(*COLLECT_AFTER)
+    report: dict[str, Any] = {"routes": {}, "sessions": {}, "groups": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(Path(folder), configuration(1))
+        steps = [count for count in (1_000, 10_000, 100_000, 1_000_000) if count <= largest]
+        for count in steps:
+            report["sessions"][count] = await of_sessions(world, count)
+            print(f"{count:>9} sessions  {report['sessions'][count]}")
+        for count in (10, 1_000, 10_000):
+            report["routes"][count] = await of_routes(world, count)
+            print(f"{count:>9} routes    {report['routes'][count]}")
+        for count in (0, 50, 5_000):
+            report["groups"][count] = of_groups(world, count)
+            print(f"{count:>9} groups    {report['groups'][count]} µs")
+    first, last = report["sessions"][steps[0]], report["sessions"][steps[-1]]
+    report["ratio_routes"] = round(report["routes"][10_000]["check_us"] / report["routes"][10]["check_us"], 2)
+    report["ratio_sessions"] = round(last["decide_us"] / first["decide_us"], 2)
+    report["bytes_a_session"] = last["bytes_a_session"]
+    return report
+
+
+def configuration(routes: int, changed: str = "") -> str:
+    """Routes with a policy of their own each."""
+    lines = [
+        f"  - {{name: r{n}, from: 'https://r{n}.example.com', to: 'http://127.0.0.1:9000', pass_assertion: false, "
+        f"policy: [{{allow: {{and: [{{domain: example.com}}, {{groups: {{has: team-{n % 2000:04}-engineering{changed}}}}}]}}}}]}}"
+        for n in range(routes)
+    ]
+    return CONFIG + "\n".join(lines) + "\n"
+
+
+async def of_routes(world: World, count: int) -> dict[str, float]:
+    """A check on any of the routes, the first compile, one changed route, all changed."""
+    settings = world.read(configuration(count))
+    began = time.perf_counter()
+    snapshot = compile_snapshot(settings, None, 0.0)
+    compiled = time.perf_counter() - began
+    world.evaluator.snapshot = snapshot
+    cookies = {}
+    for number in random.sample(range(count), min(count, 50)):
+        groups = frozenset({f"team-{number % 2000:04}-engineering"})
+        cookies[f"r{number}"] = world.sign_in(f"user{number}", groups=groups, host=f"r{number}.example.com")
+    requests = [
+        world.request(name, cookie=cookie, x_request_id=str(i)) for i, (name, cookie) in enumerate(cookies.items())
+    ]
+    changed = world.read(configuration(count, "x"))
+    held = await longest_hold(compile_in_slices(changed, snapshot, 1.0))
+    return {
+        "check_us": timed(world, requests),
+        "compile_s": round(compiled, 2),
+        "all_changed_longest_hold_ms": round(held * 1e3, 2),
+    }
+
+
+async def longest_hold(work: Any) -> float:
+    """The longest time that ``work`` kept a callback waiting."""
+    task = asyncio.ensure_future(work)
+    longest, before = 0.0, time.perf_counter()
+    while not task.done():
+        await asyncio.sleep(0)
+        now = time.perf_counter()
+        longest, before = max(longest, now - before), now
+    await task
+    return longest
+
+
+def of_groups(world: World, count: int) -> float:
+    """A check of somebody in ``count`` groups."""
+    world.evaluator.snapshot = compile_snapshot(world.read(configuration(10)), None, 0.0)
+    groups = frozenset({"team-0001-engineering", *(f"other-{number}" for number in range(count))})
+    cookie = world.sign_in("grouped", groups=groups, host="r1.example.com")
+    return timed(world, [world.request("r1", cookie=cookie)])
+
+
+async def of_sessions(world: World, count: int) -> dict[str, float]:
+    """Memory, collection, and decisions for sessions in random order, out of a replica of ``count`` sessions with a user each."""
+    rnd = random.Random(count)
+    groups = [f"team-{number:04}-engineering" for number in range(2_000)]
+    clock = world.clock
+    replica = Replica(grpc.aio.insecure_channel("unix:/nowhere"), ["Session", "User"], "bench", clock, 5.0, packers())
+    gc.collect()
+    before = resident()
+    began = time.perf_counter()
+    building: dict[str, dict[int | str, bytes]] = {"Session": {}, "User": {}}
+    asked: list[tuple[str, int]] = []
+    spent = 0.0
+    for start in range(0, count, 250):
+        records = []
+        for number in range(start, min(start + 250, count)):
+            session, user = people(rnd, number, groups, clock.now())
+            if len(asked) < CHECKS and rnd.random() < 2 * CHECKS / count:
+                asked.append((session.id, number))
+            records += [
+                message("Session", session.id, 2 * number + 1, session.to_bytes()),
+                message("User", user.id, 2 * number + 2, user.to_bytes()),
+            ]
+        took = time.perf_counter()
+        await replica._build(records, building)
+        spent += time.perf_counter() - took
+    await replica._swap(building)
+    replica.version = RecordVersion(1, 2 * count)
+    del building
+    gc.collect()
+    used = resident() - before
+    filled = time.perf_counter() - began
+    took = time.perf_counter()
+    gc.collect()
+    collected = time.perf_counter() - took
+    world.evaluator.snapshot = compile_snapshot(world.read(configuration(10)), None, 0.0)
+    principals = Principals(world.handles, replica, world.records, clock)
+    evaluator = Evaluator(world.evaluator.snapshot, principals, world.records, clock, world.metrics)
+    rnd.shuffle(asked)
+    parse = world.checker._parse
+    requests = []
+    for session_id, number in asked:
+        handle = SessionHandle(
+            session_id=session_id, audience="r1.example.com", expires_at=int(clock.now()) + 3600, epoch=1, number=number
+        )
+        requests.append(parse(world.request("r1", cookie=f"__Host-doorward={world.handles.mint(handle)}")))
+    for request in requests[: len(requests) // 10]:
+        evaluator.decide(request)
+    gc.collect()
+    gc.freeze()
+    took = time.process_time()
+    for request in requests:
+        evaluator.decide(request)
+    decided = time.process_time() - took
+    gc.unfreeze()
+    return {
+        "decide_us": round(decided / len(requests) * 1e6, 1),
+        "bytes_a_session": round(used / count),
+        "apply_us_a_record": round(spent / count / 2 * 1e6, 1),
+        "fill_s": round(filled, 1),
+        "collection_ms": round(collected * 1e3, 1),
+    }
+
+
+def people(rnd: random.Random, number: int, groups: list[str], now: float) -> tuple[Session, User]:
+    """Somebody in fifty groups, signed in."""
+    user = User(
+        id=user_id(ISSUER, f"subject-{number:08}"),
+        issuer=ISSUER,
+        subject=f"subject-{number:08}",
+        email=f"user{number}@example.com",
+        email_verified=True,
+        name=f"User Number {number}",
+        groups=frozenset(rnd.sample(groups, 50)),
+        refreshed_at=now,
+    )
+    session = Session(
+        id=f"{rnd.getrandbits(128):032x}",
+        user_id=user.id,
+        identity_provider_id="corp",
+        issued_at=int(now),
+        expires_at=int(now) + 36_000,
+        authenticated_at=int(now),
+        methods=("pwd", "mfa"),
+        claims_json=b'{"department":"eng"}',
+    )
+    return session, user
+
+
+def message(kind: str, record_id: str, number: int, data: bytes) -> pb.Record:
+    return record_message(Record(type=kind, id=record_id, version=RecordVersion(1, number), data=data))
+
+
+def timed(world: World, requests: list[bytes]) -> float:
+    """Microseconds of processor time a whole check."""
+    check = world.checker.check
+    for _ in range(2):
+        for request in requests:
+            check(request)
+    world.log._queue.clear()
+    gc.collect()
+    began = time.process_time()
+    for number in range(CHECKS):
+        check(requests[number % len(requests)])
+    spent = time.process_time() - began
+    world.log._queue.clear()
+    return round(spent / CHECKS * 1e6, 1)
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+if __name__ == "__main__":
+    main()
