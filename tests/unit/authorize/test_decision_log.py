@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.deployment import wait_for
 from tests.unit.authorize.builders import CONFIG, World, passed, status, world
+from tests.unit.authorize.test_check_request import message_of
 
+from doorward.records.record import RecordVersion
 from doorward_authorize import decision_log
+from doorward_authorize.check_request import CheckParser
 from doorward_authorize.decision_log import DecisionLog
-from doorward_authorize.decision_record import RecordEncoder
+from doorward_authorize.decision_record import DecisionRecord, RecordEncoder
 from doorward_authorize.log_file import LogFile
 from doorward_authorize.otlp_export import OtlpExport
+from doorward_authorize.outcome import Outcome, Verdict
 
 __all__ = ["world"]
 
@@ -93,18 +97,17 @@ async def test_many_groups_are_one_hash(world: World):
     assert unknown["inputs"]["groups"] is None
 
 
-@given(st.text(max_size=30), st.text(max_size=30))
-async def test_s81_no_input_splits_a_line(method: str, request_id: str):
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        world = World(Path(folder))
-        data = world.request("public", method=method, path='/\r\n{"decision_id":"forged"}')
-        noise = {"x_request_id": "\r\n\x1b[2J", "client": "x"}
-        await world.answer(data)
-        await world.answer(world.request("public", method="GET\n\x1b[31m", **noise))
-        del request_id
-        assert len(await records(world)) == 2
+@settings(max_examples=50, deadline=None)
+@given(st.text(max_size=30), st.binary(max_size=30), st.text(max_size=30))
+def test_s81_no_input_splits_a_line(method: str, request_id: bytes, path: str):
+    message = message_of(method, path, [("x-request-id", request_id, True)], {"route": path, "host": method}, "")
+    request = CheckParser().parse(message.SerializeToString())
+    for text in (path, '\r\n{"decision_id":"forged"}', "\x1b[2J\u2028"):
+        outcome = Outcome(verdict=Verdict.DENY, reasons=(text,), rule=text, user_id=text, session_id=text)
+        line = encoder().encode(DecisionRecord(text, 1.0, request, outcome, 403, text, RecordVersion(1, 2)))
+        assert line.isascii()
+        assert [ord(character) for character in line if ord(character) < 32] == [10]
+        assert json.loads(line)["decision_id"] == text
 
 
 async def test_a_full_queue_drops_and_counts(world: World, monkeypatch: pytest.MonkeyPatch):
