@@ -67,7 +67,7 @@ from doorward_authorize.transport import check_methods
 
 _STOP_SECONDS = 1.0
 _DRAIN_SECONDS = 2.0
-COLLECT_AFTER = (50_000, 20, 1_000)
+COLLECT_AFTER = (10_000, 1_000, 1_000)
 """When the collector looks for cycles. Records wait in a queue for a moment, and looking at them again and again costs a fifth of a check;
 looking at everything, ten thousand routes above all, holds every check for a second. Nothing that lives long here is part of a cycle."""
 
