@@ -49,8 +49,8 @@ from doorward_authorize.decision_log import DecisionLog
 from doorward_authorize.decision_record import RecordEncoder
 from doorward_authorize.directories import Directories
 from doorward_authorize.evaluator import Evaluator
-from doorward_authorize.guard.records import CutRecords
 from doorward_authorize.explanations import Explanations
+from doorward_authorize.guard.records import CutRecords
 from doorward_authorize.guard.service import SERVICE_NAME as GUARD_SERVICE_NAME
 from doorward_authorize.guard.service import GuardServicer
 from doorward_authorize.guard.watcher import Watcher
