@@ -52,7 +52,7 @@ def _groups(term: Term, facts: Facts) -> Finding:
     if groups is None:
         return Finding(Truth.UNKNOWN, None)
     others = () if term.argument else _other_names(facts.principal)
-    number = len(group_ids(facts.principal) or ())
+    number = len(groups) if term.argument else len(group_ids(facts.principal) or ())
     truths = [_groups_truth(matcher, number, groups.union(*others)) for matcher in term.matchers]
     return Finding(Truth.of(all(truths)), sorted(groups.union(*others)))
 

@@ -236,3 +236,11 @@ def test_equal_policies_have_equal_digests_and_others_do_not():
     assert compile_policy(policy_of("[{allow: {or: [{user: {is: a}}]}}]")).digest == first.digest
     assert compile_policy(policy_of("deny: {or: [user: a]}")).digest != first.digest
     assert compile_policy(policy_of("allow: {or: [user: b]}")).digest != first.digest
+
+
+def test_the_only_group_by_one_kind_of_name_is_counted_by_that_kind():
+    who = {"groups": None, "group_emails": frozenset({"a@x.example"})}
+    assert decide("allow: {or: [{groups/email: {is: a@x.example}}]}", who).effect is Effect.ALLOW
+    who = {"groups": ["a", "b"], "group_names": frozenset({"a"})}
+    assert decide("allow: {or: [{groups/name: {is: a}}]}", who).effect is Effect.ALLOW
+    assert decide("allow: {or: [{groups: {is: a}}]}", who).effect is Effect.DENY
