@@ -17,7 +17,7 @@ from doorward.api.process.v1.process_pb2 import Process
 from doorward.api.session.v1 import session_pb2
 from doorward.api.user.v1 import user_pb2
 from doorward.clock import SystemClock
-from doorward.config.load import load_settings
+from doorward.config.apart import load_settings_apart
 from doorward.config.references import no_secret
 from doorward.config.reload import watch_settings
 from doorward.config.settings import DecisionLogSettings, Settings
@@ -93,7 +93,7 @@ class DatabrokerSource:
 async def serve(options: ServeOptions, stop: Stop) -> None:
     """Serve until ``stop``. Without the databroker, checks are answered 503 and it is looked for until it is back."""
     gc.set_threshold(*COLLECT_AFTER)
-    settings = load_settings(options.config_path, secrets=no_secret)
+    settings = await load_settings_apart(options.config_path, secrets=no_secret)
     clock = SystemClock()
     neighbours = Neighbours(Plane.AUTHORIZE, options, settings.planes, clock)
     keys = KeyStore(options.keys_dir)

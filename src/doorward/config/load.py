@@ -4,9 +4,11 @@ What is wrong inside one route breaks that route alone: it keeps its place and a
 hand its traffic to the next broader route. Anything else wrong keeps the whole file from being used.
 """
 
+import dataclasses
 import hashlib
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +25,16 @@ from doorward.config.settings import (
     IdentityProviderSettings,
     RedisSettings,
     Settings,
+    Source,
     StalenessLimits,
     TlsSettings,
 )
 from doorward.config.validation import position_of, salvaged, validate
 from doorward.errors import ConfigurationError
-from doorward.source import Mapping, Position, Problem, Problems, read_yaml
+from doorward.source import Mapping, Node, Position, Problem, Problems, Sequence, read_yaml
 
+MAIN_FILE = "doorward.yaml"
+ROUTES_FOLDER = "routes.d"
 LIMIT_BYTES = 64 * 1024 * 1024
 _LISTEN = re.compile(r"(\[[0-9a-fA-F:]+\]|[0-9.]+|localhost):([0-9]{1,5})\Z", re.ASCII)
 _ISSUER = re.compile(r"(https|http)://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?(/[!-~]*)?\Z", re.ASCII)
@@ -49,6 +54,8 @@ class Loaded:
     """Everything found, in file order, errors and warnings."""
     files: tuple[Path, ...]
     """Every file that was read; a change in any of them is a change of the configuration."""
+    sources: tuple[Source, ...] = ()
+    """How they looked."""
 
 
 def load_settings(
@@ -77,8 +84,35 @@ def load(path: Path, *, secrets: SecretReader = read_secret, store_secrets: Secr
     Raises:
         ConfigurationError: it cannot be read, or is no YAML at all.
     """
-    text, node = _read(path)
-    return _Loader(path.parent, text, [path], secrets, store_secrets).load(node)
+    began = time.time_ns()
+    file = main_file(path)
+    text, node = _read(file)
+    routes_folder = path / ROUTES_FOLDER if file != path else None
+    loaded = _Loader(file.parent, text, [file], secrets, store_secrets, routes_folder).load(node)
+    sources = sources_of([*loaded.files, *([path, path / ROUTES_FOLDER] if routes_folder else [])], began)
+    settings = None if loaded.settings is None else dataclasses.replace(loaded.settings, sources=sources)
+    return dataclasses.replace(loaded, settings=settings, sources=sources)
+
+
+def sources_of(paths: Iterable[Path], began_ns: int | None) -> tuple[Source, ...]:
+    """How files and folders look now. What has changed since ``began_ns`` looks like nothing, so that it is read again."""
+    found = []
+    for path in dict.fromkeys(paths):
+        try:
+            state = path.stat()
+        except OSError:
+            found.append((str(path), 0, 0, 0))
+            continue
+        if began_ns is not None and state.st_mtime_ns >= began_ns:
+            found.append((str(path), 0, 0, 0))
+        else:
+            found.append((str(path), state.st_mtime_ns, state.st_size, state.st_ino))
+    return tuple(found)
+
+
+def main_file(path: Path) -> Path:
+    """The file that everything but further routes stands in: ``path`` itself, or ``doorward.yaml`` in the folder ``path``."""
+    return path / MAIN_FILE if path.is_dir() else path
 
 
 def _read(path: Path) -> tuple[str, Mapping]:
@@ -86,6 +120,19 @@ def _read(path: Path) -> tuple[str, Mapping]:
 
     Raises:
         ConfigurationError: it cannot be read, or is no YAML mapping.
+    """
+    text, node = _read_any(path)
+    if not isinstance(node, Mapping):
+        start = Position(str(path), 1, 1)
+        raise ConfigurationError([Problem(start, "expected a mapping with `version: 1` and `routes`").render()])
+    return text, node
+
+
+def _read_any(path: Path) -> tuple[str, Node | None]:
+    """The text and the tree of a file.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is no YAML.
     """
     start = Position(str(path), 1, 1)
     try:
@@ -96,10 +143,7 @@ def _read(path: Path) -> tuple[str, Mapping]:
         raise ConfigurationError([Problem(start, f"cannot be read: {error.strerror}").render()]) from error
     except UnicodeDecodeError as error:
         raise ConfigurationError([Problem(start, "not UTF-8 text").render()]) from error
-    node = read_yaml(text, str(path))
-    if not isinstance(node, Mapping):
-        raise ConfigurationError([Problem(start, "expected a mapping with `version: 1` and `routes`").render()])
-    return text, node
+    return text, read_yaml(text, str(path))
 
 
 def load_plane_addresses(path: Path) -> PlaneAddresses:
@@ -108,7 +152,7 @@ def load_plane_addresses(path: Path) -> PlaneAddresses:
     Raises:
         ConfigurationError: the file cannot be read, or what it says about planes is wrong.
     """
-    _, node = _read(path)
+    _, node = _read(main_file(path))
     problems = Problems()
     written = node.get("planes")
     addresses = PlaneAddresses()
@@ -127,8 +171,15 @@ def load_plane_addresses(path: Path) -> PlaneAddresses:
 
 class _Loader:
     def __init__(
-        self, folder: Path, text: str, files: list[Path], secrets: SecretReader, store_secrets: SecretReader
+        self,
+        folder: Path,
+        text: str,
+        files: list[Path],
+        secrets: SecretReader,
+        store_secrets: SecretReader,
+        routes_folder: Path | None = None,
     ) -> None:
+        self._routes_folder = routes_folder
         self._read_secret = secrets
         self._read_store_secret = store_secrets
         self._secret_files: list[Path] = []
@@ -153,7 +204,7 @@ class _Loader:
             # Not to be served; read on all the same, so that the operator hears of everything at once.
             document = salvaged(Document, node, opaque=_OPAQUE, stand_ins=_STAND_INS)
         origin = self._authenticate_origin(node)
-        routes_node = node.get("routes")
+        routes_node = self._all_routes(node)
         reading = None
         if routes_node is not None:
             library = read_library(node, self._contained)
@@ -211,6 +262,31 @@ class _Loader:
             broken_hosts=reading.broken_hosts,
             warnings=self._contained.all,
         )
+
+    def _all_routes(self, node: Mapping) -> Node | None:
+        """The routes of the main file, then those of each file in ``routes.d``, by the files' names."""
+        written = node.get("routes")
+        if self._routes_folder is None or not self._routes_folder.is_dir():
+            return written
+        if written is not None and not isinstance(written, Sequence):
+            return written  # the reader says what is wrong with it
+        items = list(written.items) if written is not None else []
+        for path in sorted(self._routes_folder.glob("*.yaml")):
+            self._files.append(path)
+            try:
+                _, found = _read_any(path)
+            except ConfigurationError as error:
+                for problem in error.problems:
+                    self._fatal.error(Position(str(path), 1, 1), problem.partition(": error: ")[2] or problem)
+                continue
+            entries = found.get("routes") if isinstance(found, Mapping) and len(found.entries) == 1 else found
+            if not isinstance(entries, Sequence):
+                position = found.position if found is not None else Position(str(path), 1, 1)
+                self._fatal.error(position, "expected a list of routes, or `routes:` with one and nothing else")
+                continue
+            items += entries.items
+        position = written.position if written is not None else node.position
+        return Sequence(tuple(items), position)
 
     def _authenticate_origin(self, node: Mapping) -> tuple[str, int] | None:
         written = node.get("authenticate_url")
@@ -362,7 +438,7 @@ class _Loader:
         return hashlib.sha256(f"{text}{_digest_of(self._files[1:])}".encode()).hexdigest()[:32]
 
 
-def _digest_of(files: Sequence[Path]) -> str:
+def _digest_of(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         try:

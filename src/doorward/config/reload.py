@@ -11,7 +11,8 @@ from pathlib import Path
 import structlog
 from watchfiles import awatch
 
-from doorward.config.load import Loaded, load
+from doorward.config.apart import load_apart
+from doorward.config.load import ROUTES_FOLDER, Loaded, main_file, sources_of
 from doorward.config.references import SecretReader, read_secret
 from doorward.config.settings import Settings
 from doorward.errors import ConfigurationError
@@ -33,21 +34,26 @@ async def watch_settings(
 ) -> None:
     """Call ``on_change`` with each next settings until cancelled.
 
-    A file that cannot be used is logged, handed to ``on_reject`` and otherwise ignored. Loading runs in a thread, so
-    that the loop goes on serving. An exception from ``on_change`` is logged; the watch goes on.
+    A file that cannot be used is logged, handed to ``on_reject`` and otherwise ignored. Reading is done by a process of its
+    own, and only when a file has changed. An exception from ``on_change`` is logged; the watch goes on.
     """
+    sources = current.sources
     generation = (current.generation, current.secrets_digest)
     rejected: tuple[str, ...] = ()
-    files: tuple[Path, ...] = (path,)
     while True:
+        looked = sources_of([Path(name) for name, *_ in sources] or [main_file(path)], None)
+        if sources and sources == looked:
+            await _changed({Path(name).parent for name, *_ in sources} | _folders(path))
+            continue
         settings = None
         try:
-            loaded = await asyncio.to_thread(load, path, secrets=secrets)
+            loaded = await load_apart(path, secrets=secrets)
         except ConfigurationError as error:
             problems = tuple(error.problems)
+            sources = looked
         else:
             settings = loaded.settings
-            files = loaded.files
+            sources = loaded.sources
             problems = _errors(loaded) if settings is None else ()
         if problems and problems != rejected:
             _log.error("the changed configuration is rejected; the last good one stays in force", problems=problems)
@@ -62,7 +68,11 @@ async def watch_settings(
             except Exception as error:
                 # The plane keeps what it had; the watch must outlive the mistake to see its mend.
                 _log.error("the changed configuration could not be applied", error=str(error), exc_info=True)
-        await _changed({file.parent for file in files})
+
+
+def _folders(path: Path) -> set[Path]:
+    """Folders in which files may appear."""
+    return {path, path / ROUTES_FOLDER} if path.is_dir() else set()
 
 
 def _errors(loaded: Loaded) -> tuple[str, ...]:

@@ -68,6 +68,9 @@ error keeps the whole file from being used; a running deployment then stays with
 `doorward schema` prints all of this, policies included, as a JSON Schema; an editor with a YAML language server completes and
 marks by it.
 
+The configuration may also be a folder: `doorward.yaml` in it, and further routes in `routes.d/*.yaml`, in the order of the files'
+names; each is a list of routes, or `routes:` with one. Everything is named relative to the folder.
+
 This page is written by `doorward.config.schema` from the models that read the file.
 """
 

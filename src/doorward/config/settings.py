@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from doorward.config.directory_settings import DirectorySettings
 from doorward.config.endpoints import Address, PlaneAddresses
@@ -9,6 +10,9 @@ from doorward.keys.secret import Secret
 from doorward.policy import Policy
 from doorward.route.route import Route
 from doorward.source import Problem
+
+Source: TypeAlias = tuple[str, int, int, int]
+"""A file or folder with its time of change, size and number; zeros when it could not be looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +138,8 @@ class Settings:
     """Upper bound of concurrent guarded streams; circuit breakers follow it."""
     trusted_hops: int = 0
     """Reverse proxies in front whose forwarding headers count; none is supported yet."""
+    sources: tuple[Source, ...] = ()
+    """What was read, and how it looked then: by this a change is noticed."""
     routes: tuple[RoutePolicy, ...]
     """In file order: within a host the first match wins."""
     broken_hosts: tuple[tuple[str, str], ...] = ()

@@ -1,0 +1,123 @@
+"""A configuration as a folder, and one that is read in a process of its own."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+from tests.unit.doorward.config.test_reload import replace
+
+from doorward.config import apart
+from doorward.config.apart import load_apart, load_settings_apart
+from doorward.config.load import load, load_plane_addresses, load_settings
+from doorward.config.references import no_secret
+from doorward.config.reload import watch_settings
+from doorward.config.settings import Settings
+from doorward.errors import ConfigurationError
+
+MAIN = """\
+version: 1
+authenticate_url: https://sign-in.example.com
+planes: {databroker: ["10.0.0.1:7701"]}
+identity_providers:
+  - {id: corp, issuer: "https://idp.example.com", client_id: c, client_secret: "file:secret"}
+routes:
+  - {name: main, from: "https://main.example.com", to: "http://127.0.0.1:1", policy: [{allow: {or: [accept: true]}}]}
+"""
+ROUTE = '- {{name: {0}, from: "https://{0}.example.com", to: "http://127.0.0.1:1", policy: [{{allow: {{or: [accept: true]}}}}]}}\n'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "doorward.yaml").write_text(MAIN)
+    (tmp_path / "secret").write_text("s3cret\n")
+    (tmp_path / "routes.d").mkdir()
+    (tmp_path / "routes.d" / "20-b.yaml").write_text("routes:\n" + ROUTE.format("b"))
+    (tmp_path / "routes.d" / "10-a.yaml").write_text(ROUTE.format("a1") + ROUTE.format("a2"))
+    (tmp_path / "routes.d" / "ignored.txt").write_text("{")
+    return tmp_path
+
+
+def names(settings: Settings) -> list[str]:
+    return [item.route.name for item in settings.routes]
+
+
+def test_routes_of_a_folder_stand_in_the_order_of_their_files(folder: Path):
+    assert names(load_settings(folder)) == ["main", "a1", "a2", "b"]
+    assert names(load_settings(folder / "doorward.yaml")) == ["main"]
+    assert load_plane_addresses(folder).databroker[0].port == 7701
+
+
+def test_the_generation_follows_every_file(folder: Path):
+    first = load_settings(folder).generation
+    (folder / "routes.d" / "30-c.yaml").write_text(ROUTE.format("c"))
+    second = load_settings(folder).generation
+    (folder / "routes.d" / "30-c.yaml").rename(folder / "routes.d" / "15-c.yaml")
+    third = load_settings(folder).generation
+    assert len({first, second, third}) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("routes: 7\n", "expected a list of routes"),
+        ("version: 1\nroutes: []\n", "expected a list of routes"),
+        ("{", "10-a.yaml"),
+        ("\x00", "10-a.yaml"),
+        ("", "expected a list of routes"),
+        (ROUTE.format("b"), "matches what an earlier route matches"),
+        (ROUTE.format("b").replace("b.example", "x.example"), "two routes are named `b`"),
+    ],
+)
+def test_what_is_wrong_in_one_file_names_that_file(folder: Path, text: str, said: str):
+    (folder / "routes.d" / "10-a.yaml").write_text(text)
+    loaded = load(folder)
+    rendered = "\n".join(problem.render() for problem in loaded.problems)
+    assert said in rendered
+    assert loaded.settings is None or "earlier route" in said
+
+
+async def test_reading_apart_comes_to_the_same(folder: Path):
+    (folder / "routes.d" / "40-many.yaml").write_text("".join(ROUTE.format(f"n{number}") for number in range(45)))
+    here, there = load(folder), await load_apart(folder)
+    assert there == here
+    assert there.settings is not None
+    assert there.settings.identity_providers[0].client_secret.reveal() == "s3cret"
+    without = await load_settings_apart(folder, secrets=no_secret)
+    assert without.identity_providers[0].client_secret.reveal() != "s3cret"
+    assert without.generation == here.settings.generation if here.settings else False
+
+
+async def test_what_cannot_be_read_apart_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    (folder / "doorward.yaml").write_text("version: 9\n")
+    with pytest.raises(ConfigurationError, match="version"):
+        await load_settings_apart(folder)
+    (folder / "doorward.yaml").write_text("{")
+    with pytest.raises(ConfigurationError, match=r"doorward\.yaml"):
+        await load_apart(folder)
+    program = folder / "python"
+    program.write_text("#!/bin/sh\nprintf '\\0\\0\\0\\011garbage'\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(apart.sys, "executable", str(program))
+    with pytest.raises(ConfigurationError, match="ended without an answer"):
+        await load_apart(folder)
+    assert sys.executable == str(program)
+
+
+async def test_a_file_that_appears_changes_and_goes_is_noticed(folder: Path):
+    changes: asyncio.Queue[Settings] = asyncio.Queue()
+
+    async def on_change(settings: Settings) -> None:
+        changes.put_nowait(settings)
+
+    task = asyncio.create_task(watch_settings(folder, load_settings(folder), on_change))
+    try:
+        (folder / "routes.d" / "30-c.yaml").write_text(ROUTE.format("c"))
+        assert "c" in names(await asyncio.wait_for(changes.get(), 20))
+        replace(folder / "routes.d" / "30-c.yaml", ROUTE.format("d"))
+        assert "d" in names(await asyncio.wait_for(changes.get(), 20))
+        (folder / "routes.d" / "30-c.yaml").unlink()
+        assert names(await asyncio.wait_for(changes.get(), 20)) == ["main", "a1", "a2", "b"]
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
