@@ -56,6 +56,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     clock = SystemClock()
     neighbours = Neighbours(Plane.AUTHENTICATE, options, settings.planes, clock)
     keys = KeyStore(options.keys_dir)
+    neighbours.watch_keys(keys)
     client = http_client()
     channel = neighbours.databroker()
     handles = HandleSealer(Sealer(keys.keyring(Purpose.SESSION_HANDLE)))

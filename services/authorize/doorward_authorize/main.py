@@ -97,6 +97,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     clock = SystemClock()
     neighbours = Neighbours(Plane.AUTHORIZE, options, settings.planes, clock)
     keys = KeyStore(options.keys_dir)
+    neighbours.watch_keys(keys)
     registry = CollectorRegistry()
     metrics = AuthorizeMetrics(registry)
     authorizer_id = secrets.token_hex(4)

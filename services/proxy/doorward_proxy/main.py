@@ -123,6 +123,7 @@ class ProxyPlane:
             metrics=self.metrics,
         )
         keys = KeyStore(options.keys_dir)
+        self.neighbours.watch_keys(keys)
         app = pages_app(
             sessions=GrpcSessions(self._channels[1]),
             flows=FlowSealer(Sealer(keys.keyring(Purpose.FLOW))),

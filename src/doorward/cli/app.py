@@ -301,6 +301,34 @@ def keys_renew(
     raise typer.Exit(renew_certificates(data, life=life, watch=watch, all_of_them=everything))
 
 
+@keys_app.command("rotate")
+def keys_rotate(
+    purpose: Annotated[
+        str, typer.Argument(help="session-handle, flow, records, and so on: the name of the key's file.")
+    ],
+    data: Data = DEFAULT_DATA,
+    run_dir: RunDir = None,
+    config: Where = None,
+    ask: Annotated[bool, typer.Option("--ask/--no-ask", help="Let running planes confirm before a key signs.")] = True,
+) -> None:
+    """Do the next step of changing a key: add one, let it sign, drop the old one; exit 3 while planes lack it."""
+    from doorward.cli.keys import rotate_key  # noqa: PLC0415  # loaded by the command that needs it
+
+    raise typer.Exit(rotate_key(purpose, data, _access(data, run_dir, config) if ask else None))
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    purpose: Annotated[str, typer.Argument(help="The name of the key's file.")],
+    key_id: Annotated[str, typer.Argument(help="Id of the key, as `status --json` shows it.")],
+    data: Data = DEFAULT_DATA,
+) -> None:
+    """Drop one key at once, and say what that ends."""
+    from doorward.cli.keys import revoke_key  # noqa: PLC0415  # loaded by the command that needs it
+
+    raise typer.Exit(revoke_key(purpose, key_id, data))
+
+
 @keys_app.command("export")
 def keys_export(
     plane: Annotated[str, typer.Argument(help="authenticate, authorize, proxy, databroker or operator.")],

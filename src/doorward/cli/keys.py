@@ -1,13 +1,18 @@
 """``doorward keys``: made, renewed, given out."""
 
+import asyncio
 import datetime as dt
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from doorward.api.process.v1.process_pb2 import ReportRequest
+from doorward.api.process.v1.process_pb2_grpc import ProcessServiceStub
+from doorward.cli.access import Access
 from doorward.clock import SystemClock
 from doorward.config.document import parse_duration
 from doorward.errors import ConfigurationError
+from doorward.keys import rotation
 from doorward.keys.plane_authority import (
     AUTHORITIES_FILE,
     CERTIFICATE_FILE,
@@ -16,7 +21,8 @@ from doorward.keys.plane_authority import (
     Renewed,
 )
 from doorward.keys.private_file import write_private
-from doorward.keys.store import KeyStore, create_missing_keys
+from doorward.keys.store import HOLDERS, KeyStore, Purpose, create_missing_keys
+from doorward.rpc.client import call
 from doorward.rpc.credentials import read_certificate
 from doorward.rpc.planes import Plane
 from doorward.runtime.folder import private_folder
@@ -24,6 +30,7 @@ from doorward.runtime.folder import private_folder
 _LEAST_SECONDS = 15.0
 """A certificate that lives less could not be renewed in time."""
 _LOOK_SECONDS = 1.0
+_NOT_YET = 3
 _PLANES = tuple(Plane)
 
 
@@ -67,6 +74,58 @@ def export_plane(plane: str, data: Path, target: Path) -> int:
     write_private(own / AUTHORITIES_FILE, certificate.authorities_pem.decode())
     print(f"{target}: {', '.join([*sorted(files), CERTIFICATE_FILE, KEY_FILE, AUTHORITIES_FILE])}")
     return 0
+
+
+def rotate_key(purpose: str, data: Path, access: Access | None) -> int:
+    """Do the next step of a rotation, and say which comes then; 3 when some plane does not hold the new key yet."""
+    kind, folder = _purpose(purpose), data / "keys"
+    state = rotation.read_state(folder, kind)
+    if state.next_id is None and len(state.ids) > 1:
+        dropped = rotation.retire(folder, kind)
+        print(f"retired {', '.join(dropped)}; {state.ids[0]} signs alone")
+        return 0
+    if state.next_id is None:
+        print(f"{rotation.add(folder, kind)} verifies now; give the file to the planes, then run this again")
+        return 0
+    missing = [] if access is None else _without_key(access, kind, state.next_id)
+    if missing:
+        print(f"{state.next_id} is not held yet by {', '.join(missing)}")
+        return _NOT_YET
+    print(
+        f"{rotation.promote(folder, kind)} signs now; run this again when nothing that {state.ids[0]} signed lives any more"
+    )
+    return 0
+
+
+def revoke_key(purpose: str, key_id: str, data: Path) -> int:
+    """Drop one key at once, and say what that ends."""
+    kind = _purpose(purpose)
+    rotation.revoke(data / "keys", kind, key_id)
+    print(f"dropped {key_id}: {rotation.ENDS[kind]}")
+    return 0
+
+
+def _purpose(text: str) -> Purpose:
+    try:
+        return Purpose(text)
+    except ValueError:
+        raise ConfigurationError([f"error: no purpose `{text}` (there are {', '.join(Purpose)})"]) from None
+
+
+def _without_key(access: Access, purpose: Purpose, key_id: str) -> list[str]:
+    """The running processes that are entitled to a purpose and do not report the key."""
+    holders = [plane for plane, purposes in HOLDERS.items() if purpose in purposes]
+
+    async def ask() -> list[str]:
+        async with access.records() as channel:
+            answer = await call(ProcessServiceStub(channel).Report(ReportRequest(), timeout=3))
+        return [
+            f"{process.plane}/{process.id}"
+            for process in answer.processes
+            if process.plane in holders and key_id not in process.keys[purpose].split()
+        ]
+
+    return asyncio.run(ask())
 
 
 def _authority(data: Path) -> PlaneAuthority:

@@ -37,7 +37,7 @@ class Key:
 class Keyring:
     """The keys of one purpose, newest first: the first signs and seals, all verify and open.
 
-    Concurrency: immutable; safe to share. A rotation builds a new keyring.
+    Concurrency: safe to share. A rotation takes over the keys of a new keyring at once; nothing else ever changes one.
     """
 
     __slots__ = ("_by_id", "_keys", "purpose")
@@ -50,6 +50,22 @@ class Keyring:
         self._by_id = {key.id: key for key in keys}
         if len(self._by_id) != len(self._keys):
             raise ValueError(f"the keyring `{purpose}` holds a key twice")
+
+    @property
+    def ids(self) -> list[str]:
+        """Their ids in hexadecimal digits, the signing one first."""
+        return [key.id.hex() for key in self._keys]
+
+    def take_over(self, other: "Keyring") -> None:
+        """Hold the keys of ``other`` from now on.
+
+        Raises:
+            ValueError: they are for another purpose.
+        """
+        if other.purpose != self.purpose:
+            raise ValueError(f"keys for `{other.purpose}` where `{self.purpose}` belongs")
+        self._keys = other.keys
+        self._by_id = {key.id: key for key in other.keys}
 
     @property
     def primary(self) -> Key:

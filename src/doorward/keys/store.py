@@ -64,6 +64,7 @@ class KeyStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._given: dict[Purpose, Keyring] = {}
 
     def keyring(self, purpose: Purpose) -> Keyring:
         """The keys of one purpose.
@@ -72,7 +73,30 @@ class KeyStore:
             ConfigurationError: the file is missing or readable by others.
             DataCorruptedError: the file is damaged.
         """
-        return Keyring.from_json(self._read(f"{purpose}.json"), purpose)
+        keyring = self._given.get(purpose)
+        if keyring is None:
+            keyring = self._given[purpose] = Keyring.from_json(self._read(f"{purpose}.json"), purpose)
+        return keyring
+
+    @property
+    def ids(self) -> dict[str, list[str]]:
+        """Ids of the keys that were given out, by purpose, the signing one first; no secret."""
+        return {str(purpose): keyring.ids for purpose, keyring in self._given.items()}
+
+    def look(self) -> list[str]:
+        """Take over what the files hold now; returns the purposes that have changed.
+
+        Raises:
+            ConfigurationError: a file is missing or readable by others; what was held stays.
+            DataCorruptedError: a file is damaged; what was held stays.
+        """
+        changed = []
+        for purpose, keyring in self._given.items():
+            found = Keyring.from_json(self._read(f"{purpose}.json"), purpose)
+            if found.ids != keyring.ids:
+                keyring.take_over(found)
+                changed.append(str(purpose))
+        return changed
 
     def assertion_key_pem(self) -> str:
         """The private key that signs upstream assertions, as PKCS #8 PEM."""

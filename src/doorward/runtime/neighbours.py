@@ -6,12 +6,14 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import grpc.aio
+import structlog
 
 from doorward.api.process.v1.process_pb2 import Process
 from doorward.clock import Clock
 from doorward.config.endpoints import Address, LocalEndpoints, Place, PlaneAddresses
 from doorward.config.settings import Settings
-from doorward.errors import ConfigurationError
+from doorward.errors import ConfigurationError, DoorwardError
+from doorward.keys.store import KeyStore
 from doorward.rpc.client import open_channel
 from doorward.rpc.credentials import PlaneIdentity
 from doorward.rpc.planes import Plane
@@ -20,6 +22,8 @@ from doorward.runtime.service import ServeOptions
 
 PUBLIC = "public"
 """The listener for everybody, of the proxy plane."""
+_LOOK_SECONDS = 1.0
+_log = structlog.stdlib.get_logger(__name__)
 _EVERYWHERE = "0.0.0.0"  # noqa: S104  # nobody gets past the handshake without a certificate of ours
 
 
@@ -34,6 +38,7 @@ class Neighbours:
         self.plane = plane
         self.local = LocalEndpoints(options.run_dir)
         self._listen = options.listen
+        self._keys: KeyStore | None = None
         self._addresses = addresses
         unknown = sorted(set(options.listen) - set(_SERVICES[self.plane]))
         if unknown:
@@ -92,13 +97,40 @@ class Neighbours:
         """Fill in what a report says about our certificate."""
         if self.identity is not None:
             process.certificate_expires_at = int(self.identity.current.expires_at)
+        if self._keys is not None:
+            for purpose, ids in self._keys.ids.items():
+                process.keys[purpose] = " ".join(ids)
+
+    def watch_keys(self, keys: KeyStore) -> None:
+        """Keep up with the files of ``keys`` too, and report which keys are held."""
+        self._keys = keys
 
     async def run(self) -> None:
-        """Keep up with the certificate's files until cancelled; without one there is nothing to do until then."""
+        """Keep up with the files of certificate and keys until cancelled."""
+        tasks = [asyncio.ensure_future(self._look_at_keys())]
         if self.identity is not None:
-            await self.identity.run()
-        else:
-            await asyncio.Event().wait()
+            tasks.append(asyncio.ensure_future(self.identity.run()))
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _look_at_keys(self) -> None:
+        reported = ""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            try:
+                changed = self._keys.look() if self._keys is not None else []
+                reported = ""
+            except DoorwardError as error:
+                if str(error) != reported:
+                    _log.error("the keys cannot be read again; those that are held stay", problem=str(error))
+                reported = str(error)
+                continue
+            if changed:
+                _log.info("keys are replaced", purposes=changed)
 
 
 _SERVICES: dict[Plane, tuple[str, ...]] = {

@@ -1,0 +1,111 @@
+"""Changing the key of one purpose without ending what was made with the old one.
+
+    keys: [a]                      a signs
+    add      [a, b]  next: b       b verifies; wait until every plane that holds the purpose has it
+    promote  [b, a]                b signs, a still verifies; wait as long as what a signed can live
+    retire   [b]
+    revoke   drops one key at once, and with it everything that was made with it
+
+Each step writes the file whole; planes take it over within a second.
+"""
+
+import json
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from doorward.errors import ConfigurationError
+from doorward.keys.keyring import KEY_BYTES, Key, Keyring
+from doorward.keys.private_file import write_private
+from doorward.keys.store import KeyStore, Purpose
+
+ENDS = {
+    Purpose.SESSION_HANDLE: "everybody whose cookie it sealed signs in again",
+    Purpose.FLOW: "sign-ins that are under way begin again",
+    Purpose.ONE_TIME_CODE: "sign-ins that are at their last step begin again",
+    Purpose.SERVICE_ACCOUNT: "programs whose tokens were hashed with it need new tokens",
+    Purpose.RECORDS: "every record that it sealed is lost: sessions, users, directories, grants",
+    Purpose.PROVIDER_TOKENS: "identity providers can no longer be asked about sessions whose tokens it sealed",
+    Purpose.PENDING_SIGN_IN: "people who are at an identity provider begin again",
+    Purpose.DECISION_FACTS: "hashes in older decision logs can no longer be compared with newer ones",
+}
+"""What revoking a key of a purpose means to people."""
+
+
+@dataclass(frozen=True, slots=True)
+class RotationState:
+    """Where a rotation stands."""
+
+    keyring: Keyring
+    next_id: str | None
+    """Id of the key that verifies and is to sign."""
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of all keys, the signing one first."""
+        return self.keyring.ids
+
+
+def read_state(folder: Path, purpose: Purpose) -> RotationState:
+    """The keys of a purpose and the step that its rotation has reached.
+
+    Raises:
+        ConfigurationError: there is no such key file, or others may read it.
+    """
+    keyring = KeyStore(folder).keyring(purpose)
+    next_id = json.loads((folder / f"{purpose}.json").read_text()).get("next")
+    return RotationState(keyring, next_id if next_id in keyring.ids[1:] else None)
+
+
+def add(folder: Path, purpose: Purpose) -> str:
+    """Add a key that verifies and does not sign yet; returns its id. A second one is not added."""
+    state = read_state(folder, purpose)
+    if state.next_id is not None:
+        return state.next_id
+    key = Key.from_bytes(secrets.token_bytes(KEY_BYTES))
+    _write(folder, Keyring(purpose, [*state.keyring.keys, key]), key.id.hex())
+    return key.id.hex()
+
+
+def promote(folder: Path, purpose: Purpose) -> str:
+    """Let the added key sign; returns its id.
+
+    Raises:
+        ConfigurationError: none was added.
+    """
+    state = read_state(folder, purpose)
+    if state.next_id is None:
+        raise ConfigurationError([f"{folder / f'{purpose}.json'}: error: no key waits to sign"])
+    keys = sorted(state.keyring.keys, key=lambda key: key.id.hex() != state.next_id)
+    _write(folder, Keyring(purpose, keys), None)
+    return state.next_id
+
+
+def retire(folder: Path, purpose: Purpose) -> list[str]:
+    """Drop every key but the signing one and the one that waits; returns the ids of those dropped."""
+    state = read_state(folder, purpose)
+    keys = [key for key in state.keyring.keys if key.id.hex() in {state.ids[0], state.next_id}]
+    _write(folder, Keyring(purpose, keys), state.next_id)
+    return [name for name in state.ids if name not in {key.id.hex() for key in keys}]
+
+
+def revoke(folder: Path, purpose: Purpose, key_id: str) -> None:
+    """Drop one key at once; a new one signs if it was the only one.
+
+    Raises:
+        ConfigurationError: there is no such key.
+    """
+    state = read_state(folder, purpose)
+    if key_id not in state.ids:
+        raise ConfigurationError([f"error: no key `{key_id}` for `{purpose}` (there are {', '.join(state.ids)})"])
+    keys = [key for key in state.keyring.keys if key.id.hex() != key_id]
+    if not keys:
+        keys = [Key.from_bytes(secrets.token_bytes(KEY_BYTES))]
+    _write(folder, Keyring(purpose, keys), state.next_id if state.next_id != key_id else None)
+
+
+def _write(folder: Path, keyring: Keyring, next_id: str | None) -> None:
+    document = json.loads(keyring.to_json())
+    if next_id is not None:
+        document["next"] = next_id
+    write_private(folder / f"{keyring.purpose}.json", json.dumps(document, indent=2) + "\n")
