@@ -77,6 +77,14 @@ def test_every_service_has_a_read_only_root_and_no_capability(name: str) -> None
         assert service["security_opt"] == ["no-new-privileges:true"]
 
 
+def test_the_directory_worker_has_no_more_secrets_than_its_own() -> None:
+    worker = services("split.yaml")["directory"]
+    mounts = {mount["target"]: mount["source"] for mount in worker["volumes"]}
+    assert mounts["/etc/doorward/secrets"] == "./secrets/directory"
+    assert "store" not in worker["networks"]
+    assert 'CMD ["serve", "directory"]' in stages()["directory"]
+
+
 def test_split_has_two_of_what_requests_wait_for_and_each_plane_its_own_secrets() -> None:
     found = services("split.yaml")
     by_plane = {plane: [name for name in found if name.split("-")[0] == plane] for plane in PLANES}
@@ -165,7 +173,7 @@ def test_the_configuration_beside_it_is_one_that_doorward_takes(path: str, tmp_p
         [tool("doorward"), "check", "--strict", str(tmp_path / "doorward.yaml")],
         capture_output=True,
         text=True,
-        env={"PATH": "/usr/bin:/bin", "DOORWARD_CLIENT_SECRET": "made-up"},
+        env={"PATH": "/usr/bin:/bin", "DOORWARD_CLIENT_SECRET": "made-up", "KEYCLOAK_SECRET": "made-up"},
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr

@@ -84,6 +84,13 @@ def test_a_plane_has_probes_two_of_itself_a_budget_and_no_more_secrets_than_its_
     assert budget["spec"]["selector"] == workload["spec"]["selector"]
 
 
+def test_the_directory_worker_has_its_certificate_and_no_key(rendered: list[dict[str, Any]]) -> None:
+    pod = workloads(rendered)["doorward-directory"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["args"] == ["serve", "directory"]
+    secrets = {volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
+    assert secrets == {"doorward-directory-certificate"}
+
+
 def test_only_authenticate_is_given_the_identity_providers_secret(rendered: list[dict[str, Any]]) -> None:
     holders = {
         name
