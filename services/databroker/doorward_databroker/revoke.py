@@ -99,7 +99,8 @@ class Revoker:
                     if remaining <= 0:
                         break
                     try:
-                        await asyncio.wait_for(self._hub.acknowledged.wait(), remaining)
+                        async with asyncio.timeout(remaining):
+                            await self._hub.acknowledged.wait()
                     except TimeoutError:
                         break
                 others_are_through = not pending

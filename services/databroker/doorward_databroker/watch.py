@@ -230,7 +230,8 @@ class WatchHub:
 
         async with self._moved:
             try:
-                await asyncio.wait_for(self._moved.wait_for(reached), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._moved.wait_for(reached)
             except TimeoutError:
                 return False
         return True

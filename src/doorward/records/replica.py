@@ -134,7 +134,8 @@ class Replica:
                 return False
             self._changed.clear()
             try:
-                await asyncio.wait_for(self._changed.wait(), remaining)
+                async with asyncio.timeout(remaining):
+                    await self._changed.wait()
             except TimeoutError:
                 return self.version >= version
         return True
@@ -212,7 +213,8 @@ class Replica:
             TimeoutError: it has gone silent.
         """
         try:
-            message = await asyncio.wait_for(stream.read(), _SILENCE_SECONDS)
+            async with asyncio.timeout(_SILENCE_SECONDS):
+                message = await stream.read()
             if isinstance(message, pb.WatchResponse):
                 return message
             code, details = await stream.code(), await stream.details()

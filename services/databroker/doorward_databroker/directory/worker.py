@@ -111,7 +111,8 @@ class Worker:
         wait = 0.0
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asked.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await asked.wait()
             forced = asked.is_set()
             asked.clear()
             await self.run_once(status, source, forced=forced)

@@ -141,7 +141,8 @@ async def _next(
         TimeoutError: nothing came in time.
     """
     try:
-        message = await asyncio.wait_for(call.read(), seconds)
+        async with asyncio.timeout(seconds):
+            message = await call.read()
         if isinstance(message, WatchStreamsResponse):
             return message
         code, details = await call.code(), await call.details()

@@ -122,7 +122,8 @@ class Streams:
         if not self._opened and not self._closed:
             self._news.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._news.wait()
 
     def name_all(self) -> None:
         """Tell everything anew: an authorizer that has just been reached knows nothing yet."""

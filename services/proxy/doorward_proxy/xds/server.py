@@ -119,7 +119,8 @@ class DiscoveryService(AggregatedDiscoveryServiceServicer):
         waiting = stream.waiting
         limit = ANSWER_SECONDS if waiting else REMOVAL_SECONDS if stream.holds_removed else None
         try:
-            await asyncio.wait_for(wake.wait(), limit)
+            async with asyncio.timeout(limit):
+                await wake.wait()
         except TimeoutError:
             if waiting:
                 _log.warning("envoy takes long to answer; going on without", seconds=ANSWER_SECONDS)
