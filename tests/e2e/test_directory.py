@@ -39,6 +39,8 @@ def place(directory: FakeKeycloak, shared_echo: EchoServer) -> Iterator[Site]:
             "client_secret": "file:directory-secret", "identity_provider": "demo", "every": "1h",
         }  # fmt: skip
         with site(folder, routes, directories=[described]) as made:
+            # Before its first reading nobody's groups are known, and a sign-in could be faster than that.
+            assert sync(made)["problem"] is None
             yield made
 
 
