@@ -16,7 +16,7 @@ from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.cross_origin import is_forbidden, preflight_origin
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.outcome import Outcome, Verdict
-from doorward_authorize.principal import Conflicting, Credential, Found, Principal, Rejected, Unaccepted
+from doorward_authorize.principal import Conflicting, Credential, Found, Principal, Rejected, Unaccepted, Unknown
 from doorward_authorize.principals import NOTHING, Learned, PendingError, Principals
 from doorward_authorize.snapshot import REMOVED_SECONDS, CompiledRoute, Snapshot
 
@@ -106,11 +106,14 @@ class Evaluator:
         found = self._principals.of(request, snapshot.settings, learned)
         if isinstance(found, Conflicting):
             return Outcome(verdict=Verdict.BAD_REQUEST, reasons=("credentials-conflict",), route=route)
-        if isinstance(found, Unaccepted):
+        if isinstance(found, Unaccepted | Unknown):
             # Where everybody may, a bad credential counts as none; elsewhere a cookie beside it must not cover it up.
             as_nobody = self.judge(None, facts, route, policies)
             if as_nobody.verdict is Verdict.ALLOW:
                 return as_nobody
+            if isinstance(found, Unknown):
+                # A sign-in would end here again.
+                return Outcome(verdict=Verdict.UNAVAILABLE, reasons=("session-unknown",), route=route)
             return Outcome(verdict=Verdict.UNACCEPTED, reasons=("credential-not-accepted",), route=route)
         if _is_by_cookie(found) and is_forbidden(request, (route.route.origin,), route.route.allowed_origins):
             return _about(found, verdict=Verdict.FOREIGN_ORIGIN, reasons=("foreign-origin",), route=route)
@@ -174,7 +177,9 @@ def combined(decisions: list[Decision]) -> Decision:
 
 def _is_by_cookie(found: Found) -> bool:
     """Whether a browser may have sent the credential without its user's doing."""
-    return isinstance(found, Rejected) or (isinstance(found, Principal) and found.credential is Credential.COOKIE)
+    return isinstance(found, Rejected | Unknown) or (
+        isinstance(found, Principal) and found.credential is Credential.COOKIE
+    )
 
 
 def _about(

@@ -71,5 +71,10 @@ class Conflicting:
     """Credentials of different principals at once: whichever counted, somebody would act as somebody else."""
 
 
-Found = Principal | Rejected | Unaccepted | Conflicting | None
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Somebody with a session that nobody can look up at the moment."""
+
+
+Found = Principal | Rejected | Unaccepted | Conflicting | Unknown | None
 """``None`` for nobody."""

@@ -5,6 +5,7 @@ REJECTED     somebody whose account or identity provider no longer counts here: 
 KNOWN        somebody, with the facts that policy may see
 UNACCEPTED   a token that is nobody's: refused even beside a valid cookie, overlooked where everybody may
 CONFLICTING  valid credentials of two principals
+UNKNOWN      a cookie whose session is newer than the replica, while nobody can say whether there is one: a sign-in would not help
 """
 
 import json
@@ -12,9 +13,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import structlog
+
 from doorward.clock import Clock
 from doorward.config.settings import Settings
-from doorward.errors import DataCorruptedError, DoorwardError, InvalidTokenError
+from doorward.errors import DataCorruptedError, DoorwardError, InvalidTokenError, NotFoundError
 from doorward.identity import session as sessions
 from doorward.identity import user as users
 from doorward.identity.cookies import SESSION_COOKIE, SIGN_IN_COOKIE, single_cookie
@@ -28,13 +31,25 @@ from doorward.route.internal import InternalRoute
 from doorward_authorize.activity import ActivityTracker
 from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.directories import Directories, Standing
-from doorward_authorize.principal import Conflicting, Credential, Found, Principal, Records, Rejected, Unaccepted
+from doorward_authorize.principal import (
+    Conflicting,
+    Credential,
+    Found,
+    Principal,
+    Records,
+    Rejected,
+    Unaccepted,
+    Unknown,
+)
 from doorward_authorize.service_accounts import ServiceAccounts, presented_tokens
 
 CACHE_LIMIT = 20_000
 """Entries of each cache of decoded values; when it is full it is emptied."""
 WAIT_SECONDS = 0.25
 """How long a request waits for a sign-in that this replica has not heard of yet; well under Envoy's timeout."""
+
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 class RecordSource(Protocol):
@@ -44,7 +59,8 @@ class RecordSource(Protocol):
         """The payload of a live session record.
 
         Raises:
-            DoorwardError: there is none, or it cannot be had.
+            NotFoundError: there is none.
+            DoorwardError: it cannot be had.
         """
         ...
 
@@ -57,6 +73,8 @@ class Learned:
     """Whether the databroker was asked for a session that the replica has not heard of."""
     session: bytes | None = None
     """What it said."""
+    unanswered: bool = False
+    """Whether it said nothing: the session may exist or not."""
     idle: bool | None = None
     """Whether the session is idle; ``None`` while nobody has asked the others."""
 
@@ -94,6 +112,7 @@ class Principals:
         self._clock = clock
         self._activity = activity
         self._opened: dict[tuple[str, str], SessionHandle] = {}
+        self._opened_by = handles.keys
         self._judged: dict[bytes, tuple[bytes, Settings, Principal]] = {}
 
     def of(self, request: CheckedRequest, settings: Settings, learned: Learned = NOTHING) -> Found:
@@ -113,7 +132,9 @@ class Principals:
             return Conflicting()
         return first
 
-    def _of_cookie(self, request: CheckedRequest, settings: Settings, learned: Learned) -> Principal | Rejected | None:
+    def _of_cookie(
+        self, request: CheckedRequest, settings: Settings, learned: Learned
+    ) -> Principal | Rejected | Unknown | None:
         name = SIGN_IN_COOKIE if request.route_id == InternalRoute.SIGN_IN else SESSION_COOKIE
         text = single_cookie(request.cookies, name)
         if not text:
@@ -125,6 +146,8 @@ class Principals:
         if data is None and RecordVersion(handle.epoch, handle.number) > self._records.version:
             if not learned.asked:
                 raise PendingError(handle=handle)
+            if learned.unanswered:
+                return Unknown()
             data = learned.session
         if data is None:
             return None
@@ -141,6 +164,10 @@ class Principals:
     def _open(self, text: str, host: str) -> SessionHandle | None:
         """The handle in a cookie, opened once; whether it has expired is asked every time."""
         now = self._clock.now()
+        if self._handles.keys is not self._opened_by:
+            # A key may have been revoked: what it opened does not count any more.
+            self._opened.clear()
+            self._opened_by = self._handles.keys
         handle = self._opened.get((text, host))
         if handle is not None:
             return handle if now < handle.expires_at else None
@@ -189,20 +216,26 @@ class Principals:
         if pending.session is not None:
             idle = self._activity is None or await self._activity.is_idle(pending.session)
             return replace(learned, idle=idle)
-        session = None if pending.handle is None else await self._newer(pending.handle)
+        try:
+            session = None if pending.handle is None else await self._newer(pending.handle)
+        except DoorwardError as error:
+            _log.warning("whether there is a newer session cannot be known", reason=str(error))
+            return replace(learned, asked=True, unanswered=True)
         return replace(learned, asked=True, session=session)
 
     async def _newer(self, handle: SessionHandle) -> bytes | None:
-        """A session written after what the replica has seen: wait a moment, then ask once."""
+        """A session written after what the replica has seen: wait a moment, then ask once.
+
+        Raises:
+            DoorwardError: nobody can say whether there is one.
+        """
         version = RecordVersion(handle.epoch, handle.number)
         if await self._records.wait_for_version(version, WAIT_SECONDS):
             return None  # it is in the replica now, or has ended already
-        if version.epoch != self._records.version.epoch:
-            return None  # history that is gone; the sign-in has to be made again
         try:
             return await self._source.session(handle.session_id)
-        except DoorwardError:
-            return None  # there is none, or nobody can say
+        except NotFoundError:
+            return None
 
     def judge(self, data: bytes, settings: Settings) -> Principal | Rejected | None:
         """The principal of a session record, as things are now.

@@ -35,6 +35,7 @@ class ServiceAccounts:
         self._hasher = hasher
         self._clock = clock
         self._known: dict[str, _Known] = {}
+        self._known_by = hasher.keys
 
     def of_token(self, token: str) -> Principal | None:
         """Whose token it is, as things are now; ``None`` when it is nobody's."""
@@ -45,6 +46,10 @@ class ServiceAccounts:
         data = self._records.get(RECORD_TYPE, ID_PREFIX + number)
         if data is None:
             return None
+        if self._hasher.keys is not self._known_by:
+            # A key may have been revoked: tokens that were hashed with it are nobody's now.
+            self._known.clear()
+            self._known_by = self._hasher.keys
         known = self._known.get(token)
         if known is not None and known.data == data:
             return None if known.principal.session.is_expired(self._clock.now()) else known.principal

@@ -8,6 +8,7 @@ import struct
 from dataclasses import dataclass
 
 from doorward.errors import InvalidTokenError
+from doorward.keys.keyring import Key
 from doorward.keys.sealed import Sealer, from_text, to_text
 
 _LAYOUT = struct.Struct(">16sQQQ")
@@ -38,6 +39,11 @@ class HandleSealer:
 
     def __init__(self, sealer: Sealer) -> None:
         self._sealer = sealer
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """See ``Sealer.keys``."""
+        return self._sealer.keys
 
     def mint(self, handle: SessionHandle) -> str:
         """The cookie value for ``handle``.

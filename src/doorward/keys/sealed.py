@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from doorward.errors import InvalidTokenError
-from doorward.keys.keyring import KEY_ID_BYTES, Keyring
+from doorward.keys.keyring import KEY_ID_BYTES, Key, Keyring
 
 NONCE_BYTES = 24
 TAG_BYTES = 16
@@ -38,6 +38,11 @@ class Sealer:
         self._keyring = keyring
         self._purpose = keyring.purpose.encode() + b"\0"
         self._random = random
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """What opens now; another object once the keys have changed, and whoever remembers what was opened forgets it then."""
+        return self._keyring.keys
 
     def seal(self, plaintext: bytes, context: bytes) -> bytes:
         """``plaintext`` sealed under the first key."""

@@ -7,7 +7,7 @@ one without the key.
 import hmac
 import re
 
-from doorward.keys.keyring import Keyring
+from doorward.keys.keyring import Key, Keyring
 
 PREFIX = "dwsa_"
 """Begins every token of ours, so that an application's own bearer tokens are left alone, and leaked ones are found."""
@@ -32,6 +32,11 @@ class TokenHasher:
 
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """What compares now; another object once the keys have changed."""
+        return self._keyring.keys
 
     def hash(self, number: str, secret: bytes) -> bytes:
         """What is stored."""

@@ -14,7 +14,7 @@ from tests.support.records import StoreRecords
 from doorward.config.load import load_settings
 from doorward.config.settings import Settings
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
-from doorward.errors import NotFoundError
+from doorward.errors import DoorwardError, NotFoundError
 from doorward.identity.service_account import ServiceAccount
 from doorward.identity.session import Session
 from doorward.identity.user import User, user_id
@@ -79,6 +79,7 @@ class FakeRecords:
     data: dict[tuple[str, str], bytes] = field(default_factory=dict)
     age: float = 0.0
     arrives: bytes | None = None
+    fails: DoorwardError | None = None
     asked: int = 0
 
     def get(self, record_type: str, record_id: str) -> bytes | None:
@@ -93,6 +94,8 @@ class FakeRecords:
 
     async def session(self, session_id: str) -> bytes:
         self.asked += 1
+        if self.fails is not None:
+            raise self.fails
         if self.arrives is None:
             raise NotFoundError(session_id)
         return self.arrives
@@ -106,10 +109,12 @@ class World:
         (folder / "secret").write_text("s")
         self.clock = FakeClock()
         self.records = FakeRecords()
-        self.handles = HandleSealer(Sealer(keyring(Purpose.SESSION_HANDLE)))
+        self.handle_keys = keyring(Purpose.SESSION_HANDLE)
+        self.handles = HandleSealer(Sealer(self.handle_keys))
         self.registry = CollectorRegistry()
         self.metrics = AuthorizeMetrics(self.registry)
-        self.hasher = TokenHasher(keyring(Purpose.SERVICE_ACCOUNT))
+        self.token_keys = keyring(Purpose.SERVICE_ACCOUNT)
+        self.hasher = TokenHasher(self.token_keys)
         self.accounts = ServiceAccounts(self.records, self.hasher, self.clock)
         self.principals = Principals(
             self.handles, self.records, self.records, self.clock, service_accounts=self.accounts

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from tests.unit.authorize.builders import CONFIG, World, passed, set_headers, status, world
 
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+from doorward.errors import UnavailableError
+from doorward.records.record import RecordVersion
 from doorward_authorize.snapshot import REMOVED_SECONDS
 
 __all__ = ["world"]
@@ -95,6 +97,30 @@ async def test_read_your_writes_asks_the_databroker_once(world: World):
     assert world.records.asked == 1
     world.records.arrives = None
     assert status(await world.check(cookie=cookie)) == 401
+
+
+async def test_a_sign_in_that_nobody_can_look_up_is_not_asked_for_again(world: World):
+    """A browser would go round and round between the sign-in, which works, and an authorizer that cannot know of it."""
+    cookie = world.sign_in(number=500)
+    del world.records.data[next(key for key in world.records.data if key[0] == "Session")]
+    world.records.fails = UnavailableError("the databroker is away")
+    response = await world.check(cookie=cookie, accept="text/html")
+    assert status(response) == 503
+    assert status(await world.check("public", cookie=cookie)) == 0
+    token = world.account()
+    assert status(await world.check(cookie=cookie, authorization=f"Bearer {token}")) == 400
+    world.records.fails = None
+    assert status(await world.check(cookie=cookie, accept="text/html")) == 302
+
+
+async def test_a_sign_in_of_a_newer_history_than_the_replicas_is_looked_up(world: World):
+    """After a restore the replica is behind by an epoch until it has read everything anew."""
+    cookie = world.sign_in(number=500)
+    key = next(key for key in world.records.data if key[0] == "Session")
+    world.records.arrives = world.records.data.pop(key)
+    world.records.version = RecordVersion(0, 0)
+    assert passed(await world.check(cookie=cookie))
+    assert world.records.asked == 1
 
 
 async def test_an_old_handle_whose_session_is_gone_waits_for_nothing(world: World):

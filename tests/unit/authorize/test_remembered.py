@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.support.key_material import keyring
-from tests.unit.authorize.builders import CONFIG, ISSUER, World, passed, set_headers, world
+from tests.unit.authorize.builders import CONFIG, ISSUER, World, passed, set_headers, status, world
 
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from doorward.identity.user import User, user_id
@@ -142,6 +142,22 @@ async def test_s70_s71_every_input_counts_at_once(world: World, change: str):
         assert passed(await world.check("admin", cookie=cookie))
     HISTORY[change](world)
     assert not passed(await world.check("admin", cookie=cookie))
+
+
+async def test_a_key_that_is_revoked_counts_at_once(world: World):
+    """Not even for cookies and tokens that were looked at before."""
+    cookie, token = world.sign_in(), f"Bearer {world.account()}"
+    for _ in range(2):
+        assert passed(await world.check(cookie=cookie))
+        assert passed(await world.check(authorization=token))
+    world.handle_keys.take_over(keyring(Purpose.SESSION_HANDLE, "new", Purpose.SESSION_HANDLE))
+    world.token_keys.take_over(keyring(Purpose.SERVICE_ACCOUNT, "new", Purpose.SERVICE_ACCOUNT))
+    assert passed(await world.check(cookie=cookie))
+    assert passed(await world.check(authorization=token))
+    world.handle_keys.take_over(keyring(Purpose.SESSION_HANDLE, "new"))
+    world.token_keys.take_over(keyring(Purpose.SERVICE_ACCOUNT, "new"))
+    assert status(await world.check(cookie=cookie)) == 401
+    assert status(await world.check(authorization=token)) == 401
 
 
 async def test_s72_what_is_remembered_is_recorded_all_the_same(world: World):
