@@ -7,18 +7,39 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
+from google.rpc.status_pb2 import Status
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from tests.support.deployment import short_folder
 
+from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import (
+    CheckResponse,
+    DeniedHttpResponse,
+    OkHttpResponse,
+)
 from doorward.rpc.grpc_server import GrpcServer
 from doorward_authorize.transport import CHECK_METHOD, HEALTH_METHOD, check_methods
+
+YES = CheckResponse(status=Status(code=0), ok_response=OkHttpResponse()).SerializeToString()
+NO = CheckResponse(status=Status(code=7), denied_response=DeniedHttpResponse()).SerializeToString()
+
+
+def answered(data: bytes) -> bytes:
+    """A yes with something of the question behind it, as a field that nobody knows."""
+    return YES + b"\xa2\x06" + _varint(len(data)) + data[::-1]
+
+
+def _varint(number: int) -> bytes:
+    low = number & 0x7F
+    return bytes([low]) if number < 128 else bytes([low | 0x80]) + _varint(number >> 7)
 
 
 class Echo:
     def check(self, data: bytes) -> bytes | Awaitable[bytes]:
         if data == b"bug":
             raise RuntimeError("planted")
-        return self.later(data) if data.startswith(b"later") else data[::-1]
+        if data.startswith(b"say "):
+            return data[4:]
+        return self.later(data) if data.startswith(b"later") else answered(data)
 
     async def later(self, data: bytes) -> bytes:
         await asyncio.sleep(0)
@@ -26,11 +47,13 @@ class Echo:
             raise RuntimeError("planted")
         if data == b"later never":
             await asyncio.Event().wait()
-        return data[::-1]
+        if data.startswith(b"later say "):
+            return data[10:]
+        return answered(data)
 
     def overloaded(self, data: bytes) -> bytes:
         del data
-        return b"overloaded"
+        return NO
 
 
 class Health:
@@ -56,10 +79,10 @@ Served = tuple[grpc.aio.Channel, Health, Path]
 
 
 async def test_a_check_is_answered(served: Served):
-    assert await served[0].unary_unary(CHECK_METHOD)(b"abc", timeout=5) == b"cba"
-    assert await served[0].unary_unary(CHECK_METHOD)(b"later", timeout=5) == b"retal"
+    assert await served[0].unary_unary(CHECK_METHOD)(b"abc", timeout=5) == answered(b"abc")
+    assert await served[0].unary_unary(CHECK_METHOD)(b"later", timeout=5) == answered(b"later")
     big = bytes(range(256)) * 4000
-    assert await served[0].unary_unary(CHECK_METHOD)(big, timeout=5) == big[::-1]
+    assert await served[0].unary_unary(CHECK_METHOD)(big, timeout=5) == answered(big)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +99,26 @@ async def test_what_cannot_be_served_is_never_ok(served: Served, method: str, me
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await served[0].unary_unary(method)(message, timeout=5)
     assert caught.value.code() is code
+
+
+def test_yes_and_no_begin_as_protobuf_writes_them():
+    assert (YES, NO) == (b"\x0a\x00\x1a\x00", b"\x0a\x02\x08\x07\x12\x00")
+
+
+@pytest.mark.parametrize("when", [b"say ", b"later say "])
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"\x1a\x00", b"\x12\x00", b"\x0a\x00", b"\x0a\x02\x08\x07", b"\x0a\x00\x12\x00", b"\x0a\x02\x08\x07\x1a\x00"],
+    ids=["empty", "yes-without-status", "no-without-status", "bare-ok", "bare-no", "ok-and-denied", "no-and-ok"],
+)
+async def test_s07_an_answer_that_says_nothing_is_not_sent(served: Served, when: bytes, answer: bytes):
+    """To Envoy a CheckResponse without a status is a yes, an empty one above all."""
+    ask = served[0].unary_unary(CHECK_METHOD)
+    for said in (YES, NO):
+        assert await ask(when + said, timeout=5) == said
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ask(when + answer, timeout=5)
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
 
 
 async def test_a_compressed_message_is_refused(served: Served):

@@ -50,6 +50,7 @@ class Connection(Calls, asyncio.Protocol):
         self._transport = stream = cast("asyncio.Transport", transport)
         server = self._server
         if not server.admits(transport):
+            self._transport = None  # what has arrived already is not heard
             stream.abort()
             return
         server.connections.add(self)

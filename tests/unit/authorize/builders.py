@@ -39,6 +39,7 @@ from doorward_authorize.principals import Principals
 from doorward_authorize.service_accounts import ServiceAccounts
 from doorward_authorize.sign_in_redirect import SignInRedirect
 from doorward_authorize.snapshot import compile_snapshot
+from doorward_authorize.transport import CHECK_METHOD, check_methods
 
 ISSUER = "https://idp.example.com"
 CONFIG = """\
@@ -236,8 +237,8 @@ class World:
         return CheckResponse.FromString(await self.answer(self.request(route, **options)))  # type: ignore[arg-type]
 
     async def answer(self, data: bytes) -> bytes:
-        """What the checker says, at once or later."""
-        answer = self.checker.check(data)
+        """What Envoy is told, at once or later."""
+        answer = check_methods(self.checker, lambda: True).unary[CHECK_METHOD.encode()](data)
         return answer if isinstance(answer, bytes) else await answer
 
 

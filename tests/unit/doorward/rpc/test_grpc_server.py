@@ -362,3 +362,16 @@ async def test_a_spoiled_conversation_raises_nothing(mutate: Callable[[bytes, in
     server.connection.connection_lost(None)
     await asyncio.sleep(0)
     assert set(server.served) <= {b"abc", b"xyz"} or at >= len(GREETING)
+
+
+async def test_a_refused_connection_is_not_heard():
+    """Not even what has come with its handshake."""
+    server = Server()
+    server.host._admits = lambda _: False
+    wire, connection = Wire(), Connection(server.host)
+    connection.connection_made(wire)
+    connection.data_received(GREETING + call(1, b"hi"))
+    connection.connection_lost(None)
+    assert wire.closed
+    assert not wire.written
+    assert server.served == []
