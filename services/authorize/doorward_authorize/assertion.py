@@ -1,6 +1,6 @@
 """The signed statement about who asks, for the upstream: a JWT (RFC 7519) under ES256.
 
-Signed once for each session, host and state of the user, and again before it runs out.
+Signed once for each session, host, state of the user and what the configuration makes of it, and again before it runs out.
 """
 
 import secrets
@@ -18,7 +18,8 @@ RENEW_SECONDS = 60
 """A cached assertion is not used for its last minute."""
 CACHE_LIMIT_BYTES = 32 * 1024 * 1024
 _SKEW_SECONDS = 10
-_Key = tuple[str, str, bytes, frozenset[str] | None]
+_Key = tuple[str, str, bytes, frozenset[str] | None, str | None, str]
+"""Everything that an assertion is made of: the session, the host, the user, and what the configuration makes of them."""
 
 
 class AssertionSigner:
@@ -45,7 +46,8 @@ class AssertionSigner:
     def sign(self, principal: Principal, issuer: str, audience: str) -> str:
         """The assertion for ``principal`` towards the host ``audience``."""
         now = self._clock.now()
-        key = (principal.session.id, audience, principal.user_data, principal.facts.groups)
+        facts = principal.facts
+        key = (principal.session.id, audience, principal.user_data, facts.groups, facts.email, issuer)
         cached = self._cache.get(key)
         if cached is not None and cached[0] > now:
             self._cache.move_to_end(key)

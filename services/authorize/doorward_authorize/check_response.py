@@ -36,6 +36,8 @@ _OK = 0
 READY_LIMIT_BYTES = 32 * 1024 * 1024
 _ENTRY_BYTES = 600
 """What a remembered answer costs besides its bytes."""
+_COOKIE_BYTES = 130
+"""What a cookie in a key costs besides its bytes."""
 Cookies = tuple[tuple[bytes, bytes], ...]
 _PERMISSION_DENIED = 7
 
@@ -123,10 +125,12 @@ class Responder:
         if known is not None:
             return known[2]
         answer = self._upstream(route, principal, cookies, sent, issuer, token_sent=token_sent).SerializeToString()
-        self._ready_bytes += len(answer) + _ENTRY_BYTES
+        # Cookies of ours are in no answer, but they are in the key, and anybody may send any number of bytes called so.
+        cost = len(answer) + _ENTRY_BYTES + sum(len(name) + len(value) + _COOKIE_BYTES for name, value in cookies)
+        self._ready_bytes += cost
         if self._ready_bytes > READY_LIMIT_BYTES:
             self._ready.clear()
-            self._ready_bytes = len(answer) + _ENTRY_BYTES
+            self._ready_bytes = cost
         self._ready[key] = (route, principal, answer)
         return answer
 

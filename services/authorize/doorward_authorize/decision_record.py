@@ -17,6 +17,8 @@ from doorward_authorize.outcome import Outcome
 
 _REMEMBERED = 4_096
 _REMEMBERED_CHARACTERS = 256
+_METHOD_CHARACTERS = 32
+"""Longer methods are the client's invention."""
 _MEMBERS = 64
 """Longer collections are hashed as a whole."""
 _IN_COLUMNS = frozenset(
@@ -73,7 +75,8 @@ class RecordEncoder:
         if known is None:
             names = ("route", "host", "method", "outcome", "status", "reasons", "rule", "generation")
             known = json.dumps(dict(zip(names, key, strict=True)), separators=(",", ":"))[1:-1] + ","
-            _remember(self._fixed, key, known)
+            if len(request.method) <= _METHOD_CHARACTERS:
+                _remember(self._fixed, key, known)
         return known
 
     def _inputs(self, record: DecisionRecord) -> str:

@@ -96,6 +96,8 @@ HISTORY: dict[str, Callable[[World], object]] = {
     "signed-in": lambda world: world.sign_in(),
     "other-policy": lambda world: world.reload(OTHER),
     "first-policy": lambda world: world.reload(CONFIG),
+    "address-not-trusted": lambda world: world.reload(CONFIG.replace("[example.com]", "[other.example]")),
+    "other-sign-in": lambda world: world.reload(CONFIG.replace("sign-in.example.com", "login.example.com")),
     "a-minute": lambda world: world.clock.advance(60),
     "until-renewal": lambda world: world.clock.advance(241),
     "an-hour": lambda world: world.clock.advance(3_600),
@@ -176,3 +178,34 @@ async def test_what_is_remembered_is_bounded(world: World, monkeypatch: pytest.M
     for number in range(100):
         assert passed(await world.check(cookie=f"{cookie}; a={number}"))
         assert len(world.checker._responder._ready) < 40
+
+
+async def test_what_nobody_gets_back_counts_against_the_bound_too(world: World, monkeypatch: pytest.MonkeyPatch):
+    """Cookies called as ours are kept from every upstream; anybody may send sixty kilobytes of them to a public route."""
+    monkeypatch.setattr("doorward_authorize.check_response.READY_LIMIT_BYTES", 200_000)
+    for number in range(40):
+        assert passed(await world.check("public", cookie=f"__Host-doorward-{number}={'x' * 20_000}"))
+        assert len(world.checker._responder._ready) < 12
+
+
+async def test_a_method_that_a_client_invents_is_not_remembered(world: World):
+    for number in range(20):
+        await world.check("public", method=f"M{number}" * 1_000)
+    await world.check("public")
+    await world.log.flush()
+    assert len(world.log._encoder._fixed) == 1
+
+
+async def test_an_assertion_says_what_the_configuration_says_now(world: World):
+    cookie = world.sign_in()
+    first = claims_of(await world.check(cookie=cookie))
+    world.reload(CONFIG.replace("[example.com]", "[other.example]").replace("sign-in.example.com", "login.example.com"))
+    second = claims_of(await world.check(cookie=cookie))
+    assert (first["email"], first["iss"]) == ("alice@example.com", "https://sign-in.example.com")
+    assert ("email" in second, second["iss"]) == (False, "https://login.example.com")
+
+
+def claims_of(response: CheckResponse) -> dict[str, Any]:
+    part = set_headers(response)["x-doorward-jwt-assertion"].split(".")[1]
+    claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    return claims
