@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from doorward.errors import ConfigurationError, DataCorruptedError
+from doorward.errors import ConfigurationError, DataCorruptedError, DoorwardError
 from doorward.keys.keyring import KEY_BYTES, Key, Keyring
 from doorward.keys.private_file import is_private, write_private
 from doorward.keys.sealed import to_text
@@ -86,16 +86,25 @@ class KeyStore:
     def look(self) -> list[str]:
         """Take over what the files hold now; returns the purposes that have changed.
 
+        One bad file keeps no other from being taken over: a key that is revoked there must not go on counting.
+
         Raises:
-            ConfigurationError: a file is missing or readable by others; what was held stays.
-            DataCorruptedError: a file is damaged; what was held stays.
+            ConfigurationError: a file is missing or readable by others; what was held of its purpose stays.
+            DataCorruptedError: a file is damaged; what was held of its purpose stays.
         """
         changed = []
+        failed: DoorwardError | None = None
         for purpose, keyring in self._given.items():
-            found = Keyring.from_json(self._read(f"{purpose}.json"), purpose)
+            try:
+                found = Keyring.from_json(self._read(f"{purpose}.json"), purpose)
+            except DoorwardError as error:
+                failed = failed or error
+                continue
             if found.ids != keyring.ids:
                 keyring.take_over(found)
                 changed.append(str(purpose))
+        if failed is not None:
+            raise failed
         return changed
 
     def assertion_key_pem(self) -> str:

@@ -95,6 +95,17 @@ def test_bad_files_change_nothing_that_is_held(folder: Path):
     assert keyring.ids == before
 
 
+def test_a_bad_file_keeps_no_other_key_from_being_revoked(folder: Path):
+    store = KeyStore(folder)
+    store.keyring(Purpose.FLOW)
+    revoked = store.keyring(Purpose.SERVICE_ACCOUNT).ids[0]
+    (folder / f"{Purpose.FLOW}.json").write_text("{")
+    rotation.revoke(folder, Purpose.SERVICE_ACCOUNT, revoked)
+    with pytest.raises(DataCorruptedError):
+        store.look()
+    assert revoked not in store.ids[Purpose.SERVICE_ACCOUNT]
+
+
 def test_every_purpose_says_what_its_loss_ends_and_is_held_by_somebody():
     assert set(ENDS) == set(Purpose)
     assert {purpose for purposes in HOLDERS.values() for purpose in purposes} == set(Purpose)
