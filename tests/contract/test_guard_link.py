@@ -12,6 +12,7 @@ from tests.unit.authorize.builders import World
 from tests.unit.authorize.test_guard_watcher import ALICE, GUARDED, description
 from tests.unit.proxy.guard.test_streams import FakeCall, begin
 
+from doorward.api.guard.v1.guard_pb2 import WatchStreamsRequest
 from doorward.api.guard.v1.guard_pb2_grpc import add_GuardServiceServicer_to_server
 from doorward.clock import SystemClock
 from doorward.rpc.client import open_channel
@@ -212,3 +213,35 @@ async def test_a_proof_comes_only_after_what_is_in_doubt_is_decided(guarded: Gua
     watcher._wake.clear()
     await until(lambda: proofs)
     assert not any(proofs)
+
+
+class Settling:
+    """A watcher during whose work newer data arrive."""
+
+    can_vouch = True
+
+    def __init__(self) -> None:
+        self.age: float | None = 0.4
+
+    def join(self, link: object) -> None:
+        """Nothing to keep."""
+
+    leave = join
+
+    async def settle(self) -> None:
+        self.age = 0.0
+
+
+async def test_a_proof_is_as_old_as_the_data_that_all_was_decided_by():
+    """What has arrived since may be in doubt still, and nobody can say when this authorizer will die."""
+
+    async def requests() -> AsyncIterator[WatchStreamsRequest]:
+        yield WatchStreamsRequest(stamp=5)
+        await asyncio.Event().wait()
+
+    watcher = Settling()
+    servicer = GuardServicer(watcher, lambda: watcher.age)  # type: ignore[arg-type]  # has what is used
+    call = servicer.WatchStreams(requests(), None)  # type: ignore[arg-type]  # is not looked at
+    response = await anext(call)
+    assert (response.stamp, response.data_age_ms) == (5, 401)
+    await call.aclose()  # type: ignore[attr-defined]  # a generator

@@ -38,7 +38,7 @@ class GuardServicer(guard_pb2_grpc.GuardServiceServicer):
         del context
         if self._leaving or not self._watcher.can_vouch:
             raise UnavailableError("this authorizer does not vouch for streams now")
-        link = _GuardLink(self._data_age)
+        link = _GuardLink()
         self._watcher.join(link)
         self._links.add(link)
         reading = asyncio.create_task(self._read(request_iterator, link))
@@ -71,9 +71,12 @@ class GuardServicer(guard_pb2_grpc.GuardServiceServicer):
                         await asyncio.sleep(0)
                     self._watcher.open(link, opened.number, opened.description)
                 if request.stamp:
-                    # A proof says that everything known is decided: first what is in doubt, then the stamp.
+                    # A proof says that everything known is decided: first what is in doubt, then the stamp. It is as old as the data
+                    # were before that; what has arrived meanwhile may be in doubt still.
+                    age = self._data_age()
                     await self._watcher.settle()
-                    link.echo(request.stamp)
+                    if age is not None:
+                        link.echo(request.stamp, age)
         finally:
             link.fail()
 
@@ -81,9 +84,8 @@ class GuardServicer(guard_pb2_grpc.GuardServiceServicer):
 class _GuardLink:
     """One guard's call: what is to be said, in order. Implements ``Watching``."""
 
-    def __init__(self, data_age_seconds: Callable[[], float | None]) -> None:
-        self._data_age = data_age_seconds
-        self._queue: deque[StreamVerdict | int] = deque()
+    def __init__(self) -> None:
+        self._queue: deque[StreamVerdict | tuple[int, float]] = deque()
         self._wake = asyncio.Event()
         self._going = False
         self._failed = False
@@ -98,9 +100,9 @@ class _GuardLink:
         self._failed = True
         self._wake.set()
 
-    def echo(self, stamp: int) -> None:
-        """Echo a stamp after everything that was said before."""
-        self._queue.append(stamp)
+    def echo(self, stamp: int, age_seconds: float) -> None:
+        """Echo a stamp after everything that was said before, with the age of the data that all this was decided by."""
+        self._queue.append((stamp, age_seconds))
         self._wake.set()
 
     def go(self) -> None:
@@ -122,13 +124,11 @@ class _GuardLink:
         response = pb.WatchStreamsResponse(leaving=self._going)
         while self._queue and len(response.verdicts) < _VERDICTS_AT_ONCE:
             item = self._queue.popleft()
-            if isinstance(item, int):
-                age = self._data_age()
-                if age is not None:
-                    response.stamp = item
-                    response.data_age_ms = int(age * 1000) + 1
-                    break
-                continue
+            if isinstance(item, tuple):
+                stamp, age = item
+                response.stamp = stamp
+                response.data_age_ms = int(age * 1000) + 1
+                break
             response.verdicts.add(
                 number=item.number,
                 allowed=item.allowed,
