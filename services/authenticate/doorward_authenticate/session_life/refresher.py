@@ -153,6 +153,9 @@ class Refresher:
             except ProviderRefusedError:
                 if tokens.refresh_token is None:
                     raise
+            if not userinfo and tokens.refresh_token is not None:
+                # There is no userinfo endpoint, so nobody was asked; the token endpoint can be, and knows who no longer counts.
+                userinfo = None
         if userinfo is None and tokens.refresh_token is not None:
             renewed = await party.renew(tokens.refresh_token, subject)
             now = self._clock.now()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 from tests.unit.authenticate.session_life.builders import LIFE, World
@@ -238,3 +239,19 @@ def test_the_next_look_comes_before_the_access_token_ends_and_jitter_only_brings
     assert due(40) <= 36
     assert due(1) == 30
     assert next_retry(50, 0, jitter) <= 1350
+
+
+@pytest.mark.parametrize("access_ends", [True, False])
+async def test_without_userinfo_the_token_endpoint_is_asked(access_ends: bool):
+    """Else a session would outlive the person at the identity provider for as long as the access token, or for ever."""
+    world = World()
+    session_id = await world.sign_in()
+    kept = await world.kept(session_id)
+    ends_at = world.clock.now() + 36_000 if access_ends else None
+    tokens = replace(kept.tokens, access_expires_at=ends_at)
+    due = replace(kept, tokens=tokens, due_at=world.clock.now())
+    await world.records.put([Write(record=due.to_record(world.sealer))])
+    world.provider.person = {}
+    world.provider.fails = ProviderRefusedError("the token endpoint answered 400 `invalid_grant`")
+    assert await world.refresher.attend(session_id) is Attended.ENDED
+    assert not await world.is_live(session_id)
