@@ -222,6 +222,78 @@ async def test_a_replica_that_lost_its_lease_writes_nothing_and_says_come_again(
     assert (await world.http.get("/Users")).status_code == 503
 
 
+async def test_a_lease_lost_between_two_puts_of_one_change_stops_the_second(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    alice, bob = await world.user("alice"), await world.user("bob")
+    monkeypatch.setattr("doorward_databroker.directory.scim.storage.BATCH", 2)
+    put = world.records.put
+
+    async def put_and_lose(writes: Any, fence: Fence | None = None) -> Any:
+        versions = await put(writes, fence)
+        if fence is not None:
+            world.directory.storage.hold(None)
+            await world.records.release_lease("directory/corp", "me")
+            assert await world.records.acquire_lease("directory/corp", "other", 3600) is not None
+        return versions
+
+    monkeypatch.setattr(world.records, "put", put_and_lose)
+    body = {
+        "schemas": ["urn:ietf:params:scim:schemas:core:2.0:Group"],
+        "displayName": "staff",
+        "members": [{"value": alice}, {"value": bob}],
+    }
+    assert (await world.http.post("/Groups", json=body)).status_code == 503
+    assert [await world.groups_of(name) for name in ("alice", "bob")] == [set(), set()]
+
+
+async def _cut_off(world: World, monkeypatch: pytest.MonkeyPatch, method: str, path: str, body: Any) -> None:
+    """A change of which only the first put is stored."""
+    with monkeypatch.context() as patched:
+        patched.setattr("doorward_databroker.directory.scim.storage.BATCH", 2)
+        put, puts = world.records.put, 0
+
+        async def put_once(writes: Any, fence: Fence | None = None) -> Any:
+            nonlocal puts
+            puts += 1
+            if puts > 1:
+                raise UnavailableError("gone")
+            return await put(writes, fence)
+
+        patched.setattr(world.records, "put", put_once)
+        assert (await world.http.request(method, path, json=body)).status_code == 503
+
+
+async def test_whoever_was_taken_out_by_a_change_that_was_cut_off_is_out(world: World, monkeypatch: pytest.MonkeyPatch):
+    alice = await world.user("alice")
+    staff = await world.group("staff", alice)
+    remove = {"schemas": [PATCH], "Operations": [{"op": "remove", "path": "members"}]}
+    await _cut_off(world, monkeypatch, "PATCH", f"/Groups/{staff}", remove)
+    assert await world.groups_of("alice") == {"staff"}
+    assert not (await world.http.get(f"/Groups/{staff}")).json().get("members")
+    assert await world.groups_of("alice") == set()
+
+
+async def test_the_number_of_a_group_that_was_cut_off_is_not_given_again(world: World, monkeypatch: pytest.MonkeyPatch):
+    alice, bob = await world.user("alice"), await world.user("bob")
+    schema = "urn:ietf:params:scim:schemas:core:2.0:Group"
+    body = {"schemas": [schema], "displayName": "admins", "members": [{"value": alice}]}
+    await _cut_off(world, monkeypatch, "POST", "/Groups", body)
+    await world.group("guests", bob)
+    assert [await world.groups_of(name) for name in ("alice", "bob")] == [{"admins"}, {"guests"}]
+
+
+async def test_names_that_stop_counting_by_other_settings_stop_counting(world: World):
+    alice = await world.user("alice")
+    await world.group("staff", alice)
+    world.settings = replace(world.settings, group_names=False)
+    other = world.replica()
+    await world.hold(other)
+    async with world.client(other) as http:
+        assert (await http.get("/Users")).status_code == 200
+    assert await world.groups_of("alice") == {""}
+
+
 async def test_what_could_not_be_stored_is_not_shown_either(world: World, monkeypatch: pytest.MonkeyPatch):
     await world.user("alice")
     put = world.records.put

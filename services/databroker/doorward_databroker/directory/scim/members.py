@@ -20,7 +20,7 @@ from doorward.identity.directory import (
     directory_user_id,
 )
 from doorward.records.record import Record, Write
-from doorward_databroker.directory.plan import REMEMBERED_SECONDS
+from doorward_databroker.directory.plan import REMEMBERED_SECONDS, Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class Members:
                 self._put(self._entry(person.join_value), made, now)
         for value in sorted(self._lost):
             if value and not self._by_join.get(value):
-                self._put_gone(value, made, now)
+                self._put_gone(self._entry_id(value), made, now)
             elif value:
                 self._put(self._entry(value), made, now)
         made.writes += [write for write in self._group_writes.values() if write.record.deleted]
@@ -176,8 +176,38 @@ class Members:
         made.writes.append(Write(record=Record(type=STATE_TYPE, id=self._settings.id, data=self.state.to_bytes())))
         return made
 
+    def compare_with(self, stored: Stored, now: float) -> Changes:
+        """What is recorded otherwise than it should be: a write may have ended in the middle, settings may have changed.
+
+        Called once, when everything is set. Nothing is fresher for it, so the time of the last change stays.
+        """
+        self.stored = stored.people
+        made = self.changes(now)
+        known = {directory_group_id(self._settings.id, item.number): item for item in stored.groups.values()}
+        wanted = {directory_group_id(self._settings.id, item.number) for item in self.groups.values()}
+        present = {self._entry_id(value) for value, ids in self._by_join.items() if value and ids}
+        made.writes = [
+            write
+            for write in made.writes[:-1]
+            if write.record.id not in known or write.record.data != known[write.record.id].to_bytes()
+        ]
+        for record_id in [record_id for record_id in self.stored if record_id not in present]:
+            self._put_gone(record_id, made, now)
+        made.writes += [
+            Write(record=Record(type=GROUP_TYPE, id=record_id, deleted=True)) for record_id in known.keys() - wanted
+        ]
+        self.state = replace(self.state, synchronised_at=stored.state.synchronised_at)
+        if self.state != stored.state:
+            made.writes.append(Write(record=Record(type=STATE_TYPE, id=self._settings.id, data=self.state.to_bytes())))
+        return made
+
+    def _entry_id(self, join_value: str) -> str:
+        return directory_user_id(self._settings.id, self._settings.join, join_value)
+
     def _put(self, entry: DirectoryUser, made: Changes, now: float) -> None:
-        record_id = directory_user_id(self._settings.id, self._settings.join, entry.join_value)
+        self._put_at(self._entry_id(entry.join_value), entry, made, now)
+
+    def _put_at(self, record_id: str, entry: DirectoryUser, made: Changes, now: float) -> None:
         data = entry.to_bytes()
         before = self.stored.get(record_id)
         if before == data:
@@ -188,13 +218,13 @@ class Members:
         if not entry.active and (before is None or DirectoryUser.from_bytes(before).active):
             made.inactive.append(record_id)
 
-    def _put_gone(self, value: str, made: Changes, now: float) -> None:
-        record_id = directory_user_id(self._settings.id, self._settings.join, value)
+    def _put_gone(self, record_id: str, made: Changes, now: float) -> None:
         before = self.stored.get(record_id)
         if before is None:
             return
         known = DirectoryUser.from_bytes(before)
-        self._put(replace(known, active=False, removed=True, groups_known=False, group_numbers=()), made, now)
+        gone = replace(known, active=False, removed=True, groups_known=False, group_numbers=())
+        self._put_at(record_id, gone, made, now)
 
     def _entry(self, join_value: str) -> DirectoryUser:
         """The entry of everybody who joins by this value; of two nobody knows the groups."""

@@ -10,6 +10,7 @@ import datetime as dt
 import json
 import secrets
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import structlog
@@ -25,7 +26,7 @@ from doorward.config.directory_settings import DirectorySettings, ScimConnection
 from doorward.errors import DataCorruptedError, UnavailableError
 from doorward.records.record import Fence, Record, Write
 from doorward_databroker.directory.plan import BATCH, Plan
-from doorward_databroker.directory.scim.members import Members, PushedPerson
+from doorward_databroker.directory.scim.members import Changes, Members, PushedPerson
 from doorward_databroker.directory.sources.joining import join_of
 from doorward_databroker.directory.synchroniser import Records, end_sessions, load_stored
 
@@ -63,6 +64,7 @@ class ScimStorage(AsyncScimStorage):
         self._memory = _Memory(lambda: dt.datetime.fromtimestamp(clock.now(), dt.UTC))
         self._members: Members | None = None
         self._fence: Fence | None = None
+        self._writes_under: Fence | None = None
         self._lock = asyncio.Lock()
         self._groups_of: dict[str, set[str]] = {}
 
@@ -76,9 +78,11 @@ class ScimStorage(AsyncScimStorage):
         async with self._lock:
             if self._fence is None:
                 raise UnavailableError("another replica serves this directory")
-            if self._members is None:
-                await self._load()
+            # Kept for the whole operation: when the lease is lost on the way, what is left must be refused, not written unfenced.
+            self._writes_under = self._fence
             try:
+                if self._members is None:
+                    await self._load()
                 yield
             except SCIMException:
                 raise
@@ -164,9 +168,13 @@ class ScimStorage(AsyncScimStorage):
     async def _write(self, writes: list[Write]) -> None:
         """Everything at once where one put takes it; what policy reads comes last, so that nothing points into the void."""
         made = self._known().changes(self._clock.now())
-        everything = [*writes, *made.writes]
-        for start in range(0, len(everything), BATCH):
-            await self._records.put(everything[start : start + BATCH], self._fence)
+        await self._put(replace(made, writes=[*writes, *made.writes]))
+
+    async def _put(self, made: Changes) -> None:
+        if self._writes_under is None:
+            raise UnavailableError("another replica serves this directory")
+        for start in range(0, len(made.writes), BATCH):
+            await self._records.put(made.writes[start : start + BATCH], self._writes_under)
         await end_sessions(Plan(inactive=made.inactive), self._records)
 
     def _person(self, user: Resource[Any]) -> PushedPerson:
@@ -249,10 +257,12 @@ class ScimStorage(AsyncScimStorage):
                 _, children = _members_of(resource, members)
                 name = resource.display_name or ""
                 members.set_group(str(resource.id), name, numbers[str(resource.id)], people, children)
-        # What is stored is what was meant; the first change compares with it.
-        members.stored = stored.people
-        members.changes(self._clock.now())
-        members.state = stored.state
+        # A number that a resource has is taken, whether or not the state has come to be written.
+        number = max([stored.state.next_group_number, *(number + 1 for number in numbers.values())])
+        members.state = replace(stored.state, next_group_number=number)
+        await self._put(members.compare_with(stored, self._clock.now()))
+        if self._fence is not self._writes_under:
+            raise UnavailableError("another replica has taken over")
         self._memory.resources = resources
         self._members = members
         _log.info("a pushed directory is served", directory=self._settings.id, resources=len(resources))
