@@ -33,7 +33,7 @@ from doorward.envoy_api.envoy.type.matcher.v3.string_pb2 import StringMatcher
 from doorward_proxy.envoy.bootstrap import bootstrap
 from doorward_proxy.gate import GateClosedError, admit, admit_bootstrap
 from doorward_proxy.resources.build import build_snapshot
-from doorward_proxy.resources.http_filters import CHECK, GUARD, ORDER
+from doorward_proxy.resources.http_filters import CHECK, GUARD, ORDER, UNREAD_HEADERS
 from doorward_proxy.resources.messages import packed
 from doorward_proxy.xds.snapshot import Snapshot
 
@@ -368,3 +368,10 @@ def test_any_settings_pass(routes: list[RoutePolicy], broken: list[str], hops: i
         max_streams=streams,
     )
     admit(build_snapshot(settings, CERTIFIED, surroundings()))
+
+
+def test_what_authorize_reads_of_every_request_is_not_kept_from_it():
+    """Kubernetes clients are known by their `User-Agent`, and policies of any route may come to read it."""
+    read = {"accept", "authorization", "content-type", "cookie", "doorward-authorization", "origin", "sec-fetch-dest"}
+    read |= {"sec-fetch-site", "upgrade", "user-agent", "x-doorward-client-address", "x-request-id"}
+    assert not read & UNREAD_HEADERS

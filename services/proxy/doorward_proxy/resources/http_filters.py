@@ -108,11 +108,11 @@ UNREAD_HEADERS = frozenset(
     {
         *(":authority", ":method", ":path", ":scheme", "accept-encoding", "accept-language", "cache-control", "dnt"),
         *("if-modified-since", "if-none-match", "pragma", "priority", "referer", "sec-ch-ua", "sec-ch-ua-mobile"),
-        *("sec-ch-ua-platform", "sec-fetch-mode", "sec-fetch-user", "upgrade-insecure-requests", "user-agent"),
+        *("sec-ch-ua-platform", "sec-fetch-mode", "sec-fetch-user", "upgrade-insecure-requests"),
         *("x-forwarded-for", "x-forwarded-proto"),
     }
 )
-"""What browsers and Envoy add to nearly every request and no check reads. Method and path are fields of their own."""
+"""What browsers and Envoy add to nearly every request and no check reads; `User-Agent` tells Kubernetes clients. Method and path are fields of their own."""
 _HEADER_READ = "http_header/"
 """How a policy declares that it reads a header."""
 
