@@ -64,6 +64,8 @@ class DecisionLog:
             self._metrics.log_drops.inc()
             return
         self._queue.append(record)
+        if self.audit_or_deny:
+            self._wake.set()  # of a stream that was cut; it must not wait until somebody asks something
 
     async def add_durably(self, record: DecisionRecord) -> bool:
         """Whether the record is on the disk, within the time that an answer can wait for it."""

@@ -136,6 +136,22 @@ class Disk(LogFile):
         super().append(text, durable=durable)
 
 
+async def test_audit_or_deny_writes_what_nobody_waits_for_at_once_too(world: World):
+    """A stream that was cut is recorded though no request comes."""
+    message = message_of("GET", "/", [], {"route": "public", "host": "h"}, "")
+    request = CheckParser().parse(message.SerializeToString())
+    record = DecisionRecord("cut", 1.0, request, Outcome(verdict=Verdict.CUT), 0, "g", RecordVersion(1, 2))
+    log = DecisionLog(Disk(world.folder / "decisions.jsonl"), encoder(), world.metrics, audit_or_deny=True)
+    running = asyncio.create_task(log.run())
+    try:
+        log.add(record)
+        async with asyncio.timeout(5):
+            while not (world.folder / "decisions.jsonl").exists():
+                await asyncio.sleep(0.01)
+    finally:
+        running.cancel()
+
+
 async def test_audit_or_deny_answers_only_what_is_on_the_disk(world: World, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(decision_log, "DURABLE_SECONDS", 0.2)
     disk = Disk(world.folder / "decisions.jsonl")
