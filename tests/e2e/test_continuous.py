@@ -94,8 +94,9 @@ class World:
         return cookies
 
     def newest_session(self) -> str:
-        lines = self.site.run.command("session", "list", "--json").stdout.splitlines()
-        return str(max((json.loads(line) for line in lines), key=lambda session: session["issued_at"])["id"])
+        result = self.site.run.command("session", "list", "--json")
+        assert result.stdout, result.stderr
+        return str(max(map(json.loads, result.stdout.splitlines()), key=lambda session: session["issued_at"])["id"])
 
     def revoke(self, session_id: str) -> None:
         result = self.site.run.command("session", "revoke", session_id, "--json")

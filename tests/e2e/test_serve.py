@@ -78,7 +78,8 @@ def test_four_planes_started_one_by_one_make_a_deployment():
                     return False
 
         wait_for(answered, 30, what="the route")
-        assert doorward(folder, "status", "--data", "data").returncode == 0
+        # What a process reports of itself is up to a second old.
+        wait_for(lambda: doorward(folder, "status", "--data", "data").returncode == 0, 10, what="a healthy status")
 
 
 @pytest.mark.parametrize("plane", PLANES)
