@@ -120,7 +120,11 @@ class WatchHub:
 
     async def run(self) -> None:
         """Follow the feed until cancelled."""
+        task = asyncio.current_task()
         while True:
+            if task is not None and task.cancelling():
+                # The client's library loses a cancellation that meets an answer: it sends with Python 3.11's `wait_for`.
+                raise asyncio.CancelledError
             try:
                 position = self._position
                 if position is None:
