@@ -8,7 +8,9 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 STAMPS := .make
 INPUTS := pyproject.toml tools/build_hook.py $(shell find protos -name '*.proto' 2>/dev/null)
-T ?= tests
+# What needs only itself runs side by side; what starts servers runs alone, so that nobody waits for somebody else's Envoy.
+BESIDE := tests/architecture tests/unit tests/property tests/fuzz tests/deploy
+ALONE := tests/contract tests/conformance tests/integration tests/e2e
 DEMO ?=
 # Progress of downloads where somebody is looking, plain lines in a log.
 QUIET := $(shell test -t 2 || echo --quiet)
@@ -55,7 +57,12 @@ system: ## install the servers and the browser that the tests drive (Debian)
 	@tools/install_test_tools.sh
 
 test: $(STAMPS)/test generate system ## run every test; T=path runs a part
+ifdef T
 	@$(BIN)/python -m pytest $(T)
+else
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(BESIDE)
+	@$(BIN)/python -m pytest $(ALONE)
+endif
 
 lint: $(STAMPS)/check generate
 	@$(BIN)/ruff check .
