@@ -45,6 +45,8 @@ async def watch_settings(
         if sources and sources == looked:
             await _changed({Path(name).parent for name, *_ in sources} | _folders(path))
             continue
+        # A file changed while it was read: what was read and the hashes of it may belong to different texts.
+        is_torn = any(was != now and not any(was[1:]) for was, now in zip(sources, looked, strict=False))
         settings = None
         try:
             loaded = await load_apart(path, secrets=secrets)
@@ -60,7 +62,7 @@ async def watch_settings(
             if on_reject is not None:
                 await on_reject(ConfigurationError(list(problems)))
         rejected = problems
-        if settings is not None and (settings.generation, settings.secrets_digest) != generation:
+        if settings is not None and (is_torn or (settings.generation, settings.secrets_digest) != generation):
             generation = (settings.generation, settings.secrets_digest)
             try:
                 await on_change(settings)

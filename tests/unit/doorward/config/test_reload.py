@@ -4,7 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from doorward.config import load as loading
 from doorward.config.load import load_settings
 from doorward.config.reload import watch_settings
 from doorward.config.settings import Settings
@@ -78,3 +82,31 @@ async def test_a_failure_to_apply_does_not_end_the_watch(tmp_path: Path):
         await asyncio.wait_for(failed.wait(), 10)
         replace(path, TEXT.format(port=3))
         assert (await asyncio.wait_for(changes.get(), 10)).routes[0].route.upstreams[0].port == 3
+
+
+async def test_a_file_that_changes_while_it_is_read_is_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The hash was taken after the text: it is the new file's, and the routes are the old one's."""
+    head, _, routes = TEXT.partition("routes:\n")
+    (tmp_path / "doorward.yaml").write_text(head + "routes: []\n")
+    (tmp_path / "routes.d").mkdir()
+    path = tmp_path / "routes.d" / "app.yaml"
+    path.write_text("routes:\n" + routes.format(port=1))
+    read = loading._read_any
+
+    def read_and_change(file: Path) -> Any:
+        found = read(file)
+        if file == path:
+            path.write_text("routes:\n" + routes.format(port=2))
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loading, "_read_any", read_and_change)
+        current = load_settings(tmp_path)
+    assert current.routes[0].route.upstreams[0].port == 1
+    changes: asyncio.Queue[Settings] = asyncio.Queue()
+    task = asyncio.create_task(watch_settings(tmp_path, current, changes.put))
+    try:
+        assert (await asyncio.wait_for(changes.get(), 10)).routes[0].route.upstreams[0].port == 2
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
