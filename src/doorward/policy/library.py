@@ -15,16 +15,16 @@ class NamedSet:
 
     items: tuple[Scalar, ...]
     position: Position
-    _read: dict[tuple[int, bool], tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
-    """Operands by the parameter that read them: a set of thousands in a thousand routes is read once."""
+    _read: dict[tuple[int, bool, bool], tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
+    """Operands by the parameter that read them and how, for the dialects differ: a set of thousands in a thousand routes is read once."""
 
-    def known(self, parameter: Parameter, *, ignore_case: bool) -> tuple[str, ...] | None:
+    def known(self, parameter: Parameter, *, ignore_case: bool, ppl: bool) -> tuple[str, ...] | None:
         """The operands that ``remember`` was given."""
-        return self._read.get((id(parameter), ignore_case))
+        return self._read.get((id(parameter), ignore_case, ppl))
 
-    def remember(self, parameter: Parameter, operands: tuple[str, ...], *, ignore_case: bool) -> None:
+    def remember(self, parameter: Parameter, operands: tuple[str, ...], *, ignore_case: bool, ppl: bool) -> None:
         """Keep operands that were read without a problem; parameters live as long as the program."""
-        self._read[id(parameter), ignore_case] = operands
+        self._read[id(parameter), ignore_case, ppl] = operands
 
 
 @dataclass(frozen=True, slots=True)

@@ -250,13 +250,13 @@ class _TermReader:
         return self._of_set(known, parameter)
 
     def _of_set(self, known: NamedSet, parameter: Parameter) -> tuple[str, ...] | None:
-        operands = known.known(parameter, ignore_case=self._ignore_case)
+        operands = known.known(parameter, ignore_case=self._ignore_case, ppl=self._ppl)
         if operands is None:
             read = [self._operand(parameter, item) for item in known.items]
             operands = tuple(operand for operand in read if operand is not None)
             if len(operands) != len(read):
                 return None
-            known.remember(parameter, operands, ignore_case=self._ignore_case)
+            known.remember(parameter, operands, ignore_case=self._ignore_case, ppl=self._ppl)
         return operands
 
     def _operand(self, parameter: Parameter, node: Node) -> str | None:

@@ -3,7 +3,17 @@
 import pytest
 from tests.support.policy import facts, read_policy
 
-from doorward.policy import Dialect, Effect, Policy, compile_policy, interpret_policy
+from doorward.policy import (
+    Dialect,
+    Effect,
+    Library,
+    Policy,
+    compile_policy,
+    interpret_policy,
+    parse_policy,
+    read_sets,
+)
+from doorward.source import Problems, read_yaml
 
 
 def ppl(rules: str) -> Policy:
@@ -112,3 +122,16 @@ def test_a_span_over_midnight_never_holds_there_and_is_said_so():
     policy, problems = read_policy(text)
     assert "never lets hold" in problems.all[0].message
     assert compile_policy(policy).decide(facts({}, now=1_893_456_000.0 - 60)).effect is Effect.DENY
+
+
+def test_a_set_is_read_as_each_dialect_reads_it():
+    """PPL takes a network by any address in it; what it has read is no licence for version 1."""
+    written = read_yaml("office: [10.1.2.3/8]", "sets.yaml")
+    assert written is not None
+    sets = read_sets(written, Problems())
+    for text, has_errors in (("{dialect: ppl, rules: RULES}", False), ("RULES", True)):
+        written = read_yaml(text.replace("RULES", "[{allow: {or: [{source_ip: {set: office}}]}}]"), "policy.yaml")
+        assert written is not None
+        found = Problems()
+        parse_policy(written, found, Library(sets=sets))
+        assert found.has_errors is has_errors
