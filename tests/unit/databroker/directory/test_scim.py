@@ -326,6 +326,13 @@ async def test_two_people_or_groups_that_could_be_taken_for_each_other_are_not(w
     await world.http.delete(f"/Groups/{staff}")
 
 
+async def test_two_groups_whose_names_are_stored_alike_are_not_told_apart(world: World):
+    alice, bob = await world.user("alice"), await world.user("bob")
+    await world.group("x" * 320 + "a", alice)
+    await world.group("x" * 320 + "b", bob)
+    assert [await world.groups_of(name) for name in ("alice", "bob")] == [None, None]
+
+
 async def test_a_large_group_is_many_small_records(world: World):
     ids = [await world.user(f"u{n}") for n in range(60)]
     await world.group("everyone", *ids)

@@ -282,7 +282,8 @@ class Members:
     def _called(self, group_id: str, group: PushedGroup | None) -> set[str]:
         if group is None:
             return set()
-        return {group_id, group.name if self._settings.group_names else ""} - {""}
+        # As it is stored: names that differ further on only are one to whoever reads them.
+        return {group_id, group.name[:320] if self._settings.group_names else ""} - {""}
 
     def _group_data(self, group_id: str, group: PushedGroup) -> bytes:
         return DirectoryGroup(
