@@ -1,8 +1,9 @@
 """What has to be written so that the records say what a directory says. Pure.
 
-    roster + what is stored ─► groups new or changed ─► people new or changed ─► people gone ─► groups gone ─► state
+    roster + what is stored ─► people who lose ─► groups new or changed ─► people new or changed ─► groups gone ─► state
 
-In this order a person's record never names a group that is not there yet, or is not there any more. A group keeps its number
+In this order a person's record never names a group that is not there yet, or is not there any more; and a group that takes
+another one's name gets it when nobody counts as its member any more, should the rest never be written. A group keeps its number
 for as long as it exists, and nobody gets that number afterwards.
 """
 
@@ -176,14 +177,16 @@ def _directory_user(
 
 
 def _plan_people(wanted: Mapping[str, DirectoryUser], stored: Stored, plan: Plan, now: float) -> None:
-    """Writes for people who are new, changed or gone."""
+    """Writes for people who are new, changed or gone; those that take something away go before all others."""
+    first: list[Write] = []
     for record_id, person in wanted.items():
         data = person.to_bytes()
         plan.after.people[record_id] = data
         known = stored.people.get(record_id)
         if data == known:
             continue
-        plan.writes.append(Write(record=Record(type=USER_TYPE, id=record_id, data=data)))
+        write = Write(record=Record(type=USER_TYPE, id=record_id, data=data))
+        (first if only_loses(person, known) else plan.writes).append(write)
         if not person.active and (known is None or DirectoryUser.from_bytes(known).active):
             plan.inactive.append(record_id)
     for record_id, data in stored.people.items():
@@ -198,8 +201,16 @@ def _plan_people(wanted: Mapping[str, DirectoryUser], stored: Stored, plan: Plan
         record = Record(
             type=USER_TYPE, id=record_id, data=plan.after.people[record_id], expires_at=now + REMEMBERED_SECONDS
         )
-        plan.writes.append(Write(record=record))
+        first.append(Write(record=record))
         plan.inactive.append(record_id)
+    plan.writes[:0] = first
+
+
+def only_loses(person: DirectoryUser, before: bytes | None) -> bool:
+    """Whether a changed entry names no group that its record did not name before."""
+    if not person.groups_known:
+        return True
+    return before is not None and set(person.group_numbers) <= set(DirectoryUser.from_bytes(before).group_numbers)
 
 
 def _plan_removed_groups(settings: DirectorySettings, stored: Stored, plan: Plan) -> None:

@@ -97,6 +97,18 @@ def test_a_group_that_takes_anothers_name_is_taken_for_neither(groups: Mapping[s
     assert bool(after.state.ambiguous) != known
 
 
+def test_a_group_takes_anothers_name_after_its_people_have_stopped_counting():
+    """Between two puts, or when the second fails, they would be in the group whose name it took."""
+    names = {"a": "Admins", "m": "Mine"}
+    first = plan(roster({"alice": ["a"], "mallory": ["m"], "eve": ["m"]}, names))
+    second = plan(roster({"alice": ["a"], "mallory": ["m"], "eve": []}, {"a": "Admins", "m": "Admins"}), first.after)
+    assert [write.record.type for write in second.writes] == [
+        *["DirectoryUser"] * 3,
+        "DirectoryGroup",
+        "DirectoryState",
+    ]
+
+
 def test_names_that_do_not_count_collide_with_nothing():
     after = plan(roster({"alice": ["a"]}, {"a": "Admins", "b": "Admins"}), group_names=False).after
     assert groups_of(after, "alice") == {"a"}

@@ -247,10 +247,12 @@ async def test_a_lease_lost_between_two_puts_of_one_change_stops_the_second(
     assert [await world.groups_of(name) for name in ("alice", "bob")] == [set(), set()]
 
 
-async def _cut_off(world: World, monkeypatch: pytest.MonkeyPatch, method: str, path: str, body: Any) -> None:
+async def _cut_off(
+    world: World, monkeypatch: pytest.MonkeyPatch, method: str, path: str, body: Any, batch: int = 2
+) -> None:
     """A change of which only the first put is stored."""
     with monkeypatch.context() as patched:
-        patched.setattr("doorward_databroker.directory.scim.storage.BATCH", 2)
+        patched.setattr("doorward_databroker.directory.scim.storage.BATCH", batch)
         put, puts = world.records.put, 0
 
         async def put_once(writes: Any, fence: Fence | None = None) -> Any:
@@ -264,14 +266,26 @@ async def _cut_off(world: World, monkeypatch: pytest.MonkeyPatch, method: str, p
         assert (await world.http.request(method, path, json=body)).status_code == 503
 
 
-async def test_whoever_was_taken_out_by_a_change_that_was_cut_off_is_out(world: World, monkeypatch: pytest.MonkeyPatch):
-    alice = await world.user("alice")
+async def test_what_a_change_that_was_cut_off_left_undone_is_done(world: World, monkeypatch: pytest.MonkeyPatch):
+    alice, bob = await world.user("alice"), await world.user("bob")
     staff = await world.group("staff", alice)
-    remove = {"schemas": [PATCH], "Operations": [{"op": "remove", "path": "members"}]}
-    await _cut_off(world, monkeypatch, "PATCH", f"/Groups/{staff}", remove)
-    assert await world.groups_of("alice") == {"staff"}
-    assert not (await world.http.get(f"/Groups/{staff}")).json().get("members")
-    assert await world.groups_of("alice") == set()
+    swap = {"schemas": [PATCH], "Operations": [{"op": "replace", "path": "members", "value": [{"value": bob}]}]}
+    await _cut_off(world, monkeypatch, "PATCH", f"/Groups/{staff}", swap, batch=4)
+    # Who goes out goes first; that bob is in was stored as a resource only.
+    assert [await world.groups_of(name) for name in ("alice", "bob")] == [set(), set()]
+    assert [item["value"] for item in (await world.http.get(f"/Groups/{staff}")).json()["members"]] == [bob]
+    assert [await world.groups_of(name) for name in ("alice", "bob")] == [set(), {"staff"}]
+
+
+async def test_a_group_that_took_anothers_name_and_was_cut_off_is_not_taken_for_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    alice, mallory = await world.user("alice"), await world.user("mallory")
+    await world.group("admins", alice)
+    mine = await world.group("mine", mallory)
+    rename = {"schemas": [PATCH], "Operations": [{"op": "replace", "path": "displayName", "value": "admins"}]}
+    await _cut_off(world, monkeypatch, "PATCH", f"/Groups/{mine}", rename)
+    assert await world.groups_of("mallory") is None
 
 
 async def test_the_number_of_a_group_that_was_cut_off_is_not_given_again(world: World, monkeypatch: pytest.MonkeyPatch):

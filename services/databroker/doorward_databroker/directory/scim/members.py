@@ -20,7 +20,7 @@ from doorward.identity.directory import (
     directory_user_id,
 )
 from doorward.records.record import Record, Write
-from doorward_databroker.directory.plan import REMEMBERED_SECONDS, Stored
+from doorward_databroker.directory.plan import REMEMBERED_SECONDS, Stored, only_loses
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,8 @@ class PushedGroup:
 class Changes:
     """What has to be written, and who stops counting."""
 
+    first: list[Write] = field(default_factory=list)
+    """What takes something away from somebody: written before ``writes``."""
     writes: list[Write] = field(default_factory=list)
     inactive: list[str] = field(default_factory=list)
 
@@ -214,7 +216,8 @@ class Members:
             return
         self.stored[record_id] = data
         ends = now + REMEMBERED_SECONDS if entry.removed else None
-        made.writes.append(Write(record=Record(type=USER_TYPE, id=record_id, data=data, expires_at=ends)))
+        write = Write(record=Record(type=USER_TYPE, id=record_id, data=data, expires_at=ends))
+        (made.first if only_loses(entry, before) else made.writes).append(write)
         if not entry.active and (before is None or DirectoryUser.from_bytes(before).active):
             made.inactive.append(record_id)
 

@@ -173,8 +173,9 @@ class ScimStorage(AsyncScimStorage):
     async def _put(self, made: Changes) -> None:
         if self._writes_under is None:
             raise UnavailableError("another replica serves this directory")
-        for start in range(0, len(made.writes), BATCH):
-            await self._records.put(made.writes[start : start + BATCH], self._writes_under)
+        everything = [*made.first, *made.writes]
+        for start in range(0, len(everything), BATCH):
+            await self._records.put(everything[start : start + BATCH], self._writes_under)
         await end_sessions(Plan(inactive=made.inactive), self._records)
 
     def _person(self, user: Resource[Any]) -> PushedPerson:
