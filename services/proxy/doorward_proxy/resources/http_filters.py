@@ -38,8 +38,6 @@ from doorward.envoy_api.envoy.extensions.retry.host.previous_hosts.v3.previous_h
 from doorward.envoy_api.envoy.type.matcher.v3.string_pb2 import ListStringMatcher, StringMatcher
 from doorward.envoy_api.envoy.type.v3.http_status_pb2 import HttpStatus, StatusCode
 from doorward.identity.cookies import OUR_PREFIX
-from doorward.policy.criteria import BY_NAME
-from doorward.policy.nodes import terms
 from doorward.route.internal import CLIENT_ADDRESS_HEADER, METADATA_NAMESPACE, TOKEN_HEADER
 from doorward_proxy.resources.messages import YES, count, overwriting, packed, seconds
 from doorward_proxy.resources.surroundings import AUTHORIZE_CLUSTER, GUARD_CLUSTER
@@ -104,17 +102,9 @@ Without `Sec-Fetch-Site` and `Origin` a foreign page's request would pass for on
 own value still replaces the client's on the way to the upstream.
 """
 
-UNREAD_HEADERS = frozenset(
-    {
-        *(":authority", ":method", ":path", ":scheme", "accept-encoding", "accept-language", "cache-control", "dnt"),
-        *("if-modified-since", "if-none-match", "pragma", "priority", "referer", "sec-ch-ua", "sec-ch-ua-mobile"),
-        *("sec-ch-ua-platform", "sec-fetch-mode", "sec-fetch-user", "upgrade-insecure-requests"),
-        *("x-forwarded-for", "x-forwarded-proto"),
-    }
-)
-"""What browsers and Envoy add to nearly every request and no check reads; `User-Agent` tells Kubernetes clients. Method and path are fields of their own."""
-_HEADER_READ = "http_header/"
-"""How a policy declares that it reads a header."""
+UNREAD_HEADERS = (":authority", ":method", ":path", ":scheme")
+"""What the check carries in fields of its own. Every other header goes with it, also those that no policy reads today: one that is
+to read a header tomorrow must not find it missing on connections that are still served by yesterday's listener."""
 
 COOKIE_SCRIPT = f"""
 -- Drops cookies of ours from what an upstream sets: only our own pages may set them.
@@ -149,7 +139,7 @@ def http_filters(settings: Settings) -> list[HttpFilter]:
     """The filters of the public listener."""
     return [
         _filter(HYGIENE, hygiene(deleted_headers(settings))),
-        _filter(CHECK, check(unread_headers(settings))),
+        _filter(CHECK, check()),
         _filter(GUARD, guard()),
         _filter(COOKIES, Lua(default_source_code=DataSource(inline_string=COOKIE_SCRIPT))),
         _filter(ROUTER, Router(suppress_envoy_headers=True)),
@@ -213,24 +203,8 @@ def _deletions(names: Iterable[str]) -> Iterable[Mutation]:
         )
 
 
-def unread_headers(settings: Settings) -> list[str]:
-    """What no check needs to carry: the headers that neither authorize nor any policy reads; lower case, sorted.
-
-    A fixed list but for what policies name: the listener must not change with every edit of a policy.
-    """
-    reads = {
-        fact.removeprefix(_HEADER_READ)
-        for item in settings.routes
-        for rule in item.policy.rules
-        for term in terms(rule.group)
-        for fact in BY_NAME[term.criterion].reads_of(term)
-        if fact.startswith(_HEADER_READ)
-    }
-    return sorted(UNREAD_HEADERS - reads)
-
-
-def check(unread: Sequence[str]) -> ExtAuthz:
-    """Asks authorize about every request; whatever is not a yes is a no. Headers in ``unread`` stay out of the question."""
+def check() -> ExtAuthz:
+    """Asks authorize about every request; whatever is not a yes is a no."""
     return ExtAuthz(
         grpc_service=GrpcService(
             envoy_grpc=GrpcService.EnvoyGrpc(cluster_name=AUTHORIZE_CLUSTER),
@@ -253,7 +227,7 @@ def check(unread: Sequence[str]) -> ExtAuthz:
         status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
         # Without it, repeated headers arrive joined by commas and can no longer be told apart.
         encode_raw_headers=True,
-        disallowed_headers=ListStringMatcher(patterns=[StringMatcher(exact=name) for name in unread]),
+        disallowed_headers=ListStringMatcher(patterns=[StringMatcher(exact=name) for name in UNREAD_HEADERS]),
     )
 
 
