@@ -88,7 +88,7 @@ class CompiledPolicy:
                 return self._decide_as_ppl(facts)
             decision = self._decide(facts)
             if self._steps_up and decision.effect is Effect.DENY:
-                return with_step_up(self.policy, facts, decision, self._decide)
+                return with_step_up(self.policy, facts, decision, self._decide_or_interpret)
             return decision
         except Exception:
             # A criterion that fails is unknown, and only the interpreter looks at terms one by one.
@@ -131,6 +131,13 @@ class CompiledPolicy:
             if truth is _ANONYMOUS and pending is None:
                 pending = sign_in
         return pending or self._refuse(facts)
+
+    def _decide_or_interpret(self, facts: Facts) -> Decision:
+        """For facts that were made stronger: a criterion that fails may be met only now."""
+        try:
+            return self._decide(facts)
+        except Exception:
+            return _interpreted(self.policy, facts)
 
     def _decide_as_ppl(self, facts: Facts) -> Decision:
         effect, rule = decide_anonymous(self._anonymous, facts)

@@ -149,6 +149,16 @@ def test_s62_no_trusted_address_never_satisfies_a_criterion_about_it():
         assert decide(f"allow: {{nor: [{{{term}}}]}}", {"email": None}).effect is Effect.DENY
 
 
+def test_a_criterion_that_fails_only_after_a_stronger_sign_in_is_unknown_then_too():
+    """A million generated pairs found it: the compiled form gave up where the reference asked for a stronger sign-in."""
+    text = (
+        "[{deny: {none: [{authentication: {methods: [otp]}}]}},"
+        " {deny: {and: [{claim/x: a}, {reject: true}]}}, {allow: {or: [authenticated_user: true]}}]"
+    )
+    who = {"authenticated_at": 1_899_999_999.0, "methods": ("pwd",), "claims": Broken()}
+    assert decide(text, who).effect is Effect.STEP_UP
+
+
 @pytest.mark.parametrize("operator", ["and", "or", "not", "nor"])
 @pytest.mark.parametrize("matcher", ["has: x", "is: x", "exclude: x", "has: [x, y]"])
 def test_s63_groups_that_are_not_known_completely_deny(operator, matcher):
