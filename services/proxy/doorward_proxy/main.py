@@ -39,12 +39,14 @@ from doorward_proxy.isolation import Isolation
 from doorward_proxy.metrics import ProxyMetrics
 from doorward_proxy.publisher import Publisher
 from doorward_proxy.resources.build import SnapshotBuilder
-from doorward_proxy.resources.surroundings import Surroundings
+from doorward_proxy.resources.surroundings import AUTHORIZE_CLUSTER, Surroundings
 from doorward_proxy.xds.server import DiscoveryService, serve_discovery
 from doorward_proxy.xds.snapshot import Snapshot
 from doorward_proxy.xds.stream import Refusal
 
 _COMMON_TRUST_STORE = "/etc/ssl/certs/ca-certificates.crt"
+
+_AUTHORIZER_SECONDS = 5.0
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -198,7 +200,13 @@ class ProxyPlane:
 
 
 async def _announce(plane: ProxyPlane, stop: Stop) -> None:
+    """Say that we serve: with an authorizer that Envoy takes for healthy, or without after a while, for then all are refused."""
     await plane.wait_ready()
+    try:
+        async with asyncio.timeout(_AUTHORIZER_SECONDS):
+            await plane.envoy.wait_healthy(AUTHORIZE_CLUSTER)
+    except TimeoutError:
+        _log.warning("no authorizer is healthy; every request is refused until one is")
     stop.ready()
 
 

@@ -40,6 +40,15 @@ class EnvoyAdmin:
         text = await self._call("GET", "/stats?filter=^http.public.downstream_cx_active$")
         return sum(_value(line) for line in text.splitlines() if line)
 
+    async def healthy_members(self, cluster: str) -> int:
+        """How many endpoints of ``cluster`` Envoy takes for healthy.
+
+        Raises:
+            UnavailableError: Envoy does not answer, or says something else.
+        """
+        text = await self._call("GET", f"/stats?filter=^cluster.{cluster}.membership_healthy$")
+        return sum(_value(line) for line in text.splitlines() if line)
+
     async def _call(self, method: str, target: str) -> str:
         transport = httpx.AsyncHTTPTransport(uds=str(self._socket))
         try:

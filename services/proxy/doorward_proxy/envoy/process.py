@@ -95,6 +95,17 @@ class EnvoyProcess:
             _log.error("envoy ended; starting it again", status=status, lived=round(lived, 1), after=back_off)
             await asyncio.sleep(back_off)
 
+    async def wait_healthy(self, cluster: str) -> None:
+        """Return once Envoy has found a healthy endpoint of ``cluster``."""
+        while not await self._healthy(cluster):  # noqa: ASYNC110  # another process's state
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _healthy(self, cluster: str) -> bool:
+        try:
+            return await self._admin.healthy_members(cluster) > 0
+        except UnavailableError:
+            return False
+
     async def wait_live(self) -> None:
         """Return once Envoy serves."""
         while not await self._admin.is_live():  # noqa: ASYNC110  # another process's state
