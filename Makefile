@@ -38,6 +38,8 @@ $(STAMPS)/test: $(STAMPS)/install
 	@echo "installing what the tests need"
 	@$(UV) pip install $(QUIET) --group test
 	@npm ci --silent --no-fund --no-audit --prefix tests/support/oidc_provider
+# The scripts of bench/ and tests/fuzz/ import tests.support, also when they are started by hand.
+	@pwd > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/doorward_tests.pth"
 	@touch $@
 
 $(STAMPS)/check: $(STAMPS)/install
@@ -84,15 +86,15 @@ format: $(STAMPS)/check ## write the house's format
 
 bench: $(STAMPS)/test generate system ## measure; the figures are ratios of one run
 	@$(UV) pip install --quiet --group bench
-	@PYTHONPATH=. $(BIN)/python bench/policy.py
-	@PYTHONPATH=. $(BIN)/python bench/ext_authz.py
-	@PYTHONPATH=. $(BIN)/python bench/revocation.py
-	@PYTHONPATH=. $(BIN)/python bench/databroker.py
+	@$(BIN)/python bench/policy.py
+	@$(BIN)/python bench/ext_authz.py
+	@$(BIN)/python bench/revocation.py
+	@$(BIN)/python bench/databroker.py
 
 fuzz: $(STAMPS)/test generate ## look for texts and values that break the policy engine; FUZZ_SECONDS=60
 	@$(UV) pip install --quiet --group fuzz
 	@mkdir -p $(STAMPS)/corpus
-	@PYTHONPATH=. $(BIN)/python tests/fuzz/fuzz_policy.py $(STAMPS)/corpus -max_total_time=$(FUZZ_SECONDS)
+	@$(BIN)/python tests/fuzz/fuzz_policy.py $(STAMPS)/corpus -max_total_time=$(FUZZ_SECONDS)
 
 clean: ## remove what the other targets made
 	@rm -rf .venv $(STAMPS) tests/support/oidc_provider/node_modules

@@ -33,7 +33,7 @@ from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckRequ
 from doorward.keys.local_authority import LocalAuthority
 from doorward.route.internal import CLIENT_ADDRESS_HEADER
 from doorward_proxy.envoy.binary import find_envoy
-from doorward_proxy.resources.http_filters import UNREAD_HEADERS, check
+from doorward_proxy.resources.http_filters import check
 
 CHECK_PATH = "envoy.service.auth.v3.Authorization/Check"
 CONNECTIONS = 32
@@ -179,7 +179,10 @@ def grpcio_checks(running: Running, run_dir: Path, log: Path) -> Iterator[subpro
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
-        wait_for((run_dir / "check.grpcio.9.sock").exists, 30, what="the authorizer on grpcio")
+        socket = run_dir / "check.grpcio.9.sock"
+        wait_for(lambda: socket.exists() or process.poll() is not None, 30, what="the authorizer on grpcio")
+        if not socket.exists():
+            raise SystemExit(f"the authorizer on grpcio ended:\n{log.read_text()}")
         yield process
     finally:
         process.terminate()
@@ -309,7 +312,7 @@ def listener(case: Case, context: dict[str, str], front: Front) -> dict[str, Jso
     route: dict[str, Json] = {"match": {"prefix": "/"}, "route": {"cluster": "upstream"}}
     if case.name != "bare":
         asked = Any()
-        config = check(sorted(UNREAD_HEADERS))
+        config = check()
         config.grpc_service.envoy_grpc.cluster_name = case.name
         asked.Pack(config)
         filters.insert(

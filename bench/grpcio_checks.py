@@ -8,6 +8,7 @@ import grpc.aio
 
 from doorward.config.endpoints import LocalEndpoints
 from doorward.rpc.grpc_methods import Methods
+from doorward.runtime import neighbours
 from doorward.runtime.service import ServeOptions
 from doorward_authorize import main as plane
 
@@ -58,5 +59,5 @@ class BesideEndpoints(LocalEndpoints):
 if __name__ == "__main__":
     config, data, run_dir = map(Path, sys.argv[1:])
     plane.GrpcServer = GrpcioServer
-    plane.LocalEndpoints = BesideEndpoints
+    neighbours.LocalEndpoints = BesideEndpoints
     sys.exit(plane.run(ServeOptions(plane="authorize", config_path=config, data_dir=data, run_dir=run_dir, worker=9)))
