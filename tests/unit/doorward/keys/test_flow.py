@@ -1,3 +1,5 @@
+import json
+import subprocess
 import urllib.parse
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +83,71 @@ def test_a_fragment_is_left_behind():
 def test_a_target_longer_than_the_limit_becomes_the_front_page():
     assert safe_return_path("/" + "a" * (RETURN_PATH_LIMIT - 1)) != "/"
     assert safe_return_path("/" + "a" * RETURN_PATH_LIMIT) == "/"
+
+
+def test_s36_a_url_parser_like_the_browsers_stays_on_the_host_whatever_is_put_together():
+    """Every lead, separator and ending, read by the parser that the WHATWG's URL standard describes (Node's)."""
+    leads = (
+        "",
+        "/",
+        "//",
+        "///",
+        "\\",
+        "/\\",
+        "\\/",
+        "\t/",
+        "/\t/",
+        "/\n\\",
+        " /",
+        "\0/",
+        "https:",
+        "https:/",
+        "https://",
+        "javascript:",
+    )
+    between = (
+        "",
+        "/",
+        "\\",
+        "@",
+        ".",
+        "..",
+        "../",
+        "/./",
+        "/../",
+        "%2f",
+        "%5c",
+        "%09/",
+        "%0d%0a",
+        "\u3002",
+        ";",
+        "?",
+        "#",
+    )
+    ends = (
+        "evil.example",
+        "evil.example/path",
+        "user@evil.example",
+        "//evil.example",
+        "evil.example:443",
+        "[::1]",
+        "0x7f.1",
+    )
+    targets = [lead + middle + end for lead in leads for middle in between for end in ends]
+    script = """
+        const kept = JSON.parse(require("fs").readFileSync(0));
+        console.log(JSON.stringify(kept.map((path) => new URL(path, "https://verify.example.com/x").origin)));
+    """
+    kept = [safe_return_path(target) for target in targets]
+    ran = subprocess.run(["node", "-e", script], input=json.dumps(kept), capture_output=True, text=True, check=True)
+    origins = json.loads(ran.stdout)
+    left = {t: k for t, k, origin in zip(targets, kept, origins, strict=True) if origin != "https://verify.example.com"}
+
+    assert len(targets) > 1_500
+    assert not left
+    assert len({k for k in kept if k != "/"}) > 50, (
+        "harmless paths stay as they are, so the parser had something to read"
+    )
 
 
 @given(st.text(max_size=60) | st.text("/\\.:@?#%\t\n evil", max_size=20))
