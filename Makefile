@@ -8,9 +8,8 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 STAMPS := .make
 INPUTS := pyproject.toml tools/build_hook.py $(shell find protos -name '*.proto' 2>/dev/null)
-# What needs only itself runs side by side; what starts servers runs alone, so that nobody waits for somebody else's Envoy.
-BESIDE := tests/architecture tests/unit tests/property tests/fuzz tests/deploy
-ALONE := tests/contract tests/conformance tests/integration tests/e2e
+# The long ones first, so that two workers end together. A file is run by one worker, its servers and ports are its own.
+TESTS := tests/e2e tests/integration tests/conformance tests/contract tests/deploy tests/fuzz tests/property tests/architecture tests/unit
 DEMO ?=
 # Progress of downloads where somebody is looking, plain lines in a log.
 QUIET := $(shell test -t 2 || echo --quiet)
@@ -62,8 +61,7 @@ test: $(STAMPS)/test generate system ## run every test; T=path runs a part
 ifdef T
 	@$(BIN)/python -m pytest $(T)
 else
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(BESIDE)
-	@$(BIN)/python -m pytest $(ALONE)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 endif
 
 lint: $(STAMPS)/check generate

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import psutil
 from tests.support import envoy
-from tests.support.envoy import SIGN_IN_HOST, EchoUpstream, RunningProxy, free_port, route, running_proxy, settings_of
+from tests.support.deployment import free_port
+from tests.support.envoy import SIGN_IN_HOST, EchoUpstream, RunningProxy, route, running_proxy, settings_of
 
 from doorward.clock import SystemClock
 from doorward.config.settings import TlsSettings

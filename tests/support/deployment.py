@@ -1,5 +1,6 @@
 """Whole deployments as the tests use them: the real command line, real processes, a data folder of their own."""
 
+import itertools
 import json
 import os
 import select
@@ -146,11 +147,22 @@ def _ready_line(process: subprocess.Popen[bytes], deadline: float) -> dict[str, 
     raise RuntimeError(f"not ready (exit status {process.poll()}): {seen.decode()}")
 
 
+_PORTS = range(10_000, 32_000)
+"""Below those that the kernel hands out for outgoing connections, which could take a port before its server does."""
+_ports = itertools.count(os.getpid() * 7_919)
+
+
 def free_port() -> int:
-    """A port on loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port on loopback that nobody uses now, not given twice by this process, and far from what other processes are given."""
+    for number in itertools.islice(_ports, len(_PORTS)):
+        port = _PORTS[number % len(_PORTS)]
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no port is free")
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 15.0, *, what: str = "the condition") -> Any:

@@ -10,7 +10,6 @@ import base64
 import contextlib
 import dataclasses
 import json
-import socket
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
@@ -25,6 +24,7 @@ import h2corn
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
+from tests.support.deployment import free_port
 
 from doorward.api.guard.v1 import guard_pb2, guard_pb2_grpc
 from doorward.api.process.v1 import process_pb2
@@ -44,13 +44,6 @@ from doorward_proxy.main import ProxyPlane
 
 SIGN_IN_HOST = "authenticate.localhost"
 READY_SECONDS = 20.0
-
-
-def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def nobody() -> Policy:

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import grpc
 import grpc.aio
 import pytest
-from tests.support.envoy import SIGN_IN_HOST, EchoUpstream, RunningProxy, free_port, route, running_proxy, settings_of
+from tests.support.deployment import free_port
+from tests.support.envoy import SIGN_IN_HOST, EchoUpstream, RunningProxy, route, running_proxy, settings_of
 
 REQUESTS = [
     ("GET", "/", "app.localhost", 200, {"host": "app.localhost"}),

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import pytest
 from cryptography import x509
-from tests.support.envoy import EchoUpstream, RunningProxy, free_port, route, running_proxy, settings_of
+from tests.support.deployment import free_port
+from tests.support.envoy import EchoUpstream, RunningProxy, route, running_proxy, settings_of
 from tests.unit.proxy.examples import CERTIFIED, EXAMPLES, surroundings
 
 from doorward.config.settings import RoutePolicy

@@ -3,7 +3,8 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.support.envoy import EchoUpstream, RunningProxy, free_port, route, running_proxy, settings_of
+from tests.support.deployment import free_port
+from tests.support.envoy import EchoUpstream, RunningProxy, route, running_proxy, settings_of
 
 from doorward_proxy.resources import routes
 
