@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import shutil
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,52 @@ async def test_replacing_certificates_drops_no_call_and_cuts_no_stream(planes: P
         done, _ = await asyncio.wait({waiting}, timeout=0.3)
         assert not done, "the stream was cut"
         stream.cancel()
+
+
+async def test_a_change_of_authority_drops_no_call_and_cuts_no_stream(planes: Planes, tmp_path: Path):
+    """Whatever step each side has reached; and at its end the old authority opens nothing."""
+    old = PlaneIdentity(Path(shutil.copytree(planes.folder / "proxy", tmp_path / "old")), Plane.PROXY, planes.clock)
+    ours, theirs, checks = (planes.identity(plane) for plane in (Plane.PROXY, Plane.DATABROKER, Plane.AUTHORIZE))
+    at = Address(host="127.0.0.1", port=free_port())
+    server = GrpcServer(ECHO, admits=admitted([Plane.PROXY]))
+    await listen(server, at, checks)
+    async with (
+        served(theirs, Plane.PROXY) as address,
+        open_channel((address,), Plane.DATABROKER, ours) as channel,
+        open_channel((at,), Plane.AUTHORIZE, ours) as checked,
+    ):
+        stub, check = health_pb2_grpc.HealthStub(channel), checked.unary_unary("/x/Check")
+        stream, guard = stub.Watch(ASK), checked.stream_stream("/x/Guard")()
+        assert (await stream.read()).status == 1
+        await guard.write(b"before")
+        assert await guard.read() == b"before"
+        for step in (planes.authority.add, planes.authority.promote, planes.authority.retire):
+            step()
+            planes.authority.renew(tuple(Plane), None)
+            for late in (theirs, checks, ours):
+                late.look()
+                # New connections, between one that has taken the step and one that has not.
+                assert await ask(address, Plane.DATABROKER, ours) == 1
+                async with open_channel((at,), Plane.AUTHORIZE, ours) as another:
+                    assert await another.unary_unary("/x/Check")(b"new", timeout=5) == b"new"
+                assert (await stub.Check(ASK, timeout=5)).status == 1
+                assert await check(b"old", timeout=5) == b"old"
+        await guard.write(b"still there")
+        assert await guard.read() == b"still there"
+        waiting = asyncio.ensure_future(stream.read())
+        done, _ = await asyncio.wait({waiting}, timeout=0.1)
+        assert not done, "the stream was cut"
+        with pytest.raises(UnavailableError):
+            await ask(address, Plane.DATABROKER, old)
+        old.current = replace(old.current, authorities_pem=ours.current.authorities_pem)
+        with pytest.raises(UnavailableError):
+            await ask(address, Plane.DATABROKER, old)
+        async with open_channel((at,), Plane.AUTHORIZE, old) as refused:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await refused.unary_unary("/x/Check")(b"old", timeout=5)
+        stream.cancel()
+        guard.cancel()
+    await server.drain(0.1)
 
 
 async def test_a_server_without_certificate_and_a_taken_address_are_named(planes: Planes):

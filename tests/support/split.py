@@ -24,6 +24,7 @@ from tests.support.site import SECRET
 from doorward.cli.keys import export_plane
 from doorward.clock import SystemClock
 from doorward.keys.local_authority import LocalAuthority
+from doorward.keys.plane_authority import open_authority
 
 START_SECONDS = 60.0
 PLANES = ("databroker", "authenticate", "authorize", "proxy")
@@ -171,8 +172,25 @@ class Split:
 
     def give_out(self) -> None:
         """What an operator's secret store does: each plane's folder gets what that plane is entitled to."""
-        for name in self.names:
-            export_plane(name.split("-")[0], self.folder / "master", self.folder / name / "data")
+        with open_authority(self.folder / "master" / "planes", SystemClock()):
+            for name in self.names:
+                export_plane(name.split("-")[0], self.folder / "master", self.folder / name / "data")
+
+    def rotate(self, purpose: str) -> str:
+        """Do the next step of a rotation as soon as the planes have followed the last one, and give its files out."""
+        command = [
+            *(sys.executable, "-m", "doorward.cli.app", "keys", "rotate", purpose),
+            *("--data", str(self.folder / "master"), "--config", str(self.config_of("operator"))),
+        ]
+
+        def step() -> str:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode in {0, 3}, done.stderr + done.stdout
+            return done.stdout if done.returncode == 0 else ""
+
+        said = wait_for(step, 20, what=f"the next step of {purpose}")
+        self.give_out()
+        return said
 
     def keep_certificates(self, life: str) -> subprocess.Popen[bytes]:
         """Renew certificates as they become due, each in its plane's own folder."""

@@ -7,13 +7,15 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from doorward.clock import Clock
+from doorward.keys.assertion import LIFETIME_SECONDS, pair_of_key
+from doorward.keys.keyring import Key, Keyring
 from doorward_authorize.principal import Principal
 
-LIFETIME_SECONDS = 300
 RENEW_SECONDS = 60
 """A cached assertion is not used for its last minute."""
 CACHE_LIMIT_BYTES = 32 * 1024 * 1024
@@ -23,29 +25,31 @@ _Key = tuple[str, str, bytes, frozenset[str] | None, str | None, str]
 
 
 class AssertionSigner:
-    """Signs assertions with one key and keeps them while they last.
+    """Signs assertions with the first key of a keyring and keeps them while they last and that key is the first.
 
     Concurrency: belongs to one event loop.
     """
 
     def __init__(
         self,
-        key_pem: str,
+        keys: Keyring,
         clock: Clock,
         random: Callable[[int], str] = secrets.token_hex,
         limit_bytes: int = CACHE_LIMIT_BYTES,
     ) -> None:
-        self._key = ECKey.import_key(key_pem)
-        self._header = {"alg": "ES256", "typ": "JWT", "kid": self._key.thumbprint()}
+        self._keys = keys
         self._clock = clock
         self._random = random
         self._limit = limit_bytes
         self._cache: OrderedDict[_Key, tuple[float, str]] = OrderedDict()
         self._bytes = 0
+        self._follow(keys.primary)
 
     def sign(self, principal: Principal, issuer: str, audience: str) -> str:
         """The assertion for ``principal`` towards the host ``audience``."""
         now = self._clock.now()
+        if self._keys.primary is not self._signs_with:
+            self._follow(self._keys.primary)
         facts = principal.facts
         key = (principal.session.id, audience, principal.user_data, facts.groups, facts.email, issuer)
         cached = self._cache.get(key)
@@ -57,6 +61,15 @@ class AssertionSigner:
         text = jwt.encode(self._header, self._claims(principal, issuer, audience, issued_at, expires_at), self._key)
         self._remember(key, expires_at - RENEW_SECONDS, text)
         return text
+
+    def _follow(self, key: Key) -> None:
+        """Sign with ``key`` from now on; what the one before signed is sent no more, for it may have been revoked."""
+        pair = pair_of_key(key).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        self._key = ECKey.import_key(pair)
+        self._header = {"alg": "ES256", "typ": "JWT", "kid": self._key.thumbprint()}
+        self._cache.clear()
+        self._bytes = 0
+        self._signs_with = key
 
     def _claims(
         self, principal: Principal, issuer: str, audience: str, issued_at: int, expires_at: int

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as quoted
 
+from doorward.keys.keyring import Key, Keyring
 from doorward.policy import PrincipalFacts, RequestFacts
 from doorward.records.record import RecordVersion
 from doorward_authorize.check_request import CheckedRequest
@@ -45,24 +46,38 @@ class DecisionRecord:
 
 
 class RecordEncoder:
-    """Puts records into words. Concurrency: belongs to one event loop."""
+    """Puts records into words. Each names the key that its hashes are made with: the first of ``keys`` at that moment.
 
-    def __init__(self, key: bytes, loggable: Collection[str]) -> None:
-        self._key = key
+    Concurrency: belongs to one event loop.
+    """
+
+    def __init__(self, keys: Keyring, loggable: Collection[str]) -> None:
+        self._keys = keys
         self._loggable = frozenset(loggable)
         self._fixed: dict[object, str] = {}
         self._values: dict[object, str] = {}
+        self._follow(keys.primary)
 
     def encode(self, record: DecisionRecord) -> str:
         """One line, with its end."""
+        if self._keys.primary is not self._hashes_with:
+            self._follow(self._keys.primary)
         request, outcome = record.request, record.outcome
         return (
             f'{{"decision_id":{quoted(record.id)},"time":{record.time:.6f},{self._common(record)}'
-            f'"path_hash":{self._hashed("http_path", request.target)},"user_id":{_text(outcome.user_id)},'
+            f'"hash_key":"{self._key_id}","path_hash":{self._hashed("http_path", request.target)},'
+            f'"user_id":{_text(outcome.user_id)},'
             f'"session_id":{_text(outcome.session_id)},"data_version":"{record.data_version}",'
             f'"request_id":{quoted(request.request_id)},"client_address":{_text(request.client_address)},'
             f'"inputs":{self._inputs(record)}}}\n'
         )
+
+    def _follow(self, key: Key) -> None:
+        """Hash with ``key`` from now on."""
+        self._key = key.secret.reveal()
+        self._key_id = key.id.hex()
+        self._values.clear()
+        self._hashes_with = key
 
     def _common(self, record: DecisionRecord) -> str:
         """What many records share."""

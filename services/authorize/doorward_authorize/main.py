@@ -123,7 +123,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     evaluator = Evaluator(compile_snapshot(settings, None, clock.monotonic()), principals, replica, clock, metrics)
     flow_keys = keys.keyring(Purpose.FLOW)
     responder = Responder(
-        AssertionSigner(keys.assertion_key_pem(), clock),
+        AssertionSigner(keys.keyring(Purpose.ASSERTION), clock),
         SignInRedirect(FlowSealer(Sealer(flow_keys)), SignInSigner(flow_keys), clock),
         clock,
     )
@@ -247,7 +247,7 @@ def _decision_log(
     export = OtlpExport(settings.otlp_endpoint, resource, metrics) if settings.otlp_endpoint else None
     log = DecisionLog(
         LogFile(settings.file, settings.rotate_bytes, settings.keep_files, settings.keep_seconds),
-        RecordEncoder(keys.keyring(Purpose.DECISION_FACTS).primary.secret.reveal(), settings.loggable),
+        RecordEncoder(keys.keyring(Purpose.DECISION_FACTS), settings.loggable),
         metrics,
         audit_or_deny=settings.audit_or_deny,
         export=export,

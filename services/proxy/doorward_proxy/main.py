@@ -129,7 +129,7 @@ class ProxyPlane:
         app = pages_app(
             sessions=GrpcSessions(self._channels[1]),
             flows=FlowSealer(Sealer(keys.keyring(Purpose.FLOW))),
-            jwks=keys.assertion_jwks(),
+            published=keys.published(),
             clock=clock,
             metrics=self.metrics,
         )

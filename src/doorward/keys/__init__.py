@@ -5,6 +5,7 @@
     sealed     authenticated encryption that is safe for what anonymous callers can trigger
     handle     the session handle in a browser's cookie
     flow       the flow cookie and the signed redirect to the sign-in host
+    assertion  key pairs for statements to upstreams, and the public set that upstreams fetch
     code       the one-time code that carries a sign-in to a protected host
     local_authority  certificates for a deployment that has none yet
 

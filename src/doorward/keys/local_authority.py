@@ -40,13 +40,21 @@ class CertifiedKey:
 
 
 class LocalAuthority:
-    """The authority whose key lies in ``folder``; made there when it is missing or has run out.
+    """The authority whose key lies in ``folder``; made there when it is missing or has less life left than ``replaced_before``.
 
     Concurrency: one process makes it (the one that holds the data folder); any number may use it afterwards.
     """
 
-    def __init__(self, folder: Path, clock: Clock, *, name: str = "Doorward local authority") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        clock: Clock,
+        *,
+        name: str = "Doorward local authority",
+        replaced_before: dt.timedelta = _LEAF_LIFE,
+    ) -> None:
         self._clock = clock
+        self._replaced_before = replaced_before
         self._name = name
         self._key_file = folder / "authority.key"
         self.ca_file = folder / "authority.crt"
@@ -96,7 +104,7 @@ class LocalAuthority:
     def _open(self) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
         if self._key_file.exists() and self.ca_file.exists():
             key, certificate = self._read()
-            if certificate.not_valid_after_utc - self._now() > _LEAF_LIFE:
+            if certificate.not_valid_after_utc - self._now() > self._replaced_before:
                 return key, certificate
         self._create()
         return self._read()

@@ -1,4 +1,4 @@
-"""Files that only their owner may read, written whole or not at all."""
+"""Files of keys, written whole or not at all; most of them only their owner may read."""
 
 import os
 import stat
@@ -7,8 +7,17 @@ from pathlib import Path
 
 def write_private(path: Path, text: str) -> None:
     """Write ``text`` to a file of mode 0600; a reader sees the old content or the new one, never half of it."""
+    _write(path, text, 0o600)
+
+
+def write_public(path: Path, text: str) -> None:
+    """The same, for a file that everybody may read."""
+    _write(path, text, 0o644)
+
+
+def _write(path: Path, text: str, mode: int) -> None:
     scratch = path.with_name(f"{path.name}.tmp")
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
         file.flush()

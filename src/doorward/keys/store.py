@@ -10,26 +10,26 @@ Each plane opens only the purposes that it is entitled to, so that a deployment 
     pending-sign-in  authenticate (what survives the trip to an identity provider)
     decision-facts   authorize (keyed hashes of what a decision read)
     service-account  authorize, and the operator who makes tokens (keyed hashes of tokens)
-    assertion        authorize (an ES256 key pair); ``assertion.jwks.json`` is its public half
+    assertion        authorize (ES256 key pairs); ``assertion.jwks.json`` holds their public halves, which proxies publish
 """
 
-import json
 import secrets
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256, Hash
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from doorward.errors import ConfigurationError, DataCorruptedError, DoorwardError
+from doorward.keys.assertion import PublishedKeys, key_of_pair, new_pair, pair_of_key, public_jwks
 from doorward.keys.keyring import KEY_BYTES, Key, Keyring
-from doorward.keys.private_file import is_private, write_private
-from doorward.keys.sealed import to_text
+from doorward.keys.private_file import is_private, write_private, write_public
 
 
 class Purpose(StrEnum):
-    """What a symmetric key is for; the value names its file and is bound into everything made with it."""
+    """What a key is for; the value names its file and is bound into everything made with it."""
 
     SESSION_HANDLE = "session-handle"
     FLOW = "flow"
@@ -39,6 +39,7 @@ class Purpose(StrEnum):
     PENDING_SIGN_IN = "pending-sign-in"
     DECISION_FACTS = "decision-facts"
     SERVICE_ACCOUNT = "service-account"
+    ASSERTION = "assertion"
 
 
 HOLDERS: dict[str, tuple[Purpose, ...]] = {
@@ -49,14 +50,23 @@ HOLDERS: dict[str, tuple[Purpose, ...]] = {
         Purpose.PROVIDER_TOKENS,
         Purpose.PENDING_SIGN_IN,
     ),
-    "authorize": (Purpose.SESSION_HANDLE, Purpose.FLOW, Purpose.DECISION_FACTS, Purpose.SERVICE_ACCOUNT),
+    "authorize": (
+        Purpose.SESSION_HANDLE,
+        Purpose.FLOW,
+        Purpose.DECISION_FACTS,
+        Purpose.SERVICE_ACCOUNT,
+        Purpose.ASSERTION,
+    ),
     "proxy": (Purpose.FLOW,),
     "databroker": (Purpose.RECORDS,),
 }
-"""Which plane holds which symmetric keys; nobody else is given them."""
+"""Which plane holds which keys; nobody else is given them."""
 
-ASSERTION_KEY_FILE = "assertion.pem"
 ASSERTION_JWKS_FILE = "assertion.jwks.json"
+PUBLISHERS = ("proxy",)
+"""Planes that are given the public halves of the keys for assertions."""
+_EARLIER_ASSERTION_FILE = "assertion.pem"
+"""Where the only key for assertions lay before it could be changed."""
 
 
 class KeyStore:
@@ -65,6 +75,7 @@ class KeyStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._given: dict[Purpose, Keyring] = {}
+        self._published: PublishedKeys | None = None
 
     def keyring(self, purpose: Purpose) -> Keyring:
         """The keys of one purpose.
@@ -75,13 +86,30 @@ class KeyStore:
         """
         keyring = self._given.get(purpose)
         if keyring is None:
-            keyring = self._given[purpose] = Keyring.from_json(self._read(f"{purpose}.json"), purpose)
+            keyring = self._given[purpose] = self._keyring(purpose)
         return keyring
+
+    def published(self) -> PublishedKeys:
+        """The public keys that verify upstream assertions.
+
+        Raises:
+            ConfigurationError: the file is missing.
+            DataCorruptedError: the file is damaged.
+        """
+        if self._published is None:
+            self._published = self._public_keys()
+        return self._published
 
     @property
     def ids(self) -> dict[str, list[str]]:
-        """Ids of the keys that were given out, by purpose, the signing one first; no secret."""
-        return {str(purpose): keyring.ids for purpose, keyring in self._given.items()}
+        """Ids of the keys that were given out, by purpose, the signing one first; no secret.
+
+        Where only public halves were given out, the ids are those by which the public knows them.
+        """
+        ids = {str(purpose): keyring.ids for purpose, keyring in self._given.items()}
+        if self._published is not None:
+            ids.setdefault(str(Purpose.ASSERTION), self._published.ids)
+        return ids
 
     def look(self) -> list[str]:
         """Take over what the files hold now; returns the purposes that have changed.
@@ -94,26 +122,36 @@ class KeyStore:
         """
         changed = []
         failed: DoorwardError | None = None
-        for purpose, keyring in self._given.items():
+        # What is published first: a key that signs already must not be unknown for longer than it takes to read the others.
+        looks: list[Callable[[], str | None]] = [self._look_at_published]
+        looks += [partial(self._look_at, purpose, keyring) for purpose, keyring in self._given.items()]
+        for look in looks:
             try:
-                found = Keyring.from_json(self._read(f"{purpose}.json"), purpose)
+                name = look()
             except DoorwardError as error:
                 failed = failed or error
                 continue
-            if found.ids != keyring.ids:
-                keyring.take_over(found)
-                changed.append(str(purpose))
+            if name is not None:
+                changed.append(name)
         if failed is not None:
             raise failed
         return changed
 
-    def assertion_key_pem(self) -> str:
-        """The private key that signs upstream assertions, as PKCS #8 PEM."""
-        return self._read(ASSERTION_KEY_FILE)
+    def _look_at(self, purpose: Purpose, keyring: Keyring) -> str | None:
+        found = self._keyring(purpose)
+        if found.ids == keyring.ids:
+            return None
+        keyring.take_over(found)
+        return str(purpose)
 
-    def assertion_jwks(self) -> str:
-        """The public keys that verify upstream assertions, as a JWK set (RFC 7517)."""
-        return self._read(ASSERTION_JWKS_FILE, private=False)
+    def _look_at_published(self) -> str | None:
+        if self._published is None:
+            return None
+        found = self._public_keys()
+        if found.text == self._published.text:
+            return None
+        self._published.take_over(found)
+        return ASSERTION_JWKS_FILE
 
     def files_of(self, plane: str) -> dict[str, str]:
         """The content of every key file that ``plane`` is entitled to, by name.
@@ -122,11 +160,19 @@ class KeyStore:
             ConfigurationError: one is missing, or readable by others.
         """
         files = {f"{purpose}.json": self._read(f"{purpose}.json") for purpose in HOLDERS.get(plane, ())}
-        if plane == "authorize":
-            files[ASSERTION_KEY_FILE] = self.assertion_key_pem()
-        if plane in {"authorize", "proxy"}:
-            files[ASSERTION_JWKS_FILE] = self.assertion_jwks()
+        if plane in PUBLISHERS:
+            files[ASSERTION_JWKS_FILE] = self.published().text + "\n"
         return files
+
+    def _keyring(self, purpose: Purpose) -> Keyring:
+        keyring = Keyring.from_json(self._read(f"{purpose}.json"), purpose)
+        if purpose is Purpose.ASSERTION:
+            for key in keyring.keys:
+                pair_of_key(key)
+        return keyring
+
+    def _public_keys(self) -> PublishedKeys:
+        return PublishedKeys(self._read(ASSERTION_JWKS_FILE, private=False))
 
     def _read(self, name: str, *, private: bool = True) -> str:
         path = self._folder / name
@@ -140,6 +186,21 @@ class KeyStore:
             raise DataCorruptedError(f"cannot read the key file `{name}`: {error}") from error
 
 
+def new_key(purpose: Purpose) -> Key:
+    """A fresh key for ``purpose``."""
+    return new_pair() if purpose is Purpose.ASSERTION else Key.from_bytes(secrets.token_bytes(KEY_BYTES))
+
+
+def write_keyring(folder: Path, keyring: Keyring, text: str | None = None) -> None:
+    """Write the key file of a purpose, in the form ``text`` where it holds more than the keys.
+
+    The public halves of keys for assertions are written first: nothing is signed with what nobody could verify.
+    """
+    if keyring.purpose == Purpose.ASSERTION:
+        write_public(folder / ASSERTION_JWKS_FILE, public_jwks(keyring.keys) + "\n")
+    write_private(folder / f"{keyring.purpose}.json", keyring.to_json() if text is None else text)
+
+
 def create_missing_keys(folder: Path) -> list[str]:
     """Make every key that ``folder`` lacks and return the names of the files written; keeps what is there."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -147,40 +208,25 @@ def create_missing_keys(folder: Path) -> list[str]:
     for purpose in Purpose:
         path = folder / f"{purpose}.json"
         if not path.exists():
-            keyring = Keyring(purpose, [Key.from_bytes(secrets.token_bytes(KEY_BYTES))])
-            write_private(path, keyring.to_json())
+            earlier = _earlier_assertion_key(folder) if purpose is Purpose.ASSERTION else None
+            write_keyring(folder, Keyring(purpose, [earlier or new_key(purpose)]))
             created.append(path.name)
-    if not (folder / ASSERTION_KEY_FILE).exists():
-        key = ec.generate_private_key(ec.SECP256R1())
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-        # The public half first: a crash between the two leaves a set without a private key, which is made again.
-        (folder / ASSERTION_JWKS_FILE).write_text(public_jwks(key) + "\n")
-        write_private(folder / ASSERTION_KEY_FILE, pem)
-        created += [ASSERTION_KEY_FILE, ASSERTION_JWKS_FILE]
-    elif not (folder / ASSERTION_JWKS_FILE).exists():
-        # Whoever lost the public half gets it again; without it no upstream could verify anything.
-        kept = load_pem_private_key((folder / ASSERTION_KEY_FILE).read_bytes(), None)
-        if not isinstance(kept, ec.EllipticCurvePrivateKey):
-            raise DataCorruptedError(f"`{ASSERTION_KEY_FILE}` holds no elliptic-curve key")
-        (folder / ASSERTION_JWKS_FILE).write_text(public_jwks(kept) + "\n")
+    if not (folder / ASSERTION_JWKS_FILE).exists():
+        # Whoever lost the public halves gets them again; without them no upstream could verify anything.
+        write_keyring(folder, KeyStore(folder).keyring(Purpose.ASSERTION))
         created.append(ASSERTION_JWKS_FILE)
     return created
 
 
-def public_jwks(key: ec.EllipticCurvePrivateKey) -> str:
-    """The JWK set (RFC 7517) with the public half of an ES256 key; the key id is its RFC 7638 thumbprint."""
-    numbers = key.public_key().public_numbers()
-    jwk = {
-        "crv": "P-256",
-        "kty": "EC",
-        "x": to_text(numbers.x.to_bytes(32, "big")),
-        "y": to_text(numbers.y.to_bytes(32, "big")),
-    }
-    return json.dumps({"keys": [{**jwk, "kid": jwk_thumbprint(jwk), "use": "sig", "alg": "ES256"}]})
-
-
-def jwk_thumbprint(jwk: dict[str, str]) -> str:
-    """RFC 7638 thumbprint of an EC public key given by exactly ``crv``, ``kty``, ``x`` and ``y``."""
-    digest = Hash(SHA256())
-    digest.update(json.dumps(jwk, sort_keys=True, separators=(",", ":")).encode())
-    return to_text(digest.finalize())
+def _earlier_assertion_key(folder: Path) -> Key | None:
+    try:
+        pem = (folder / _EARLIER_ASSERTION_FILE).read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        pair = load_pem_private_key(pem, None)
+    except (ValueError, TypeError) as error:
+        raise DataCorruptedError(f"`{_EARLIER_ASSERTION_FILE}` holds no private key: {error}") from error
+    if not isinstance(pair, ec.EllipticCurvePrivateKey) or not isinstance(pair.curve, ec.SECP256R1):
+        raise DataCorruptedError(f"`{_EARLIER_ASSERTION_FILE}` holds no key on the curve P-256")
+    return key_of_pair(pair)

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from doorward.clock import Clock
 from doorward.errors import ConfigurationError
-from doorward.keys.plane_authority import AUTHORITIES_FILE, CERTIFICATE_FILE, KEY_FILE, plane_of
+from doorward.keys.plane_authority import AUTHORITIES_FILE, CERTIFICATE_FILE, KEY_FILE, authority_id, plane_of
 from doorward.keys.private_file import is_private
 from doorward.rpc.planes import Plane
 
@@ -42,6 +42,8 @@ class PlaneCertificate:
     authorities_pem: bytes
     expires_at: float
     """Seconds since the Unix epoch."""
+    authority_ids: tuple[str, ...] = ()
+    """Ids of the authorities: the one that has issued it first, then the others that it trusts."""
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
         """For a client."""
@@ -101,9 +103,12 @@ def read_certificate(folder: Path, plane: Plane, now: float) -> PlaneCertificate
         raise _error(certificate_file, f"expired at {leaf.not_valid_after_utc:%Y-%m-%d %H:%M:%S} (doorward keys renew)")
     if moment < leaf.not_valid_before_utc:
         raise _error(certificate_file, f"begins at {leaf.not_valid_before_utc:%Y-%m-%d %H:%M:%S}; is the clock right?")
-    if not any(_issued(leaf, authority) for authority in authorities):
+    issuer = next((authority for authority in authorities if _issued(leaf, authority)), None)
+    if issuer is None:
         raise _error(certificate_file, f"not issued by an authority in `{AUTHORITIES_FILE}`")
-    return PlaneCertificate(plane, certificate_pem, key_pem, authorities_pem, leaf.not_valid_after_utc.timestamp())
+    ids = dict.fromkeys(map(authority_id, (issuer, *authorities)))
+    expires_at = leaf.not_valid_after_utc.timestamp()
+    return PlaneCertificate(plane, certificate_pem, key_pem, authorities_pem, expires_at, tuple(ids))
 
 
 class PlaneIdentity:

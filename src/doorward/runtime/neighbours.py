@@ -13,6 +13,7 @@ from doorward.clock import Clock
 from doorward.config.endpoints import Address, LocalEndpoints, Place, PlaneAddresses
 from doorward.config.settings import Settings
 from doorward.errors import ConfigurationError, DoorwardError
+from doorward.keys.plane_authority import PLANE_AUTHORITY
 from doorward.keys.store import KeyStore
 from doorward.rpc.client import open_channel
 from doorward.rpc.credentials import PlaneIdentity
@@ -96,7 +97,9 @@ class Neighbours:
     def describe(self, process: Process) -> None:
         """Fill in what a report says about our certificate."""
         if self.identity is not None:
-            process.certificate_expires_at = int(self.identity.current.expires_at)
+            current = self.identity.current
+            process.certificate_expires_at = int(current.expires_at)
+            process.keys[PLANE_AUTHORITY] = " ".join(current.authority_ids)
         if self._keys is not None:
             for purpose, ids in self._keys.ids.items():
                 process.keys[purpose] = " ".join(ids)

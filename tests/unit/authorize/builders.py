@@ -4,8 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from prometheus_client import CollectorRegistry
 from tests.support.fake_clock import FakeClock
 from tests.support.key_material import keyring
@@ -131,12 +129,11 @@ class World:
         flow = keyring(Purpose.FLOW)
         self.flows = FlowSealer(Sealer(flow))
         self.signer = SignInSigner(flow)
-        pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        self.pem = pem.decode()
-        self.assertions = AssertionSigner(self.pem, self.clock)
+        self.assertion_keys = keyring(Purpose.ASSERTION)
+        self.assertions = AssertionSigner(self.assertion_keys, self.clock)
         self.log = DecisionLog(
             LogFile(folder / "decisions.jsonl", 1 << 30, 3, 3600.0),
-            RecordEncoder(keyring(Purpose.DECISION_FACTS).primary.secret.reveal(), ()),
+            RecordEncoder(keyring(Purpose.DECISION_FACTS), ()),
             self.metrics,
         )
         self.held = HeldDecisions()

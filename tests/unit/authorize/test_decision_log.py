@@ -11,9 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.deployment import wait_for
+from tests.support.key_material import key, keyring
 from tests.unit.authorize.builders import CONFIG, World, passed, status, world
 from tests.unit.authorize.test_check_request import message_of
 
+from doorward.keys.keyring import Keyring
+from doorward.keys.store import Purpose
 from doorward.records.record import RecordVersion
 from doorward_authorize import decision_log
 from doorward_authorize.check_request import CheckParser
@@ -38,7 +41,7 @@ async def records(world: World) -> list[dict[str, Any]]:
 
 
 def encoder(*loggable: str) -> RecordEncoder:
-    return RecordEncoder(b"k" * 32, loggable)
+    return RecordEncoder(keyring(Purpose.DECISION_FACTS), loggable)
 
 
 def rebuilt(world: World, log: DecisionLog) -> None:
@@ -269,3 +272,24 @@ async def test_records_reach_a_collector_and_what_it_refuses_is_counted(world: W
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+async def test_records_name_the_key_of_their_hashes_and_follow_a_rotation(world: World):
+    world.reload(READING)
+    keys = keyring(Purpose.DECISION_FACTS)
+    before = keys.primary.id.hex()
+    rebuilt(
+        world,
+        DecisionLog(
+            LogFile(world.folder / "decisions.jsonl", 1 << 30, 3, 3600.0), RecordEncoder(keys, ()), world.metrics
+        ),
+    )
+    cookie = world.sign_in(host="admin.example.com")
+    await world.check("admin", cookie=cookie)
+    await records(world)
+    keys.take_over(Keyring(keys.purpose, [key("newer"), *keys.keys]))
+    await world.check("admin", cookie=cookie)
+    first, second = await records(world)
+    assert (first["hash_key"], second["hash_key"]) == (before, key("newer").id.hex())
+    assert first["path_hash"] != second["path_hash"]
+    assert first["inputs"]["groups"] != second["inputs"]["groups"]

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 from joserfc import jwt
-from joserfc.jwk import ECKey
+from joserfc.jwk import ECKey, KeySet
+from tests.support.key_material import key
 from tests.unit.authorize.builders import CONFIG, World, passed, set_headers
 
 from doorward.identity.session import Session
+from doorward.keys.assertion import public_id, public_jwks
+from doorward.keys.keyring import Keyring
+from doorward.keys.store import Purpose
 
 TEMPLATES = CONFIG.replace(
     "    claim_headers:",
@@ -101,3 +105,19 @@ async def test_the_assertion_is_signed_again_before_it_runs_out(world: Templates
     assert second != first
     claims = jwt.decode(second.removeprefix("Bearer "), ECKey.import_key(world.assertions._key.as_pem(private=False)))
     assert claims.claims["exp"] > world.clock.now() + 290
+
+
+async def test_a_new_key_for_assertions_signs_at_once_and_nothing_of_the_old_one_is_sent(world: Templates):
+    cookie = world.claims({})
+
+    async def asserted() -> str:
+        return set_headers(await world.check(cookie=cookie))["authorization"].removeprefix("Bearer ")
+
+    first, old = await asserted(), world.assertion_keys.primary
+    assert await asserted() == first
+    world.assertion_keys.take_over(Keyring(Purpose.ASSERTION, [key("newer"), old]))
+    second = await asserted()
+    assert second != first
+    published = KeySet.import_key_set(json.loads(public_jwks(world.assertion_keys.keys)))
+    for token, signer in ((first, old), (second, key("newer"))):
+        assert jwt.decode(token, published).header["kid"] == public_id(signer)

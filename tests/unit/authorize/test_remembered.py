@@ -38,12 +38,14 @@ def newborn(world: World) -> Checker:
     """An authorizer without a past."""
     principals = Principals(world.handles, world.records, world.records, world.clock)
     snapshot: Snapshot = world.evaluator.snapshot
-    encoder = RecordEncoder(keyring(Purpose.DECISION_FACTS).primary.secret.reveal(), ())
+    encoder = RecordEncoder(keyring(Purpose.DECISION_FACTS), ())
     return Checker(
         authorizer_id="new",
         evaluator=Evaluator(snapshot, principals, world.records, world.clock, world.metrics),
         responder=Responder(
-            AssertionSigner(world.pem, world.clock), SignInRedirect(world.flows, world.signer, world.clock), world.clock
+            AssertionSigner(world.assertion_keys, world.clock),
+            SignInRedirect(world.flows, world.signer, world.clock),
+            world.clock,
         ),
         log=DecisionLog(LogFile(world.folder / "new.jsonl", 1 << 30, 1, 60.0), encoder, world.metrics),
         held=HeldDecisions(),

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from doorward.clock import Clock
+from doorward.keys.assertion import PUBLISHED_SECONDS, PublishedKeys
 from doorward.keys.flow import FlowSealer
 from doorward.route.internal import CALLBACK_PATH, JWKS_PATH, SIGN_OUT_PATH, WHOAMI_PATH
 from doorward.rpc.asgi_server import AsgiServer
@@ -22,15 +23,15 @@ from doorward_proxy.endpoints.sessions import Sessions
 from doorward_proxy.endpoints.sign_out import SignOut
 from doorward_proxy.metrics import ProxyMetrics
 
-JWKS_SECONDS = 300
-"""How long verifiers may keep the key set."""
 _SHUTDOWN_SECONDS = 2.0
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
-def pages_app(*, sessions: Sessions, flows: FlowSealer, jwks: str, clock: Clock, metrics: ProxyMetrics) -> Starlette:
-    """The application; ``jwks`` is the JSON text of the public keys."""
+def pages_app(
+    *, sessions: Sessions, flows: FlowSealer, published: PublishedKeys, clock: Clock, metrics: ProxyMetrics
+) -> Starlette:
+    """The application; ``published`` are the public keys as they are at any moment."""
     pages = Pages("doorward_proxy.endpoints")
     sign_out = SignOut(sessions, pages)
 
@@ -47,9 +48,9 @@ def pages_app(*, sessions: Sessions, flows: FlowSealer, jwks: str, clock: Clock,
 
     async def key_set(_: Request) -> Response:
         return Response(
-            jwks,
+            published.text,
             media_type="application/jwk-set+json",
-            headers={"cache-control": f"public, max-age={JWKS_SECONDS}", "x-content-type-options": "nosniff"},
+            headers={"cache-control": f"public, max-age={PUBLISHED_SECONDS}", "x-content-type-options": "nosniff"},
         )
 
     async def refused(request: Request, error: Exception) -> Response:

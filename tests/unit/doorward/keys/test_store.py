@@ -1,20 +1,14 @@
 import json
 import stat
+from base64 import urlsafe_b64decode
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from doorward.errors import ConfigurationError, DataCorruptedError
-from doorward.keys.store import (
-    ASSERTION_JWKS_FILE,
-    ASSERTION_KEY_FILE,
-    KeyStore,
-    Purpose,
-    create_missing_keys,
-    jwk_thumbprint,
-    public_jwks,
-)
+from doorward.keys.assertion import jwk_thumbprint, new_pair, pair_of_key, public_jwks
+from doorward.keys.store import ASSERTION_JWKS_FILE, KeyStore, Purpose, create_missing_keys
 
 
 @pytest.fixture
@@ -83,16 +77,17 @@ def test_a_key_file_that_is_no_text_is_reported_damaged(folder):
 
 def test_the_published_key_is_the_public_half_of_the_signing_key(folder):
     store = KeyStore(folder)
-    private = load_pem_private_key(store.assertion_key_pem().encode(), None)
-    [jwk] = json.loads(store.assertion_jwks())["keys"]
+    pair = pair_of_key(store.keyring(Purpose.ASSERTION).primary)
+    [jwk] = json.loads(store.published().text)["keys"]
+    numbers = pair.public_key().public_numbers()
 
-    assert isinstance(private, ec.EllipticCurvePrivateKey)
-    assert json.loads(public_jwks(private))["keys"] == [jwk]
+    assert int.from_bytes(urlsafe_b64decode(jwk["x"] + "="), "big") == numbers.x
+    assert int.from_bytes(urlsafe_b64decode(jwk["y"] + "="), "big") == numbers.y
     assert (jwk["kty"], jwk["crv"], jwk["alg"], jwk["use"]) == ("EC", "P-256", "ES256", "sig")
     assert "d" not in jwk
 
 
-def test_a_lost_public_half_is_made_again_from_the_private_one(folder):
+def test_lost_public_halves_are_made_again_from_the_private_ones(folder):
     before = (folder / ASSERTION_JWKS_FILE).read_text()
     (folder / ASSERTION_JWKS_FILE).unlink()
 
@@ -100,21 +95,41 @@ def test_a_lost_public_half_is_made_again_from_the_private_one(folder):
     assert (folder / ASSERTION_JWKS_FILE).read_text() == before
 
 
-def test_an_assertion_key_of_another_kind_is_reported(folder):
-    other = rsa.generate_private_key(65537, 2048)
-    (folder / ASSERTION_KEY_FILE).write_bytes(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    (folder / ASSERTION_JWKS_FILE).unlink()
+def test_the_key_of_an_earlier_version_goes_on_signing(folder):
+    """It lay in a PEM file of its own; upstreams may have kept its public half."""
+    pair = ec.generate_private_key(ec.SECP256R1())
+    (folder / "assertion.pem").write_bytes(pair.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (folder / "assertion.json").unlink()
+
+    assert create_missing_keys(folder) == ["assertion.json"]
+    kept = pair_of_key(KeyStore(folder).keyring(Purpose.ASSERTION).primary)
+    assert kept.private_numbers() == pair.private_numbers()
+
+
+@pytest.mark.parametrize(
+    "other", [rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP384R1()), None]
+)
+def test_an_earlier_key_of_another_kind_is_reported(folder, other):
+    pem = other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) if other else b"nothing"
+    (folder / "assertion.pem").write_bytes(pem)
+    (folder / "assertion.json").unlink()
 
     with pytest.raises(DataCorruptedError):
         create_missing_keys(folder)
+
+
+def test_a_proxy_is_given_public_halves_alone(folder):
+    store = KeyStore(folder)
+
+    assert sorted(store.files_of("proxy")) == ["assertion.jwks.json", "flow.json"]
+    assert ASSERTION_JWKS_FILE not in store.files_of("authorize")
 
 
 def test_the_thumbprint_is_that_of_rfc_7638():
     """Checked against joserfc, which has its own implementation."""
     from joserfc.jwk import ECKey
 
-    private = ec.generate_private_key(ec.SECP256R1())
-    [jwk] = json.loads(public_jwks(private))["keys"]
+    [jwk] = json.loads(public_jwks([new_pair()]))["keys"]
 
     assert ECKey.import_key({name: jwk[name] for name in ("kty", "crv", "x", "y")}).thumbprint() == jwk["kid"]
     assert jwk_thumbprint({name: jwk[name] for name in ("crv", "kty", "x", "y")}) == jwk["kid"]

@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
+from tests.support.key_material import key
 
 from doorward.errors import DoorwardError, InvalidTokenError, UnavailableError
+from doorward.keys.assertion import PublishedKeys, public_id, public_jwks
 from doorward.keys.flow import Flow, FlowSealer, new_flow
 from doorward.keys.keyring import Key, Keyring
 from doorward.keys.sealed import Sealer
@@ -24,6 +26,7 @@ from doorward_proxy.metrics import ProxyMetrics
 HOST = "app.localhost"
 NOW = 1_800_000_000.0
 FLOWS = FlowSealer(Sealer(Keyring("flow", [Key.from_bytes(bytes(32))])))
+PUBLISHED = PublishedKeys(public_jwks([key("assertion")]))
 HTML = {"accept": "text/html"}
 
 
@@ -77,7 +80,7 @@ def bench() -> Bench:
     app = pages_app(
         sessions=sessions,
         flows=FLOWS,
-        jwks='{"keys": []}',
+        published=PUBLISHED,
         clock=clock,
         metrics=ProxyMetrics(CollectorRegistry()),
     )
@@ -257,8 +260,11 @@ async def test_a_handle_that_is_worth_nothing_is_dropped(bench: Bench) -> None:
 
 async def test_the_key_set_may_be_kept(bench: Bench) -> None:
     answer = await bench.client.get("/.well-known/doorward/jwks.json")
-    assert answer.json() == {"keys": []}
+    assert [entry["kid"] for entry in answer.json()["keys"]] == PUBLISHED.ids
     assert answer.headers["cache-control"] == "public, max-age=300"
+    PUBLISHED.take_over(PublishedKeys(public_jwks([key("a"), key("b")])))
+    answer = await bench.client.get("/.well-known/doorward/jwks.json")
+    assert [entry["kid"] for entry in answer.json()["keys"]] == [public_id(key("a")), public_id(key("b"))]
 
 
 @pytest.mark.parametrize(
