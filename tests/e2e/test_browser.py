@@ -35,11 +35,19 @@ def world() -> Iterator[World]:
         routes = [
             {"name": "verify", "from": "verify", "to": to, "policy": signed_in(), "claim_headers": {"x-who": "email"}},
             {"name": "admin", "from": "admin", "to": to, "policy": admins, "explanation": "For administrators."},
+            {
+                "name": "fresh", "from": "fresh", "to": to,
+                "policy": [{"allow": {"and": [{"authentication": {"max_age": "1h"}}]}}],
+            },
+            {
+                "name": "strong", "from": "strong", "to": to,
+                "policy": [{"allow": {"and": [{"authentication": {"methods": ["hwk"]}}]}}],
+            },
             {"name": "public", "from": "public", "to": to, "policy": everyone()},
             # Siblings of one site to a browser: `*.app.localhost` share a registrable domain, `*.localhost` do not.
             {"name": "wiki", "from": "wiki.app", "to": to, "policy": signed_in(), "websocket": True},
             {"name": "blog", "from": "blog.app", "to": to, "policy": everyone()},
-        ]
+        ]  # fmt: skip
         provider_port = free_port()
         with site(folder, routes, issuer=f"http://localhost:{provider_port}") as made:
             redirect = f"{made.url('authenticate')}/.doorward/callback/demo"
@@ -116,6 +124,32 @@ def test_an_operators_revoke_ends_the_session_at_the_next_request(world: World):
     result = world.site.run.command("session", "revoke", newest["id"], "--json")
     assert json.loads(result.stdout)["state"] == "applied"
     assert status(world, "verify", handle) == 401
+
+
+def test_a_certified_provider_is_asked_how_long_ago_it_saw_somebody(world: World):
+    """It tells only when `max_age` asks for it; a session of unknown age is never a fresh one."""
+    page = world.page()
+    sign_in(page, world.site.url("verify") + "/", "alice")
+    old = handles(page)["verify"]
+    answer = page.goto(world.site.url("fresh") + "/")
+    assert answer is not None
+    assert (answer.status, page.url) == (200, world.site.url("fresh") + "/")
+    assert json.loads(page.inner_text("body"))["upstream"] == "app"
+    assert status(world, "verify", old) == 401, "the session of unknown age has ended"
+    assert status(world, "fresh", handles(page)["fresh"]) == 200
+
+
+def test_a_step_up_that_the_provider_cannot_give_ends_on_a_page(world: World):
+    page = world.page()
+    sign_in(page, world.site.url("verify") + "/", "alice")
+    page.goto(world.site.url("strong") + "/")
+    page.fill('input[name="login"]', "alice")
+    page.fill('input[name="password"]', "any")
+    page.click('button[type="submit"]')
+    page.wait_for_url(lambda address: "/.doorward/callback/" in address)
+    assert "A stronger sign-in is needed" in page.inner_text("body")
+    page.click("a.button")
+    assert page.locator('input[name="login"]').count() == 1, "it is the provider's turn again, and only then"
 
 
 def test_s85_a_siblings_script_can_neither_post_nor_open_a_socket(world: World):

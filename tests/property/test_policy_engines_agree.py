@@ -87,6 +87,7 @@ _READS: tuple[tuple[str, str, str], ...] = (
     ("claim/", "principal", "claims"),
     ("authentication", "principal", "authenticated_at"),
     ("authentication", "principal", "methods"),
+    ("authentication", "principal", "context_class"),
     ("authentication", "principal", "identity_provider_id"),
     ("devices", "principal", "devices"),
     ("grants", "principal", "grants"),

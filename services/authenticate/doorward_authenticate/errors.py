@@ -3,7 +3,9 @@
 SignInError                    (DoorwardError)
 ├── ProviderUnavailableError   the identity provider does not answer, or answers nonsense: try again later
 ├── ProviderRefusedError       it answered with an error of its own: the person was not signed in
-└── TokenRejectedError         what it sent does not verify: never a reason to go on
+├── TokenRejectedError         what it sent does not verify: never a reason to go on
+├── OtherPersonError           whoever signed in to confirm a session is not the person whose session it is
+└── NotStrongerError           the same person, but not as freshly or strongly as was asked for
 """
 
 from doorward.errors import DoorwardError
@@ -23,3 +25,11 @@ class ProviderRefusedError(SignInError):
 
 class TokenRejectedError(SignInError):
     """A token, or what belongs to it, does not verify."""
+
+
+class OtherPersonError(SignInError):
+    """A session can only be confirmed by the person whose it is."""
+
+
+class NotStrongerError(SignInError):
+    """The new sign-in does not satisfy what was asked for."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from doorward.errors import InvalidTokenError
-from doorward.keys.flow import SignInRequest
+from doorward.keys.flow import SIGN_IN, STEP_UP, SignInRequest, WantedStepUp
 from doorward.keys.sealed import Sealer, from_text, to_text
 
 COOKIE_PREFIX = "__Host-doorward-pending-"
@@ -94,6 +94,14 @@ class PendingSealer:
             "request": None
             if request is None
             else [request.authority, request.fingerprint.hex(), request.flow_name, request.expires_at],
+            "step_up": None
+            if request is None or request.step_up is None
+            else [
+                request.step_up.session_id,
+                request.step_up.max_age_seconds,
+                request.step_up.methods,
+                request.step_up.context_classes,
+            ],
         }
         return to_text(self._sealer.seal(json.dumps(document).encode(), pending.cookie_name.encode()))
 
@@ -104,7 +112,7 @@ class PendingSealer:
             InvalidTokenError: malformed, expired, changed, or another one's.
         """
         document = json.loads(self._sealer.open(from_text(value, _TEXT_LIMIT), name.encode()))
-        request = document["request"]
+        request, step_up = document["request"], document.get("step_up")
         pending = PendingSignIn(
             slot=name.removeprefix(COOKIE_PREFIX),
             secret=document["secret"],
@@ -119,6 +127,15 @@ class PendingSealer:
                 fingerprint=bytes.fromhex(request[1]),
                 flow_name=request[2],
                 expires_at=request[3],
+                purpose=SIGN_IN if step_up is None else STEP_UP,
+                step_up=None
+                if step_up is None
+                else WantedStepUp(
+                    session_id=step_up[0],
+                    max_age_seconds=step_up[1],
+                    methods=tuple(step_up[2]),
+                    context_classes=tuple(step_up[3]),
+                ),
             ),
         )
         if not hmac.compare_digest(pending.state.encode(), state.encode()):

@@ -3,6 +3,7 @@
 import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -100,8 +101,8 @@ class SessionWriter:
         self._new_id = new_id
         self._jitter = jitter
 
-    async def begin(self, party: RelyingParty, signed_in: SignedInAt, replaced_id: str | None) -> LiveSession:
-        """Store a new session, under a new id, and end the browser's previous one in the same write.
+    async def begin(self, party: RelyingParty, signed_in: SignedInAt, replaced_ids: AbstractSet[str]) -> LiveSession:
+        """Store a new session, under a new id, and end the browser's previous ones in the same write.
 
         Raises:
             DoorwardError: not, or not certainly, stored; nobody is signed in.
@@ -109,7 +110,7 @@ class SessionWriter:
         now = self._clock.now()
         directory = self.limits.directories.get(party.settings.id)
         user = user_from(party.settings, signed_in.claims, signed_in.userinfo, now, directory)
-        how = authentication_from(signed_in.claims, now)
+        how = authentication_from(signed_in.claims)
         session = Session(
             id=self._new_id(),
             user_id=user.id,
@@ -127,7 +128,7 @@ class SessionWriter:
             Write(record=self._tokens_record(session, signed_in)),
             Write(record=session_record(session), absent=True),
         ]
-        if replaced_id is not None and replaced_id != session.id:
+        for replaced_id in sorted(replaced_ids - {session.id}):
             writes.insert(0, Write(record=Record(type=session_records.RECORD_TYPE, id=replaced_id, deleted=True)))
             writes.insert(0, Write(record=Record(type=TOKENS_TYPE, id=replaced_id, deleted=True)))
         versions = await self._records.put(writes)

@@ -1,7 +1,7 @@
 """The sign-in host's pages: begin, finish and end a sign-in.
 
 GET  /.doorward/sign_in?…              from a protected host: straight on with a live session, else to an identity provider
-GET  /.doorward/sign_in/<provider>?…   the same, with the identity provider chosen
+GET  /.doorward/sign_in/<provider>?…   the same, with the identity provider chosen, or a step-up tried once more
 GET  /.doorward/callback/<provider>?…  back from the identity provider
 GET  /.doorward/sign_out               asks;  POST ends the session
 GET  /                                 who is signed in
@@ -11,6 +11,7 @@ import hmac
 import json
 import urllib.parse
 from collections.abc import Mapping
+from dataclasses import replace
 from http import HTTPStatus
 
 import structlog
@@ -21,19 +22,23 @@ from doorward.clock import Clock
 from doorward.config.settings import Settings
 from doorward.errors import DoorwardError, InvalidTokenError
 from doorward.identity.cookies import SIGN_IN_COOKIE, parse_cookies, single_cookie
-from doorward.keys.flow import SignInRequest, SignInSigner
+from doorward.identity.user import user_id
+from doorward.keys.flow import SIGN_IN, SignInRequest, SignInSigner, WantedStepUp
 from doorward.keys.handle import HandleSealer, SessionHandle
 from doorward.keys.sealed import Sealer, from_text, to_text
 from doorward.route.internal import CALLBACK_PATH, SIGN_IN_PATH, SIGN_OUT_PATH
 from doorward.web.pages import Pages, delete_cookie, private, set_cookie
 from doorward_authenticate.codes import Codes
 from doorward_authenticate.errors import (
+    NotStrongerError,
+    OtherPersonError,
     ProviderRefusedError,
     ProviderUnavailableError,
     SignInError,
     TokenRejectedError,
 )
-from doorward_authenticate.identity_providers.relying_party import RelyingParty
+from doorward_authenticate.identity_providers.claims import authentication_from
+from doorward_authenticate.identity_providers.relying_party import RelyingParty, SignedInAt
 from doorward_authenticate.pending import (
     LIFETIME_SECONDS,
     PendingSealer,
@@ -43,6 +48,13 @@ from doorward_authenticate.pending import (
     oldest_beyond_limit,
 )
 from doorward_authenticate.sessions import LiveSession, SessionWriter
+from doorward_authenticate.step_up import (
+    STEPPED_COOKIE,
+    authorization_parameters,
+    check_claims,
+    is_satisfied,
+    stepped_seconds,
+)
 
 _FORM_CONTEXT = b"sign-out form\0"
 _PARAMETER_LIMIT = 4096
@@ -90,8 +102,13 @@ class SignInPages:
             live = await self._live(request)
         except DoorwardError as error:
             return self._unavailable(request, error)
+        if wanted.step_up is not None:
+            return await self._step_up(request, wanted, wanted.step_up, live)
         if live is not None:
             return self._back(live, wanted)
+        return await self._sign_in(request, wanted)
+
+    async def _sign_in(self, request: Request, wanted: SignInRequest) -> Response:
         chosen = request.path_params.get("provider")
         if chosen is None and len(self.parties) != 1:
             links = [
@@ -103,6 +120,36 @@ class SignInPages:
         if party is None:
             return self._refused(request, "unknown identity provider", InvalidTokenError("no such identity provider"))
         return await self._to_provider(request, party, wanted)
+
+    async def _step_up(
+        self, request: Request, wanted: SignInRequest, step_up: WantedStepUp, live: LiveSession | None
+    ) -> Response:
+        """See ``doorward_authenticate.step_up``."""
+        try:
+            asked = await self._sessions.live(step_up.session_id)
+        except DoorwardError as error:
+            return self._unavailable(request, error)
+        if asked is None:
+            # It has ended meanwhile: an ordinary sign-in, after which the host will say what it thinks of the new one.
+            plain = replace(wanted, purpose=SIGN_IN, step_up=None)
+            return self._back(live, plain) if live is not None else await self._sign_in(request, plain)
+        party = self.parties.get(asked.session.identity_provider_id)
+        if party is None:
+            return self._refused(
+                request, "step-up at an unknown identity provider", InvalidTokenError("not configured")
+            )
+        if (
+            live is not None
+            and live.session.id != asked.session.id
+            and live.session.user_id == asked.session.user_id
+            and is_satisfied(step_up, live.session, self._clock.now())
+        ):
+            return self._back(live, wanted)
+        chosen = request.path_params.get("provider") is not None
+        if not chosen and _cookie(request, STEPPED_COOKIE) == asked.session.id:
+            return self._try_again(request, NotStrongerError("a step-up did not satisfy the policy"), wanted, party)
+        more = authorization_parameters(step_up, party.settings, insist=chosen)
+        return await self._to_provider(request, party, wanted, more)
 
     async def finish(self, request: Request) -> Response:
         """A browser back from an identity provider."""
@@ -129,7 +176,11 @@ class SignInPages:
                 nonce=pending.nonce,
                 code_verifier=pending.code_verifier,
             )
-            live = await self._sessions.begin(party, signed_in, self._session_id(request))
+            replaced = {id_ for id_ in (self._session_id(request),) if id_ is not None}
+            replaced |= await self._confirmed(party, signed_in, pending.request)
+            live = await self._sessions.begin(party, signed_in, replaced)
+        except (OtherPersonError, NotStrongerError) as failure:
+            response = self._try_again(request, failure, pending.request, party)
         except (SignInError, InvalidTokenError) as failure:
             response = self._failed(request, failure)
         except DoorwardError as failure:
@@ -178,11 +229,31 @@ class SignInPages:
         delete_cookie(response, SIGN_IN_COOKIE)
         return response
 
-    async def _to_provider(self, request: Request, party: RelyingParty, wanted: SignInRequest) -> Response:
+    async def _confirmed(
+        self, party: RelyingParty, signed_in: SignedInAt, wanted: SignInRequest | None
+    ) -> frozenset[str]:
+        """The session that a step-up confirms, and none for an ordinary sign-in.
+
+        Raises:
+            SignInError: somebody else has signed in, not as was asked for, or there is no such session any more.
+        """
+        if wanted is None or wanted.step_up is None:
+            return frozenset()
+        asked = await self._sessions.live(wanted.step_up.session_id)
+        if asked is None:
+            raise TokenRejectedError("the session that was to be confirmed has ended")
+        if asked.session.user_id != user_id(party.settings.issuer, str(signed_in.claims["sub"])):
+            raise OtherPersonError("somebody else has signed in to confirm a session")
+        check_claims(wanted.step_up, authentication_from(signed_in.claims), self._clock.now())
+        return frozenset({asked.session.id})
+
+    async def _to_provider(
+        self, request: Request, party: RelyingParty, wanted: SignInRequest, more: Mapping[str, str] | None = None
+    ) -> Response:
         pending = new_pending(party.settings.id, wanted, self._clock.now())
         try:
             url = await party.authorization_url(
-                state=pending.state, nonce=pending.nonce, code_verifier=pending.code_verifier
+                state=pending.state, nonce=pending.nonce, code_verifier=pending.code_verifier, more=more or {}
             )
         except SignInError as error:
             return self._failed(request, error)
@@ -206,6 +277,8 @@ class SignInPages:
         )
         life = max(0, int(live.session.expires_at - self._clock.now()))
         set_cookie(response, SIGN_IN_COOKIE, self._handles.mint(handle), life)
+        if pending.request is not None and pending.request.step_up is not None:
+            set_cookie(response, STEPPED_COOKIE, live.session.id, stepped_seconds(pending.request.step_up))
         return response
 
     def _back(self, live: LiveSession, wanted: SignInRequest) -> Response:
@@ -248,6 +321,18 @@ class SignInPages:
                 return self._pages.page(request, "provider_refused.html", HTTPStatus.FORBIDDEN)
             case _:
                 return self._pages.page(request, "failed.html", HTTPStatus.BAD_REQUEST)
+
+    def _try_again(
+        self, request: Request, error: SignInError, wanted: SignInRequest | None, party: RelyingParty | None
+    ) -> Response:
+        """A step-up that came to nothing, with a button: the way round again is a person's to choose."""
+        if wanted is None or party is None:
+            return self._failed(request, error)
+        _log.warning("a step-up failed", request_id=_request_id(request), kind=type(error).__name__, reason=str(error))
+        template = "other_person.html" if isinstance(error, OtherPersonError) else "not_stronger.html"
+        again = f"{SIGN_IN_PATH}/{party.settings.id}?{self._signer.sign(wanted)}"
+        values = {"host": wanted.authority, "provider": party.settings.name, "again": again, "sign_out": SIGN_OUT_PATH}
+        return self._pages.page(request, template, HTTPStatus.FORBIDDEN, **values)
 
     def _unavailable(self, request: Request, error: Exception, template: str = "unavailable.html") -> Response:
         _log.error("sessions are not available", request_id=_request_id(request), reason=str(error))

@@ -12,6 +12,7 @@ from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import (
 )
 from doorward.envoy_api.envoy.type.v3.http_status_pb2 import HttpStatus
 from doorward.identity.cookies import without_ours
+from doorward.keys.flow import WantedStepUp
 from doorward.route.internal import (
     ASSERTION_HEADER,
     CLIENT_ADDRESS_HEADER,
@@ -69,8 +70,8 @@ class Responder:
         match outcome.verdict:
             case Verdict.PREFLIGHT:
                 return self._preflight(request), 204
-            case Verdict.SIGN_IN if request.is_navigation and outcome.route is not None:
-                headers = self._redirect.headers(request, outcome.route.route, settings)
+            case Verdict.SIGN_IN | Verdict.STEP_UP if request.is_navigation and outcome.route is not None:
+                headers = self._redirect.headers(request, outcome.route.route, settings, _wanted(outcome))
                 return _denied(302, [*headers, *SECURITY_HEADERS], ""), 302
             case _:
                 refusal = refused(request, outcome, settings, decision_id, self._clock.now())
@@ -166,6 +167,19 @@ class Responder:
         if wanted and all(" " <= character <= "~" for character in wanted):
             headers.append(("access-control-allow-headers", wanted))
         return _denied(204, headers, "")
+
+
+def _wanted(outcome: Outcome) -> WantedStepUp | None:
+    step_up = outcome.decision.step_up if outcome.decision is not None else None
+    if outcome.verdict is not Verdict.STEP_UP or step_up is None or outcome.principal is None:
+        return None
+    age = step_up.max_age_seconds
+    return WantedStepUp(
+        session_id=outcome.principal.session.id,
+        max_age_seconds=None if age is None else int(age),
+        methods=step_up.methods,
+        context_classes=step_up.context_classes,
+    )
 
 
 def _ok(to_set: dict[str, str], to_remove: set[str]) -> CheckResponse:

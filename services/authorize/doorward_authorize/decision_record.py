@@ -172,7 +172,12 @@ _OF_REQUEST: dict[str, Callable[[RequestFacts, str], object]] = {
 
 
 _OF_PRINCIPAL: dict[str, Callable[[PrincipalFacts, str], object]] = {
-    "authentication": lambda who, _: [who.authenticated_at, who.identity_provider_id, *sorted(who.methods)],
+    "authentication": lambda who, _: [
+        who.authenticated_at,
+        who.identity_provider_id,
+        who.context_class,
+        *sorted(who.methods),
+    ],
     "record": lambda who, kind: who.records.get(kind),
 }
 

@@ -310,6 +310,7 @@ class Principals:
             identity_provider_id=provider.id,
             authenticated_at=session.authenticated_at,
             methods=session.methods,
+            context_class=session.context_class or None,
         )
         return Principal(session, user, facts, user_data, mark, standing.good_until)
 

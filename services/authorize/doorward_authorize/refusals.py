@@ -102,6 +102,9 @@ def refused(request: CheckedRequest, outcome: Outcome, settings: Settings, decis
     headers = [*SECURITY_HEADERS, (DECISION_ID_HEADER, decision_id)]
     if words.status == 401:
         headers.append(("www-authenticate", f'Doorward sign-in="{settings.authenticate_origin}"'))
+    step_up = _step_up(outcome, settings)
+    if step_up:
+        headers.append(("www-authenticate", _challenge(step_up)))
     headers += _readable_by_a_listed_origin(request, outcome)
     if request.is_grpc:
         return _grpc(request, words, headers, decision_id)
@@ -133,8 +136,42 @@ def refused(request: CheckedRequest, outcome: Outcome, settings: Settings, decis
         told["remedies"] = list(remedies)
     if words.status == 401:
         told["sign_in"] = settings.authenticate_origin
+    if step_up:
+        told["step_up"] = step_up
     headers.append(("content-type", "application/json"))
     return Refusal(http_status=words.status, status=words.status, headers=headers, body=json.dumps(told) + "\n")
+
+
+def _step_up(outcome: Outcome, settings: Settings) -> dict[str, object]:
+    """What a stronger sign-in must bring, as an identity provider is asked for it."""
+    wanted = outcome.decision.step_up if outcome.decision is not None else None
+    if outcome.verdict is not Verdict.STEP_UP or wanted is None or outcome.principal is None:
+        return {}
+    provider = settings.identity_provider(outcome.principal.session.identity_provider_id)
+    classes = wanted.context_classes
+    if provider is not None:
+        classes = provider.acr_values(wanted.methods, classes)
+    told: dict[str, object] = {}
+    if wanted.max_age_seconds is not None:
+        told["max_age"] = int(wanted.max_age_seconds)
+    if classes:
+        told["acr_values"] = list(classes)
+    if wanted.methods:
+        told["methods"] = list(wanted.methods)
+    return told
+
+
+def _challenge(step_up: dict[str, object]) -> str:
+    """RFC 9470, section 3. Words of context classes are printable ASCII; a quote or backslash is escaped (RFC 9110, section 5.6.4)."""
+    parts = ['Bearer error="insufficient_user_authentication"']
+    parts.append('error_description="A fresher or stronger sign-in is needed"')
+    classes = step_up.get("acr_values")
+    if isinstance(classes, list):
+        text = " ".join(classes).replace("\\", "\\\\").replace('"', '\\"')
+        parts.append(f'acr_values="{text}"')
+    if "max_age" in step_up:
+        parts.append(f'max_age="{step_up["max_age"]}"')
+    return ", ".join(parts)
 
 
 def _grpc(request: CheckedRequest, words: _Words, headers: list[tuple[str, str]], decision_id: str) -> Refusal:

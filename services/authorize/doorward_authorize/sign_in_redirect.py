@@ -7,9 +7,12 @@ from doorward.clock import Clock
 from doorward.config.settings import Settings
 from doorward.keys.flow import (
     LIFETIME_SECONDS,
+    SIGN_IN,
+    STEP_UP,
     FlowSealer,
     SignInRequest,
     SignInSigner,
+    WantedStepUp,
     new_flow,
     oldest_beyond_limit,
 )
@@ -32,8 +35,10 @@ class SignInRedirect:
         self._clock = clock
         self._random = random
 
-    def headers(self, request: CheckedRequest, route: Route, settings: Settings) -> list[tuple[str, str]]:
-        """``location`` and ``set-cookie`` headers for a browser that is to sign in for ``route``."""
+    def headers(
+        self, request: CheckedRequest, route: Route, settings: Settings, step_up: WantedStepUp | None = None
+    ) -> list[tuple[str, str]]:
+        """``location`` and ``set-cookie`` headers for a browser that is to sign in for ``route``, again and stronger with ``step_up``."""
         flow = new_flow(request.target, self._clock.now(), self._random(_RANDOM_BYTES))
         query = self._signer.sign(
             SignInRequest(
@@ -41,6 +46,8 @@ class SignInRedirect:
                 fingerprint=flow.fingerprint,
                 flow_name=flow.name,
                 expires_at=flow.expires_at,
+                purpose=SIGN_IN if step_up is None else STEP_UP,
+                step_up=step_up,
             )
         )
         sealed = self._flows.seal(flow, route.host)

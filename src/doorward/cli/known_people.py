@@ -28,6 +28,7 @@ from doorward.source import Node, Problems
 _FACTS_BY_KEY = {
     "authenticated_at": "authentication",
     "methods": "authentication",
+    "context_class": "authentication",
     "identity_provider_id": "authentication",
     "devices": "devices",
     "grants": "grants",

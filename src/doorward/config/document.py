@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from doorward.source import duration_seconds
 
+WORD = r"^[!-~]{1,200}$"
 NAME = r"^[a-z0-9](?:[a-z0-9_.-]{0,62}[a-z0-9])?$"
 
 
@@ -106,6 +107,10 @@ class IdentityProviderDocument(StrictDocument):
         description="Domains whose addresses it may vouch for; required with two or more identity providers.",
     )
     claims: ClaimsDocument = Field(default=ClaimsDocument(), description="Claim names.")
+    method_classes: dict[Annotated[str, Field(pattern=WORD)], Annotated[str, Field(pattern=WORD)]] = Field(
+        default={},
+        description="For a method that policies ask for (`amr`), the context class (`acr_values`) that makes the provider use it.",
+    )
 
 
 class SessionDocument(StrictDocument):

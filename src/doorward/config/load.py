@@ -418,6 +418,7 @@ class _Loader:
                     signing_algorithms=tuple(written.signing_algorithms),
                     email_domains=frozenset(map(str.lower, domains)) if domains is not None else None,
                     groups_claim=written.claims.groups,
+                    method_classes=tuple(written.method_classes.items()),
                 )
             )
         issuers = [item.issuer for item in found]

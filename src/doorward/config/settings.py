@@ -33,6 +33,13 @@ class IdentityProviderSettings:
     """Domains that it is an authority for, in lower case; ``None`` when it is the only one and none were listed."""
     groups_claim: str | None
     """The claim that names a person's groups completely, if there is one."""
+    method_classes: tuple[tuple[str, str], ...] = ()
+    """For a method that a policy may want (`amr`), the context class to ask for (`acr_values`), by which it is reached."""
+
+    def acr_values(self, methods: tuple[str, ...], classes: tuple[str, ...]) -> tuple[str, ...]:
+        """The context classes to ask for when one of ``methods`` or ``classes`` is wanted."""
+        asked = [context_class for method, context_class in self.method_classes if method in methods]
+        return tuple(dict.fromkeys((*classes, *asked)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,11 +51,25 @@ identity_providers:
     email_domains: [example.com, partner.example]
     claims:
       groups: groups
+    method_classes:
+      otp: mfa
 
 decision_log:
   file: logs/decisions.jsonl
 
 routes:
+  # The application below, for whoever has signed in with a code within the last minutes.
+  - name: verify-strong
+    from: {ports.url("verify")}
+    prefix: /strong
+    to: http://127.0.0.1:{ports.verify}
+    policy:
+      - allow:
+          and:
+            - authentication:
+                max_age: 5m
+                methods: [otp]
+
   # Anyone who is signed in; shows what an upstream receives.
   - name: verify
     from: {ports.url("verify")}

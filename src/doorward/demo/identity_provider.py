@@ -2,7 +2,7 @@
 
     python -m doorward.demo.identity_provider --port N --data DIR --client-id ID --client-secret-file FILE --redirect-uri URI
 
-It listens on 127.0.0.1 and ::1 as ``http://localhost:N``. ``--faults`` opens ``POST /_faults`` for tests, which makes
+It takes `max_age`, `prompt` and `acr_values`, of which `mfa` asks for a code that is printed on the page. It listens on 127.0.0.1 and ::1 as ``http://localhost:N``. ``--faults`` opens ``POST /_faults`` for tests, which makes
 it misbehave, and ``GET /_asked``, which counts how often keys were asked for.
 """
 
@@ -37,6 +37,9 @@ from doorward.web.style import style, style_source
 _LIFE_SECONDS = 300
 _CODE_SECONDS = 60
 _COOKIE = "demo-identity-provider"
+ONE_TIME_CODE = "123456"
+"""Published like the passwords: it opens nothing but a demo."""
+_STRONG = "mfa"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +61,17 @@ class Grant:
     nonce: str
     scope: str
     challenge: str
-    authenticated_at: int
+    login: "Login"
     expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Somebody who has shown a password, and perhaps a code, in this browser."""
+
+    user: DemoUser
+    at: int
+    is_strong: bool
 
 
 class IdentityProvider:
@@ -72,7 +84,7 @@ class IdentityProvider:
         self._codes: dict[str, Grant] = {}
         self._refresh: dict[str, Grant] = {}
         self._access: dict[str, tuple[DemoUser, float]] = {}
-        self._signed_in: dict[str, tuple[DemoUser, int]] = {}
+        self._signed_in: dict[str, Login] = {}
         self._faults_open = faults is not None
         self._faults = faults or Faults()
         self._asked: Counter[str] = Counter()
@@ -114,6 +126,7 @@ class IdentityProvider:
                 "id_token_signing_alg_values_supported": ["RS256", "ES256"],
                 "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
                 "code_challenge_methods_supported": ["S256"],
+                "acr_values_supported": ["demo", _STRONG],
                 "scopes_supported": ["openid", "email", "profile", "groups", "offline_access"],
                 "authorization_response_iss_parameter_supported": True,
             }
@@ -140,35 +153,38 @@ class IdentityProvider:
         if "openid" not in query.get("scope", "").split():
             return self._answer(redirect_uri, query.get("state"), error="invalid_scope")
         known = self._signed_in.get(request.cookies.get(_COOKIE, ""))
+        wants_strong = _STRONG in query.get("acr_values", "").split()
         if request.method == "POST":
             form = await request.form()
             user = _user(str(form.get("email", "")), str(form.get("password", "")))
-            if user is None:
+            has_code = hmac.compare_digest(str(form.get("code", "")).encode(), ONE_TIME_CODE.encode())
+            if user is None or (wants_strong and not has_code):
                 return self._login_page(request, wrong=True)
             handle = secrets.token_urlsafe(24)
-            known = self._signed_in[handle] = (user, int(time.time()))
-            response = self._grant(request, *known)
+            known = self._signed_in[handle] = Login(user, int(time.time()), has_code)
+            response = self._grant(request, known)
             response.set_cookie(_COOKIE, handle, httponly=True, samesite="lax")
             return response
         max_age = query.get("max_age", "")
-        too_old = known is not None and max_age.isdigit() and time.time() - known[1] > int(max_age)
-        if known is None or too_old or "login" in query.get("prompt", "").split():
+        too_old = known is not None and max_age.isdigit() and time.time() - known.at > int(max_age)
+        too_weak = known is not None and wants_strong and not known.is_strong
+        if known is None or too_old or too_weak or "login" in query.get("prompt", "").split():
             if "none" in query.get("prompt", "").split():
                 return self._answer(redirect_uri, query.get("state"), error="login_required")
             return self._login_page(request, wrong=False)
-        return self._grant(request, *known)
+        return self._grant(request, known)
 
-    def _grant(self, request: Request, user: DemoUser, authenticated_at: int) -> Response:
+    def _grant(self, request: Request, login: Login) -> Response:
         query = request.query_params
         code = secrets.token_urlsafe(24)
         self._codes[code] = Grant(
-            user=user,
+            user=login.user,
             client_id=query["client_id"],
             redirect_uri=query["redirect_uri"],
             nonce=query.get("nonce", ""),
             scope=query.get("scope", ""),
             challenge=query["code_challenge"],
-            authenticated_at=authenticated_at,
+            login=login,
             expires_at=time.time() + _CODE_SECONDS,
         )
         return self._answer(query["redirect_uri"], query.get("state"), code=code)
@@ -232,9 +248,9 @@ class IdentityProvider:
             "aud": grant.client_id,
             "iat": now,
             "exp": now + _LIFE_SECONDS,
-            "auth_time": grant.authenticated_at,
-            "amr": ["pwd"],
-            "acr": "demo",
+            "auth_time": grant.login.at,
+            "amr": ["pwd", "otp", "mfa"] if grant.login.is_strong else ["pwd"],
+            "acr": _STRONG if grant.login.is_strong else "demo",
             "at_hash": base64.urlsafe_b64encode(half).rstrip(b"=").decode(),
             **_person(grant.user, grant.scope),
         }
@@ -277,12 +293,18 @@ class IdentityProvider:
             '<p class="bad" role="alert">That e-mail address and password do not belong together.</p>' if wrong else ""
         )
         action = html.escape(f"/authorize?{request.url.query}")
+        code = (
+            f'<label for="code">Code (here always {ONE_TIME_CODE})</label>'
+            '<input id="code" name="code" inputmode="numeric" autocomplete="one-time-code" required>'
+            if _STRONG in request.query_params.get("acr_values", "").split()
+            else ""
+        )
         return _page(
             "Demo identity provider",
             f'{message}<form method="post" action="{action}">'
             '<label for="email">E-mail</label><input id="email" name="email" type="email" autocomplete="username" required autofocus>'
             '<label for="password">Password</label><input id="password" name="password" type="password" autocomplete="current-password" required>'
-            f'<button type="submit">Sign in</button></form><h2>Demo users</h2>'
+            f'{code}<button type="submit">Sign in</button></form><h2>Demo users</h2>'
             f"<table><thead><tr><th>E-mail</th><th>Password</th><th>Groups</th></tr></thead><tbody>{people}</tbody></table>",
             200,
         )

@@ -19,7 +19,8 @@ class Session:
     identity_provider_id: str
     issued_at: float
     expires_at: float
-    authenticated_at: float
+    authenticated_at: float | None
+    """When the identity provider itself last saw the person; ``None`` when it does not say."""
     methods: tuple[str, ...] = ()
     context_class: str = ""
     provider_session_id: str = ""
@@ -42,7 +43,8 @@ class Session:
         )
         message.issued_at.FromNanoseconds(int(self.issued_at * 1e9))
         message.expires_at.FromNanoseconds(int(self.expires_at * 1e9))
-        message.authenticated_at.FromNanoseconds(int(self.authenticated_at * 1e9))
+        if self.authenticated_at is not None:
+            message.authenticated_at.FromNanoseconds(int(self.authenticated_at * 1e9))
         return message.SerializeToString()
 
     @classmethod
@@ -64,7 +66,9 @@ class Session:
             identity_provider_id=message.identity_provider_id,
             issued_at=message.issued_at.seconds + message.issued_at.nanos * 1e-9,
             expires_at=message.expires_at.seconds + message.expires_at.nanos * 1e-9,
-            authenticated_at=message.authenticated_at.seconds + message.authenticated_at.nanos * 1e-9,
+            authenticated_at=message.authenticated_at.seconds + message.authenticated_at.nanos * 1e-9
+            if message.HasField("authenticated_at")
+            else None,
             methods=tuple(message.methods),
             context_class=message.context_class,
             provider_session_id=message.provider_session_id,

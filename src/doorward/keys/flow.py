@@ -25,7 +25,12 @@ FINGERPRINT_BYTES = 32
 RETURN_PATH_LIMIT = 2048
 """A longer address is not remembered; the browser returns to ``/``."""
 
+SIGN_IN = "sign-in"
+STEP_UP = "step-up"
+
 _COOKIE_NAME = re.compile(r"__Host-doorward-flow-([0-9]{10,12})-([0-9a-f]{8})\Z")
+_NAMES = frozenset({"authority", "purpose", "expires", "flow", "cookie", "signature"})
+_STEP_UP_NAMES = frozenset({"session", "max_age", "methods", "context_classes"})
 _HEADER = struct.Struct(">Q16s")
 _TEXT_LIMIT = 4096
 
@@ -130,6 +135,19 @@ def new_flow(target: str, now: float, random: bytes) -> Flow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WantedStepUp:
+    """What a stronger sign-in must bring. Words are printable ASCII without blanks."""
+
+    session_id: str
+    """The session that is too old or too weak; it names the person and the identity provider, and ends if all goes well."""
+    max_age_seconds: int | None = None
+    methods: tuple[str, ...] = ()
+    """One of these (`amr`); none: any."""
+    context_classes: tuple[str, ...] = ()
+    """One of these (`acr`); none: any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SignInRequest:
     """What a protected host asks of the sign-in host."""
 
@@ -141,8 +159,9 @@ class SignInRequest:
     """Name of the flow cookie, so that the callback finds it among several tabs."""
     expires_at: int
     """Seconds since the Unix epoch."""
-    purpose: str = "sign-in"
-    """``sign-in``; other purposes have requests of their own."""
+    purpose: str = SIGN_IN
+    """``sign-in`` or, with ``step_up`` and only then, ``step-up``."""
+    step_up: WantedStepUp | None = None
 
 
 class SignInSigner:
@@ -164,6 +183,7 @@ class SignInSigner:
                 "expires": str(request.expires_at),
                 "flow": to_text(request.fingerprint),
                 "cookie": request.flow_name,
+                **_step_up_fields(request.step_up),
                 "signature": to_text(tag),
             }
         )
@@ -182,7 +202,7 @@ class SignInSigner:
         except ValueError:
             raise InvalidTokenError("the sign-in request is malformed") from None
         fields = dict(pairs)
-        names = {"authority", "purpose", "expires", "flow", "cookie", "signature"}
+        names = _NAMES | _STEP_UP_NAMES if fields.get("purpose") == STEP_UP else _NAMES
         if len(fields) != len(pairs) or set(fields) != names:
             raise InvalidTokenError("the sign-in request has missing, repeated or foreign parameters")
         if not re.fullmatch(r"[0-9]{1,12}", fields["expires"]) or not is_flow_cookie(fields["cookie"]):
@@ -193,6 +213,7 @@ class SignInSigner:
             flow_name=fields["cookie"],
             expires_at=int(fields["expires"]),
             purpose=fields["purpose"],
+            step_up=_step_up_from(fields) if fields["purpose"] == STEP_UP else None,
         )
         signature = from_text(fields["signature"], 128)
         key = self._keyring.find(signature[:KEY_ID_BYTES])
@@ -202,7 +223,7 @@ class SignInSigner:
             raise InvalidTokenError("the sign-in request names no flow secret")
         if now >= request.expires_at:
             raise InvalidTokenError("the sign-in request has expired")
-        if request.purpose != "sign-in":
+        if request.purpose not in {SIGN_IN, STEP_UP}:
             raise InvalidTokenError("the sign-in request has another purpose")
         return request
 
@@ -215,9 +236,33 @@ def _tag(key: bytes, request: SignInRequest) -> bytes:
         str(request.expires_at).encode(),
         request.fingerprint,
         request.flow_name.encode(),
+        *(f"{name}={value}".encode() for name, value in _step_up_fields(request.step_up).items()),
     )
     message = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
     return hmac.digest(key, message, "sha256")
+
+
+def _step_up_fields(step_up: WantedStepUp | None) -> dict[str, str]:
+    if step_up is None:
+        return {}
+    return {
+        "session": step_up.session_id,
+        "max_age": "" if step_up.max_age_seconds is None else str(step_up.max_age_seconds),
+        "methods": " ".join(step_up.methods),
+        "context_classes": " ".join(step_up.context_classes),
+    }
+
+
+def _step_up_from(fields: dict[str, str]) -> WantedStepUp:
+    """What stands in a query; every way to write it that ``sign`` does not use fails at the signature."""
+    if not re.fullmatch(r"[0-9a-f]{32}", fields["session"]) or not re.fullmatch(r"[0-9]{0,9}", fields["max_age"]):
+        raise InvalidTokenError("the step-up request is malformed")
+    return WantedStepUp(
+        session_id=fields["session"],
+        max_age_seconds=int(fields["max_age"]) if fields["max_age"] else None,
+        methods=tuple(fields["methods"].split()),
+        context_classes=tuple(fields["context_classes"].split()),
+    )
 
 
 def _cookie_context(name: str, host: str) -> bytes:

@@ -24,6 +24,8 @@ class StepUp:
     """How old it may be; ``None``: any age."""
     methods: tuple[str, ...] = ()
     """Authentication methods (`amr`) of which the policy asks for one; none: any."""
+    context_classes: tuple[str, ...] = ()
+    """Context classes (`acr`) of which the policy asks for one; none: any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

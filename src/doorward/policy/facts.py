@@ -67,9 +67,11 @@ class PrincipalFacts:
     session_id: str | None = None
     identity_provider_id: str | None = None
     authenticated_at: float | None = None
-    """Seconds since the Unix epoch."""
+    """Seconds since the Unix epoch; ``None`` when nobody says so."""
     methods: tuple[str, ...] = ()
     """Authentication methods (`amr`, RFC 8176)."""
+    context_class: str | None = None
+    """Authentication context class (`acr`)."""
     devices: tuple[DeviceFacts, ...] | None = None
     grants: tuple[GrantFacts, ...] | None = None
     records: Mapping[str, Mapping[str, object] | None] = field(default_factory=dict)

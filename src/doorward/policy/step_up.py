@@ -1,7 +1,7 @@
 """Step-up: a denial that a fresher or stronger sign-in of the same person would turn.
 
-The policy is asked again as if they had signed in this moment by every method that it names. Only if that lets them in is
-step-up the answer; it never lets anybody in itself, because the new sign-in is decided like any other.
+The policy is asked again as if they had signed in this moment by every method and in a context class that it names. Only if that
+lets them in is step-up the answer; it never lets anybody in itself, because the new sign-in is decided like any other.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,9 @@ from doorward.policy.facts import Facts
 from doorward.policy.nodes import Action, Policy, Term, terms
 from doorward.policy.truth import Truth
 
+_ASKED = ("max_age", "methods", "context_class")
+"""What a new sign-in of the same person at the same identity provider can change."""
+
 
 def step_up_terms(policy: Policy) -> tuple[Term, ...]:
     """The terms that a new sign-in could satisfy."""
@@ -20,7 +23,7 @@ def step_up_terms(policy: Policy) -> tuple[Term, ...]:
         term
         for rule in policy.rules
         for term in terms(rule.group)
-        if term.criterion == AUTHENTICATION.name and (term.operands("max_age") or term.operands("methods"))
+        if term.criterion == AUTHENTICATION.name and any(term.operands(key) for key in _ASKED)
     )
 
 
@@ -40,29 +43,41 @@ def _turned(
     policy: Policy, facts: Facts, candidates: tuple[Term, ...], decide: Callable[[Facts], Decision]
 ) -> Decision | None:
     principal = facts.principal
-    if principal is None or principal.authenticated_at is None:
-        return None
-    methods = {method for term in candidates for method in term.operands("methods")}
+    if principal is None or (principal.authenticated_at is None and principal.identity_provider_id is None):
+        return None  # a program does not sign in
+    methods = _named(candidates, "methods")
     stronger = replace(
         principal, authenticated_at=facts.now, methods=(*principal.methods, *sorted(methods - set(principal.methods)))
     )
-    turned = decide(replace(facts, principal=stronger))
-    if turned.effect is not Effect.ALLOW:
-        return None
-    lacking = [term for term in _relevant(policy, turned.rule) if AUTHENTICATION.find(term, facts).truth is Truth.FALSE]
+    # A sign-in has one context class, so each is tried; the present one first, because it may be enough.
+    others = sorted(_named(candidates, "context_class") - {principal.context_class})
+    for context_class in (principal.context_class, *others):
+        turned = decide(replace(facts, principal=replace(stronger, context_class=context_class)))
+        if turned.effect is Effect.ALLOW:
+            return _step_up(_lacking(policy, turned.rule, facts), turned.rule)
+    return None
+
+
+def _step_up(lacking: list[Term], rule: str | None) -> Decision:
     ages = [age for age in map(max_age_of, lacking) if age is not None]
     return Decision(
         effect=Effect.STEP_UP,
         reasons=(AUTHENTICATION.failure,),
-        rule=turned.rule,
+        rule=rule,
         step_up=StepUp(
             max_age_seconds=min(ages, default=None),
-            methods=tuple(sorted({method for term in lacking for method in term.operands("methods")})),
+            methods=tuple(sorted(_named(lacking, "methods"))),
+            context_classes=tuple(sorted(_named(lacking, "context_class"))),
         ),
     )
 
 
-def _relevant(policy: Policy, allowing: str | None) -> tuple[Term, ...]:
-    """The terms of the rule that would let in, and of those that deny."""
+def _named(of: tuple[Term, ...] | list[Term], key: str) -> set[str]:
+    return {word for term in of for word in term.operands(key)}
+
+
+def _lacking(policy: Policy, allowing: str | None, facts: Facts) -> list[Term]:
+    """The terms that do not hold now, of the rule that would let in and of those that deny."""
     rules = tuple(rule for rule in policy.rules if rule.action is Action.DENY or rule.name == allowing)
-    return step_up_terms(replace(policy, rules=rules))
+    relevant = step_up_terms(replace(policy, rules=rules))
+    return [term for term in relevant if AUTHENTICATION.find(term, facts).truth in {Truth.FALSE, Truth.UNKNOWN}]

@@ -20,7 +20,8 @@ _OVERAGE = ("_claim_names", "hasgroups")
 class Authentication:
     """How and when somebody was authenticated."""
 
-    authenticated_at: float
+    authenticated_at: float | None
+    """``None`` when the identity provider does not say: then only a sign-in that asks for `max_age` can be called fresh."""
     methods: tuple[str, ...]
     context_class: str
     provider_session_id: str
@@ -57,11 +58,11 @@ def user_from(
     )
 
 
-def authentication_from(claims: VerifiedClaims, now: float) -> Authentication:
+def authentication_from(claims: VerifiedClaims) -> Authentication:
     """When and how, from the ID token alone."""
     at, methods = claims.get("auth_time"), claims.get("amr")
     return Authentication(
-        authenticated_at=float(at) if isinstance(at, int | float) and not isinstance(at, bool) else now,
+        authenticated_at=float(at) if isinstance(at, int | float) and not isinstance(at, bool) else None,
         methods=tuple(item for item in methods if isinstance(item, str)) if isinstance(methods, list) else (),
         context_class=_text(claims.get("acr")),
         provider_session_id=_text(claims.get("sid")),

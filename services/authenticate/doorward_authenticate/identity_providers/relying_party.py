@@ -1,7 +1,9 @@
 """The authorization code flow with one identity provider (OpenID Connect Core 1.0, section 3.1; PKCE, RFC 7636)."""
 
 import urllib.parse
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 import httpx
@@ -60,8 +62,10 @@ class RelyingParty(Protocol):
 
     settings: IdentityProviderSettings
 
-    async def authorization_url(self, *, state: str, nonce: str, code_verifier: str) -> str:
-        """Where to send the browser.
+    async def authorization_url(
+        self, *, state: str, nonce: str, code_verifier: str, more: Mapping[str, str] = MappingProxyType({})
+    ) -> str:
+        """Where to send the browser; ``more`` are further parameters, such as `max_age`.
 
         Raises:
             ProviderUnavailableError: the identity provider cannot be used now.
@@ -104,7 +108,9 @@ class OidcRelyingParty:
         self._metadata = MetadataSource(client, settings.issuer, clock)
         self._keys = KeySource(client, clock)
 
-    async def authorization_url(self, *, state: str, nonce: str, code_verifier: str) -> str:
+    async def authorization_url(
+        self, *, state: str, nonce: str, code_verifier: str, more: Mapping[str, str] = MappingProxyType({})
+    ) -> str:
         """See ``RelyingParty.authorization_url``."""
         metadata = await self._metadata.get()
         query = urllib.parse.urlencode(
@@ -117,6 +123,7 @@ class OidcRelyingParty:
                 "nonce": nonce,
                 "code_challenge": create_s256_code_challenge(code_verifier),
                 "code_challenge_method": "S256",
+                **more,
             }
         )
         separator = "&" if "?" in metadata.authorization_endpoint else "?"

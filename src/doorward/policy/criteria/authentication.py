@@ -29,12 +29,15 @@ def max_age_of(term: Term) -> float | None:
 
 def _truth(term: Term, principal: PrincipalFacts, now: float) -> Truth:
     max_age, methods, providers = max_age_of(term), term.operands("methods"), term.operands("provider")
+    classes = term.operands("context_class")
     parts = []
     if max_age is not None:
         at = principal.authenticated_at
         parts.append(Truth.UNKNOWN if at is None else Truth.of(now - at < max_age))
     if methods:
         parts.append(Truth.of(any(method in principal.methods for method in methods)))
+    if classes:
+        parts.append(Truth.of(principal.context_class in classes))
     if providers:
         provider = principal.identity_provider_id
         parts.append(Truth.UNKNOWN if provider is None else Truth.of(provider in providers))
@@ -51,6 +54,7 @@ def _authentication(term: Term, facts: Facts) -> Finding:
     saw = {
         "age_seconds": None if at is None else round(facts.now - at),
         "methods": list(principal.methods),
+        "context_class": principal.context_class,
         "provider": principal.identity_provider_id,
     }
     return Finding(_truth(term, principal, facts.now), saw)
@@ -59,6 +63,7 @@ def _authentication(term: Term, facts: Facts) -> Finding:
 def _prepare(term: Term) -> Test:
     max_age = max_age_of(term)
     methods, providers = frozenset(term.operands("methods")), frozenset(term.operands("provider"))
+    classes = frozenset(term.operands("context_class"))
 
     def run(facts: Facts) -> Truth:
         principal = facts.principal
@@ -72,6 +77,8 @@ def _prepare(term: Term) -> Test:
             elif facts.now - at >= max_age:
                 return Truth.FALSE
         if methods and methods.isdisjoint(principal.methods):
+            return Truth.FALSE
+        if classes and principal.context_class not in classes:
             return Truth.FALSE
         if providers:
             provider = principal.identity_provider_id
@@ -93,17 +100,18 @@ def _next_change(term: Term, facts: Facts) -> float | None:
 
 
 def _check(matchers: tuple[Matcher, ...]) -> str | None:
-    return None if matchers else "needs `max_age`, `methods` or `provider`"
+    return None if matchers else "needs `max_age`, `methods`, `context_class` or `provider`"
 
 
 AUTHENTICATION = Criterion(
     name="authentication",
     operand=Operand.KEYS,
-    summary="Compares the age of the sign-in, its methods and the identity provider.",
+    summary="Compares the age of the sign-in, its methods, its context class and the identity provider.",
     detail=(
         "Methods are those that the identity provider reports (`amr`, RFC 8176), such as `otp` or `hwk`; one of several "
-        "is enough. When somebody is kept out only because the sign-in is too old or too weak, the answer is step-up: "
-        "they sign in again, and stronger. Another identity provider is not reached that way."
+        "is enough. So it is with context classes (`acr`), which the identity provider defines. The age counts from when it "
+        "last saw the person itself (`auth_time`), and is unknown where it does not say. When somebody is kept out only because the sign-in is too old, of unknown age or too weak, the answer is "
+        "step-up: they sign in again, and stronger. Another identity provider is not reached that way."
     ),
     example="authentication: {max_age: 15m, methods: [otp, hwk]}",
     cases="""
@@ -113,6 +121,7 @@ cases:
   - {principal: {email: alice@example.com, authenticated_at: 5m ago, methods: [pwd, otp]}, effect: allow, reasons: [authentication-ok, domain-ok]}
   - {principal: {email: alice@example.com, authenticated_at: 15m ago, methods: [pwd, otp]}, effect: step-up, reasons: [authentication-insufficient], rule: allow-1}
   - {principal: {email: alice@example.com, authenticated_at: 5m ago, methods: [pwd]}, effect: step-up, reasons: [authentication-insufficient]}
+  - {principal: {email: alice@example.com, identity_provider_id: corp, methods: [otp]}, effect: step-up, reasons: [authentication-insufficient]}
   - {principal: {email: mallory@evil.example, authenticated_at: 5m ago, methods: [pwd]}, effect: deny, reasons: [authentication-insufficient, domain-unauthorized]}
 """,
     reads=frozenset({Fact.PRINCIPAL, Fact.AUTHENTICATION, Fact.TIME}),
@@ -123,6 +132,11 @@ cases:
         "max_age": plain_key(Parameter(canonical=_duration), summary="How long ago the sign-in may be."),
         "methods": plain_key(
             Parameter(canonical=_word, several=Several.SOME), several=True, summary="Methods of which one was used."
+        ),
+        "context_class": plain_key(
+            Parameter(canonical=_word, several=Several.SOME),
+            several=True,
+            summary="Context classes of which one was met.",
         ),
         "provider": plain_key(
             Parameter(canonical=_word, several=Several.SOME), several=True, summary="Ids of identity providers."

@@ -102,7 +102,7 @@ class World:
         signed_in = SignedInAt(
             claims=claims, userinfo={}, access_token="a0", refresh_token=refresh, id_token="i", access_seconds=LIFE
         )
-        return (await self.writer.begin(self.provider, signed_in, None)).session.id
+        return (await self.writer.begin(self.provider, signed_in, set())).session.id
 
     async def user(self, session_id: str) -> User:
         session = Session.from_bytes((await self.records.get("Session", session_id)).data)

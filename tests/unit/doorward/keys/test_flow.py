@@ -17,6 +17,7 @@ from doorward.keys.flow import (
     FlowSealer,
     SignInRequest,
     SignInSigner,
+    WantedStepUp,
     flow_fingerprint,
     is_flow_cookie,
     new_flow,
@@ -37,6 +38,9 @@ REQUEST = SignInRequest(
     fingerprint=FLOW.fingerprint,
     flow_name=FLOW.name,
     expires_at=NOW + LIFETIME_SECONDS,
+)
+STEP_UP = WantedStepUp(
+    session_id="0123456789abcdef" * 2, max_age_seconds=300, methods=("hwk", "otp"), context_classes=("urn:x:mfa",)
 )
 FOREIGN = [
     "" if line == "``" else line.encode("ascii").decode("unicode_escape")
@@ -266,6 +270,7 @@ def test_s37_no_parameter_can_be_dropped_doubled_emptied_or_added():
         {"fingerprint": flow_fingerprint(b"the attacker's own")},
         {"flow_name": new_flow("/", NOW, bytes(20)).name},
         {"purpose": "sign-out"},
+        {"purpose": "step-up", "step_up": STEP_UP},
     ],
     ids=str,
 )
@@ -285,9 +290,36 @@ def test_s39_hosts_that_only_resemble_the_signed_one_do_not_verify(text):
 
 def test_s37_a_request_of_another_purpose_or_one_that_has_expired_is_refused():
     with pytest.raises(InvalidTokenError, match="purpose"):
-        SIGNER.verify(SIGNER.sign(replace(REQUEST, purpose="step-up")), NOW)
+        SIGNER.verify(SIGNER.sign(replace(REQUEST, purpose="sign-out")), NOW)
     with pytest.raises(InvalidTokenError, match="expired"):
         SIGNER.verify(SIGNER.sign(REQUEST), NOW + LIFETIME_SECONDS)
+
+
+@pytest.mark.parametrize(
+    "step_up",
+    [STEP_UP, WantedStepUp(session_id="0" * 32), WantedStepUp(session_id="f" * 32, max_age_seconds=0)],
+    ids=["everything", "nothing", "no-age-at-all"],
+)
+def test_a_step_up_comes_out_as_it_went_in(step_up):
+    request = replace(REQUEST, purpose="step-up", step_up=step_up)
+    assert SIGNER.verify(SIGNER.sign(request), NOW) == request
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"session": "f" * 32}, {"session": "x"}, {"max_age": "3000"}, {"max_age": ""}, {"max_age": "-1"},
+        {"methods": "pwd"}, {"methods": ""}, {"context_classes": ""}, {"purpose": "sign-in"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_s37_nothing_in_a_step_up_can_be_changed(changes):
+    """Whoever could take out what is wanted would step up with any sign-in, or confirm another session."""
+    fields = dict(urllib.parse.parse_qsl(SIGNER.sign(replace(REQUEST, purpose="step-up", step_up=STEP_UP)), True))
+    with pytest.raises(InvalidTokenError):
+        SIGNER.verify(urllib.parse.urlencode({**fields, **changes}), NOW)
+    with pytest.raises(InvalidTokenError):
+        SIGNER.verify(urllib.parse.urlencode({k: v for k, v in fields.items() if k != "methods"}), NOW)
 
 
 def test_a_request_without_a_whole_fingerprint_is_refused():
