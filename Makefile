@@ -15,7 +15,7 @@ DEMO ?=
 QUIET := $(shell test -t 2 || echo --quiet)
 FUZZ_SECONDS ?= 60
 
-.PHONY: help install run test check lint types contracts generate format system bench fuzz clean
+.PHONY: help install run test check lint types contracts generate format system bench fuzz envoy-age clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -93,6 +93,9 @@ fuzz: $(STAMPS)/test generate ## look for texts and values that break the policy
 	@$(UV) pip install --quiet --group fuzz
 	@mkdir -p $(STAMPS)/corpus
 	@$(BIN)/python tests/fuzz/fuzz_policy.py $(STAMPS)/corpus -max_total_time=$(FUZZ_SECONDS)
+
+envoy-age: $(STAMPS)/install ## fail when Envoy has stayed behind a release for two weeks
+	@$(BIN)/python tools/check_envoy_age.py
 
 clean: ## remove what the other targets made
 	@rm -rf .venv $(STAMPS) tests/support/oidc_provider/node_modules

@@ -1,0 +1,223 @@
+"""Security cases between Envoy and the check: what clients write, what authorizers answer, and when they answer late."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+import httpx
+import pytest
+import pytest_asyncio
+from tests.support.envoy import EchoUpstream, FakeAuthorizer, RunningProxy, free_port, route, running_proxy, settings_of
+
+from doorward.envoy_api.envoy.service.auth.v3 import external_auth_pb2
+from doorward.route.internal import CLIENT_ADDRESS_HEADER
+from doorward_proxy.resources.http_filters import CHECK_TIMEOUT_SECONDS, UNREAD_HEADERS
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@dataclass
+class Moody(FakeAuthorizer):
+    """Answers late, or with an error."""
+
+    late_seconds: float = 0.0
+    error: grpc.StatusCode | None = None
+
+    async def Check(  # the contract's name
+        self,
+        request: external_auth_pb2.CheckRequest,
+        context: "grpc.aio.ServicerContext",  # type: ignore[override,type-arg]
+    ) -> external_auth_pb2.CheckResponse:
+        await asyncio.sleep(self.late_seconds)
+        if self.error is not None:
+            await context.abort(self.error, "planted")
+        return await super().Check(request, context)
+
+
+@dataclass
+class Bench:
+    proxy: RunningProxy
+    authorizer: Moody
+    upstream: EchoUpstream
+
+    def forget(self) -> None:
+        self.authorizer.checks.clear()
+        self.upstream.requests.clear()
+
+    async def errors(self) -> int:
+        """How many checks Envoy has counted as failed."""
+        transport = httpx.AsyncHTTPTransport(uds=str(self.proxy.endpoints.envoy_admin))
+        async with httpx.AsyncClient(transport=transport, base_url="http://envoy") as client:
+            text = (await client.get("/stats?filter=ext_authz.error$")).text
+        return sum(int(line.partition(": ")[2]) for line in text.splitlines())
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running() -> AsyncIterator[Bench]:
+    upstream, authorizer = EchoUpstream(free_port()), Moody()
+    to = [("http", "127.0.0.1", upstream.port)]
+    settings = settings_of(route(match="/exact", exact=True, to=(), broken="for the test"), route(to=to))
+    async with upstream.running(), running_proxy(settings, authorizer) as proxy:
+        yield Bench(proxy, authorizer, upstream)
+
+
+@pytest.fixture
+def bench(running: Bench) -> Bench:
+    running.forget()
+    running.upstream.delay_seconds = running.authorizer.late_seconds = 0.0
+    running.authorizer.error = None
+    running.authorizer.added = []
+    running.authorizer.allow = lambda _: True
+    return running
+
+
+def headers_of(check: external_auth_pb2.CheckRequest) -> dict[str, list[bytes]]:
+    found: dict[str, list[bytes]] = {}
+    for header in check.attributes.request.http.header_map.headers:
+        found.setdefault(header.key, []).append(header.raw_value)
+    return found
+
+
+FORWARDED = {
+    # lines → the client's address behind no, one and two trusted proxies, as Envoy documents it
+    "": ("127.0.0.1", "127.0.0.1", "127.0.0.1"),
+    "X-Forwarded-For: 10.1.1.1\r\n": ("127.0.0.1", "10.1.1.1", "127.0.0.1"),
+    "X-Forwarded-For: 10.1.1.1\r\nX-Forwarded-For: 10.2.2.2\r\n": ("127.0.0.1", "10.2.2.2", "10.1.1.1"),
+    "X-Forwarded-For: 10.1.1.1, 10.2.2.2, 10.3.3.3\r\n": ("127.0.0.1", "10.3.3.3", "10.2.2.2"),
+    "X-Forwarded-For: ::ffff:10.0.0.1\r\n": ("127.0.0.1", "::ffff:10.0.0.1", "127.0.0.1"),
+    "X-Forwarded-For: fe80::1%eth0\r\n": ("127.0.0.1", None, "127.0.0.1"),
+    "X-Forwarded-For: 10.1.1.1, garbage\r\n": ("127.0.0.1", "127.0.0.1", "10.1.1.1"),
+    "X-Forwarded-For: 999.1.1.1\r\n": ("127.0.0.1", "127.0.0.1", "127.0.0.1"),
+    "X-Forwarded-For: \xff\xfe\r\n": ("127.0.0.1", "127.0.0.1", "127.0.0.1"),
+    "X-Doorward-Client-Address: 10.1.1.1\r\nX-Real-Ip: 10.1.1.1\r\nForwarded: for=10.1.1.1\r\n": (
+        "127.0.0.1", "127.0.0.1", "127.0.0.1",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("hops", [0, 1, 2])
+async def test_s06_the_clients_address_is_the_trusted_hops_word_and_nobody_elses(bench: Bench, hops: int):
+    changed = dataclasses.replace(bench.proxy.settings, generation=f"hops-{hops}", trusted_hops=hops)
+    await bench.proxy.publish(changed)
+    for lines, addresses in FORWARDED.items():
+        bench.forget()
+        answer = await bench.proxy.get("/", headers=lines)
+        assert answer.status in {200, 400}, lines
+        expected = addresses[hops]
+        for check in bench.authorizer.checks:
+            found = [value.decode() for value in headers_of(check)[CLIENT_ADDRESS_HEADER]]
+            assert len(found) == 1, "one address, however many lines"
+            if expected is not None:
+                assert found == [expected], (lines, hops)
+        for seen in bench.upstream.requests:
+            assert CLIENT_ADDRESS_HEADER not in dict(seen["headers"])
+            told = [value for name, value in seen["headers"] if name == "x-forwarded-for"]
+            assert told == [headers_of(bench.authorizer.checks[-1])[CLIENT_ADDRESS_HEADER][0].decode()]
+    await bench.proxy.publish(dataclasses.replace(changed, generation=f"back-{hops}", trusted_hops=0))
+
+
+async def test_s08_internal_headers_of_envoys_and_ours_mean_nothing_from_a_client(bench: Bench):
+    bench.upstream.delay_seconds = 0.05
+    sent = (
+        "X-Envoy-Original-Path: /exact\r\nX-Envoy-Upstream-Rq-Timeout-Ms: 1\r\nX-Envoy-Max-Retries: 9\r\n"
+        "X-Envoy-Decorator-Operation: x\r\nX-Envoy-Internal: true\r\nX-Envoy-Force-Trace: 1\r\nX-Envoy-Ip-Tags: a\r\n"
+        "X-Envoy-External-Address: 10.1.1.1\r\nX-Envoy-Upstream-Alt-Stat-Name: x\r\nX-Envoy-Retry-On: 5xx\r\n"
+        "X-Doorward-Jwt-Assertion: forged\r\nX-Doorward-Decision-Id: forged\r\n"
+    )
+    assert (await bench.proxy.get("/", headers=sent)).status == 200
+    check, seen = headers_of(bench.authorizer.checks[-1]), dict(bench.upstream.requests[-1]["headers"])
+    for headers in (check, seen):
+        assert not [name for name in headers if name.startswith("x-envoy-")]
+        assert not [name for name in headers if name.startswith("x-doorward-") and name != CLIENT_ADDRESS_HEADER]
+
+
+async def test_s23_the_scheme_of_a_request_target_changes_nothing(bench: Bench):
+    for scheme in ("https", "HTTPS", "hTTp", "http", "ftp"):
+        bench.forget()
+        answer = await bench.proxy.raw(
+            f"GET {scheme}://app.localhost/x HTTP/1.1\r\nhost: app.localhost\r\nconnection: close\r\n\r\n".encode()
+        )
+        assert answer.status in {200, 400, 404}, scheme
+        assert len(bench.upstream.requests) <= len(bench.authorizer.checks) <= 1
+        for check in bench.authorizer.checks:
+            assert check.attributes.request.http.path == "/x"
+            assert check.attributes.context_extensions["host"] == "app.localhost"
+        for seen in bench.upstream.requests:
+            assert seen["path"] == "/x"
+            assert dict(seen["headers"])["x-forwarded-proto"] == "https"
+
+
+async def test_s31_headers_that_the_check_adds_do_not_choose_another_route(bench: Bench):
+    bench.authorizer.added = [
+        ("x-envoy-original-path", "/exact"),
+        ("x-original-url", "/exact"),
+        ("x-rewrite-url", "/exact"),
+        ("x-forwarded-host", "other.localhost"),
+        ("x-http-method-override", "DELETE"),
+    ]
+    answer = await bench.proxy.get("/a")
+    assert answer.status == 200
+    assert bench.upstream.requests[-1]["path"] == "/a"
+    assert len(bench.authorizer.checks) == 1
+
+
+async def test_s32_a_check_that_is_late_is_a_refusal_that_may_be_tried_again(bench: Bench):
+    before = await bench.errors()
+    bench.authorizer.late_seconds = 2 * CHECK_TIMEOUT_SECONDS
+    answers = await asyncio.gather(*(bench.proxy.get("/") for _ in range(10)))
+    assert {answer.status for answer in answers} == {503}
+    assert bench.upstream.requests == []
+    assert await bench.errors() >= before + 10, "what an alert looks at"
+    bench.authorizer.late_seconds = 0.0
+    async with asyncio.timeout(10):
+        while (await bench.proxy.get("/")).status != 200:
+            pass
+
+
+async def test_s33_an_error_is_503_and_a_denial_keeps_its_status_and_cookies(bench: Bench):
+    errors = grpc.StatusCode
+    for error in (errors.INTERNAL, errors.INVALID_ARGUMENT, errors.RESOURCE_EXHAUSTED, errors.PERMISSION_DENIED):
+        bench.authorizer.error = error
+        assert (await bench.proxy.get("/")).status == 503, error
+    bench.authorizer.error = None
+    bench.authorizer.allow = lambda _: False
+    denied = await bench.proxy.get("/")
+    assert denied.status == 403
+    assert b"set-cookie: __Host-doorward-flow-1=x" in denied.data
+    assert bench.upstream.requests == []
+
+
+async def test_s34_a_check_carries_each_header_by_itself_and_none_twice(bench: Bench):
+    sent = (
+        "Cookie: a=b\r\nAccept: text/html\r\nOrigin: https://x\r\nX-Team: red\r\nx-TEAM: blue\r\nUser-Agent: agent\r\n"
+    )
+    await bench.proxy.get("/", headers=sent)
+    headers = headers_of(bench.authorizer.checks[-1])
+    assert {"cookie", "accept", "origin", "x-team", "x-request-id", CLIENT_ADDRESS_HEADER} <= headers.keys()
+    assert headers["x-team"] == [b"red", b"blue"]
+    assert not headers.keys() & set(UNREAD_HEADERS)
+    assert all(name == name.lower() for name in headers)
+    http = bench.authorizer.checks[-1].attributes.request.http
+    assert (http.method, http.path) == ("GET", "/")
+    assert dict(bench.upstream.requests[-1]["headers"])["user-agent"] == "agent", "the upstream gets them all the same"
+
+
+async def test_s10_bytes_that_end_or_split_a_header_are_refused_or_read_alike(bench: Bench):
+    """In a name nothing odd is accepted, nor NUL anywhere; elsewhere policy and upstream see one value without a line in it."""
+    for spoiled in (b"\x00", b"\r", b"\n", b"\r\n folded", b"\x80", b"\xff", b"\x7f"):
+        for line in (b"x-a" + spoiled + b"b: v\r\n", b"x-a: v" + spoiled + b"w\r\n"):
+            bench.forget()
+            request = b"GET / HTTP/1.1\r\nhost: app.localhost\r\n" + line + b"connection: close\r\n\r\n"
+            answer = await bench.proxy.raw(request)
+            if spoiled == b"\x00" or line.startswith(b"x-a" + spoiled):
+                assert answer.status in {400, 0}, line
+                assert bench.upstream.requests == []
+            else:
+                assert answer.status in {200, 400}, line
+            for check, seen in zip(bench.authorizer.checks, bench.upstream.requests, strict=True):
+                decided = headers_of(check)["x-a"]
+                assert decided == [value.encode("latin-1") for name, value in seen["headers"] if name == "x-a"]
+                assert not any(byte in value for byte in b"\r\n\0" for value in decided)
