@@ -4,7 +4,6 @@ import json
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -21,7 +20,7 @@ from tests.e2e.conftest import PASSWORDS
 from tests.support.deployment import short_folder, wait_for
 from tests.support.echo import EchoServer, echo_server
 from tests.support.site import everyone, signed_in
-from tests.support.split import Checker, Split, SplitClient, event, split_deployment, status
+from tests.support.split import Checker, Split, SplitClient, report, split_deployment, status
 
 from doorward.keys.plane_authority import PlaneAuthority, plane_uri
 
@@ -76,50 +75,51 @@ def test_the_flow_passes_through_any_of_them(split: Split, cookie: str):
         assert get(split, proxy, "closed") == 401
         assert get(split, proxy, "closed", cookie) == 200
         assert get(split, proxy, "closed", sign_in(split, proxy)) == 200
-    report = status(split)
-    assert report["healthy"]
-    assert Counter(item["plane"] for item in report["processes"]) == {
+    shown = status(split)
+    assert shown["healthy"]
+    assert Counter(item["plane"] for item in shown["processes"]) == {
         "authenticate": 1,
         "authorize": 2,
         "databroker": 1,
         "proxy": 2,
     }
-    assert len(report["generations"]) == 1
-    assert all(item["certificate_expires_at"] > time.time() for item in report["processes"])
+    assert len(shown["generations"]) == 1
+    assert all(item["certificate_expires_at"] > time.time() for item in shown["processes"])
 
 
 def test_a_revoke_reaches_every_authorizer(split: Split):
     ours = sign_in(split, 2)
     with Checker(split, ours) as checker:
-        time.sleep(0.5)
+        checker.wait_for_load()
         result = split.command("session", "revoke", "--all")
         assert result.returncode == 0, result.stderr + result.stdout
-        moment = time.monotonic()
-        time.sleep(0.5)
+        revoked = time.monotonic()
+        until = checker.wait_for_load()
     assert checker.refused.wrong == []
-    after = checker.allowed.between(moment, moment + 10)
+    after = checker.allowed.between(revoked, until)
     assert after[200] == 0
     assert after[401] > 10
 
 
-@pytest.mark.parametrize("victim", ["authorize-1", "authorize-2", "databroker", "authenticate", "proxy-1", "proxy-2"])
-def test_it_goes_on_around_each_kill(split: Split, victim: str):
+@pytest.mark.parametrize(
+    ("victim", "most"),
+    [
+        *(("authorize-1", 0.001), ("authorize-2", 0.001), ("databroker", 0.0), ("authenticate", 0.0)),
+        *(("proxy-1", 0.01), ("proxy-2", 0.01)),
+    ],
+)
+def test_it_goes_on_around_each_kill(split: Split, victim: str, most: float):
+    """`bench/kills.py` counts more of them."""
     cookie = sign_in(split, 2)
+    process = split.processes[victim]
     with Checker(split, cookie) as checker:
-        process = split.processes[victim]
-        time.sleep(1)
-        moment = time.monotonic()
+        checker.wait_for_load()
         process.kill()
+        checker.wait_for_load()
         process.start()  # as a supervisor does
-        time.sleep(1)
-    killed = checker.allowed.between(moment - 1, moment + 1)
-    back = checker.allowed.between(moment - 1, time.monotonic())
-    sys.stderr.write(
-        f"kill {victim}: {killed.total()} requests in two seconds, {dict(killed)}; until it is back {dict(back)}" + "\n"
-    )
-    assert checker.refused.wrong == [], "an anonymous request was let in"
-    assert failed(killed) <= 0.01
-    assert failed(back) <= 0.01
+        checker.wait_for_load()
+    report(f"kill {victim}", checker)
+    assert failed(checker.allowed.all) <= most
     for proxy in (1, 2):
         wait_for(lambda proxy=proxy: get(split, proxy, "closed", cookie) == 200, 10, what="the signed-in request")  # type: ignore[misc]
 
@@ -129,11 +129,13 @@ def test_an_authorizer_that_hangs_costs_nobody_a_request(split: Split):
     process = split.processes["authorize-1"].popen
     assert process is not None
     with Checker(split, cookie) as checker:
-        stopped = event(checker, "authorize-1 hangs", lambda: process.send_signal(signal.SIGSTOP))
-        gone_on = event(checker, "authorize-1 goes on", lambda: process.send_signal(signal.SIGCONT))
-    assert checker.refused.wrong == []
-    assert failed(stopped) <= 0.02
-    assert failed(gone_on) <= 0.02
+        checker.wait_for_load()
+        process.send_signal(signal.SIGSTOP)
+        checker.wait_for_load(200)
+        process.send_signal(signal.SIGCONT)
+        checker.wait_for_load()
+    report("authorize-1 hangs and goes on", checker)
+    assert failed(checker.allowed.all) <= 0.001
 
 
 @pytest.mark.parametrize("victim", ["authorize-1", "authenticate", "proxy-2"])
@@ -141,15 +143,13 @@ def test_an_orderly_end_drops_nothing(split: Split, victim: str):
     cookie = sign_in(split)
     process = split.processes[victim]
     with Checker(split, cookie) as checker:
-        time.sleep(1)
-        moment = time.monotonic()
+        checker.wait_for_load()
         assert process.end(signal.SIGTERM) == 0
+        checker.wait_for_load()
         process.start()
-        time.sleep(1)
-    counted = checker.allowed.between(moment - 1, time.monotonic())
-    sys.stderr.write(f"end and start {victim}: {dict(counted)}" + "\n")
-    assert checker.refused.wrong == []
-    assert failed(counted) <= 0.005
+        checker.wait_for_load()
+    report(f"end and start {victim}", checker)
+    assert failed(checker.allowed.all) <= 0.001
 
 
 @pytest.mark.parametrize(
@@ -174,17 +174,13 @@ def test_a_change_in_any_order_of_arrival_fails_nothing(split: Split, upstream: 
     kept = [route for route in before if route["name"] != "extra"]
     split.routes = [{**kept[0]}, {**kept[1], "to": to}, *([] if len(before) > 2 else [extra])]
     with Checker(split, cookie) as checker:
-
-        def spread() -> None:
-            for name in order:
-                split.write(name)
-                time.sleep(0.2)
-
-        seen = event(checker, f"a change, {order[0]} first", spread, 3.0)
-        generation = wait_for(lambda: _agreed(split), 10, what="one generation")
-    assert generation
-    assert checker.refused.wrong == []
-    assert seen[200] == seen.total(), seen
+        for name in order:
+            split.write(name)
+            checker.wait_for_load(10)
+        wait_for(lambda: _agreed(split), 10, what="one generation")
+        checker.wait_for_load()
+    report(f"a change, {order[0]} first", checker)
+    assert failed(checker.allowed.all) == 0
     split.write("operator")
 
 
@@ -198,8 +194,8 @@ def test_two_configurations_at_once_are_shown_and_nothing_opens(split: Split):
     split.settings = {"session": {"lifetime": "1h"}}
     split.write("proxy-2")
     split.settings = {}
-    report = wait_for(lambda: (found := status(split)) and len(found["generations"]) == 2 and found, 10, what="two")
-    assert report["healthy"]
+    shown = wait_for(lambda: (found := status(split)) and len(found["generations"]) == 2 and found, 10, what="two")
+    assert shown["healthy"]
     assert get(split, 2, "open") == 200
     assert get(split, 2, "closed") == 401
     assert proxy
@@ -367,7 +363,6 @@ def test_certificates_authority_and_keys_change_without_a_dropped_request(upstre
         try:
             with split_deployment(folder, routes(upstream), life="20s", prepare=prepare) as made:
                 cookie = sign_in(made)
-                began = time.monotonic()
                 first = status(made)["processes"]
                 with Checker(made, cookie) as checker, Upstream(made, cookie) as verifier:
                     # The old key of cookies is not dropped: ours was made with it.
@@ -380,12 +375,11 @@ def test_certificates_authority_and_keys_change_without_a_dropped_request(upstre
                         elapse(made, "assertion")
                     until = max(item["certificate_expires_at"] for item in first) + 1
                     wait_for(lambda: time.time() > until, 40, what="the end of the first certificates")
-                    report = status(made)
-                counted = checker.allowed.between(began, time.monotonic())
-                assert checker.refused.wrong == []
-                assert counted[200] == counted.total(), counted
-                assert report["healthy"]
-                last = {item["id"]: item for item in report["processes"]}
+                    shown = status(made)
+                report("certificates, authority and keys change", checker)
+                assert failed(checker.allowed.all) == 0
+                assert shown["healthy"]
+                last = {item["id"]: item for item in shown["processes"]}
                 assert last.keys() == {item["id"] for item in first}, "a process was started again"
                 for item in first:
                     now = last[item["id"]]

@@ -282,6 +282,10 @@ class Seen:
         return Counter(status for moment, status, _ in self.answers if start <= moment <= end)
 
     @property
+    def all(self) -> Counter[int]:
+        return Counter(status for _, status, _ in self.answers)
+
+    @property
     def wrong(self) -> list[tuple[float, int, bool]]:
         return [item for item in self.answers if item[2]]
 
@@ -312,6 +316,12 @@ class Checker:
         for thread in self._threads:
             thread.join()
 
+    def wait_for_load(self, answers: int = 50) -> float:
+        """Return the time once so many more requests of each kind have been answered, or have failed, through every proxy."""
+        wanted = [(seen, len(seen.answers) + 2 * answers) for seen in (self.allowed, self.refused)]
+        wait_for(lambda: all(len(seen.answers) >= number for seen, number in wanted), 60, what="the load")
+        return time.monotonic()
+
     def _ask(self, split: Split, proxy: int, route: str, cookie: str, seen: Seen) -> None:
         with ExitStack() as stack:
             clients = [stack.enter_context(split.client(number)) for number in (proxy, 3 - proxy)]
@@ -329,13 +339,18 @@ class Checker:
                 seen.answers.append((began, status, wrong))
 
 
-def event(checker: Checker, what: str, act: Callable[[], object], seconds: float = 2.0) -> Counter[int]:
-    """Do ``act`` under load, print what people who may saw in the two seconds around it, and return it."""
-    time.sleep(seconds / 2)  # the load before it
-    moment = time.monotonic()
-    act()
-    time.sleep(seconds / 2)  # and after it
-    return checker.allowed.between(moment - seconds / 2, moment + seconds / 2)
+EVENTS: list[str] = []
+"""What was counted at each event; printed at the end of a test run."""
+
+
+def report(what: str, checker: Checker) -> None:
+    """Remember what people saw around ``what``, and demand that nobody was let in who may not be."""
+    counted = checker.allowed.all
+    EVENTS.append(
+        f"{what}: {counted.total()} requests, {counted.total() - counted[200]} failed {dict(counted)}; "
+        f"{checker.refused.all.total()} without a session, {len(checker.refused.wrong)} let in"
+    )
+    assert checker.refused.wrong == [], "an anonymous request was let in"
 
 
 @contextmanager

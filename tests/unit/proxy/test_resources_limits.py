@@ -4,6 +4,7 @@ from tests.support.envoy import route, settings_of
 from tests.unit.proxy.examples import surroundings
 
 from doorward_proxy.resources.clusters import clusters
+from doorward_proxy.resources.http_filters import check
 from doorward_proxy.resources.listeners import connection_manager
 from doorward_proxy.resources.surroundings import GUARD_CLUSTER, UPSTREAM_PREFIX
 
@@ -24,3 +25,13 @@ def test_the_breakers_of_guard_and_upstreams_follow_the_setting():
 def test_an_ended_stream_is_seen_by_its_client_at_once():
     manager = connection_manager(settings_of(route()))
     assert manager.delayed_close_timeout.ToTimedelta().total_seconds() <= 0.05
+
+
+def test_a_check_is_asked_again_within_the_time_that_it_has():
+    """Envoy's own pause is up to a second: half of the checks that could be asked again would be late by then."""
+    service = check().grpc_service
+    policy = service.retry_policy
+    longest = policy.retry_back_off.max_interval.ToTimedelta()
+    assert policy.retry_back_off.base_interval.ToTimedelta() <= longest
+    assert policy.num_retries.value >= 1
+    assert longest * policy.num_retries.value <= service.timeout.ToTimedelta() / 10

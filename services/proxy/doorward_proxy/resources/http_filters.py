@@ -14,6 +14,7 @@ from doorward.envoy_api.envoy.config.common.mutation_rules.v3.mutation_rules_pb2
     HeaderMutation as Mutation,
 )
 from doorward.envoy_api.envoy.config.common.mutation_rules.v3.mutation_rules_pb2 import HeaderMutationRules
+from doorward.envoy_api.envoy.config.core.v3.backoff_pb2 import BackoffStrategy
 from doorward.envoy_api.envoy.config.core.v3.base_pb2 import DataSource, RetryPolicy
 from doorward.envoy_api.envoy.config.core.v3.config_source_pb2 import ApiVersion
 from doorward.envoy_api.envoy.config.core.v3.grpc_service_pb2 import GrpcService
@@ -51,6 +52,9 @@ ORDER = (HYGIENE, CHECK, GUARD, COOKIES, ROUTER)
 
 CHECK_TIMEOUT_SECONDS = 0.5
 CHECK_RETRIES = 2
+CHECK_PAUSE_SECONDS = 0.005
+CHECK_LONGEST_PAUSE_SECONDS = 0.02
+"""Between a check that failed and the next try: Envoy waits up to a second by itself, twice what a check has altogether."""
 GUARD_ANSWER_SECONDS = 2.0
 """How long the guard may take to decide again before it answers; the request waits."""
 
@@ -212,6 +216,9 @@ def check() -> ExtAuthz:
             retry_policy=RetryPolicy(
                 retry_on="connect-failure,refused-stream,reset,unavailable",
                 num_retries=count(CHECK_RETRIES),
+                retry_back_off=BackoffStrategy(
+                    base_interval=seconds(CHECK_PAUSE_SECONDS), max_interval=seconds(CHECK_LONGEST_PAUSE_SECONDS)
+                ),
                 retry_host_predicate=[
                     RetryPolicy.RetryHostPredicate(
                         name="envoy.retry_host_predicates.previous_hosts",
