@@ -150,6 +150,21 @@ async def test_an_authorizer_that_goes_hands_its_streams_to_the_next(guarded: Gu
     await until(lambda: not any(call.open for call in [*calls, late]))
 
 
+async def test_an_authorizer_that_is_configured_no_more_is_left_without_cutting_anything(guarded: Guarded):
+    data = await guarded.describe("app", guarded.world.sign_in())
+    calls = [guarded.open(data) for _ in range(10)]
+    await until(lambda: all(call.answered for call in calls))
+    first, second = guarded.channels
+    assert guarded.link.holds(first)
+    guarded.link.replace([first, second])
+    assert guarded.link.holds(first)
+    guarded.link.replace([second])
+    await until(lambda: guarded.watched() == [0, 10])
+    assert guarded.link.holds(second)
+    assert not guarded.link.holds(first)
+    assert all(call.open for call in calls)
+
+
 async def test_what_changed_while_nobody_watched_is_found_by_the_next(guarded: Guarded):
     call = guarded.open(await guarded.describe("app", guarded.world.sign_in()))
     await until(lambda: call.answered)

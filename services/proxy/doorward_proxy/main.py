@@ -64,7 +64,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     plane = ProxyPlane(options, settings, binary)
 
     async def on_change(changed: Settings) -> None:
-        plane.publisher.submit(changed)
+        plane.change(changed)
 
     tasks: list[asyncio.Task[None]] = []
     probes = ProbeServer(plane.registry, lambda: stop.serving)
@@ -169,6 +169,11 @@ class ProxyPlane:
             asyncio.create_task(self.neighbours.run(), name="certificate"),
             asyncio.create_task(self._reporter.run(), name="report"),
         ]
+
+    def change(self, settings: Settings) -> None:
+        """Serve ``settings`` from now on."""
+        self._guard.replace_authorizers(settings.planes.authorize_services)
+        self.publisher.submit(settings)
 
     async def wait_ready(self) -> None:
         """Return once Envoy serves the whole configuration."""

@@ -114,14 +114,11 @@ def serve(
         list[str] | None, typer.Option(help="SERVICE=HOST:PORT instead of the configured port; may be repeated.")
     ] = None,
     health: Annotated[str | None, typer.Option(help="HOST:PORT that answers probes; off by default.")] = None,
-    authorizer: Annotated[list[str] | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run one plane."""
     from doorward.cli.serve import serve_plane  # noqa: PLC0415  # loaded by the command that needs it
 
-    raise typer.Exit(
-        serve_plane(plane, config, data, run_dir, ready_fd, worker, listen or [], authorizer or [], health)
-    )
+    raise typer.Exit(serve_plane(plane, config, data, run_dir, ready_fd, worker, listen or [], health))
 
 
 @app.command()

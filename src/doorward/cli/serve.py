@@ -21,7 +21,6 @@ def serve_plane(
     ready_fd: int | None,
     worker: int,
     listen: Sequence[str],
-    authorizers: Sequence[str],
     health: str | None,
 ) -> int:
     """Run ``plane`` until it is asked to end; its exit status, or 2 when there is no such plane here.
@@ -48,7 +47,6 @@ def serve_plane(
         ready_fd=ready_fd,
         worker=worker,
         listen=dict(_listen(text) for text in listen),
-        authorizers=tuple(_address("--authorizer", text) for text in authorizers),
         health=_address("--health", health) if health is not None else None,
     )
     return int(serve(options))

@@ -123,6 +123,11 @@ class LocalEndpoints:
         return self._socket("guard.sock")
 
     @property
+    def guard_authorizers(self) -> Path:
+        """A file: where the guard finds the authorizers."""
+        return self.folder / "guard.authorizers"
+
+    @property
     def envoy_admin(self) -> Path:
         """Envoy's admin interface, for its supervisor alone."""
         return self._socket("envoy.admin.sock")

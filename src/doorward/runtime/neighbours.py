@@ -58,10 +58,14 @@ class Neighbours:
         """A channel to the authorizers' services."""
         return open_channel(self._addresses.authorize_services or self.local.authorize, Plane.AUTHORIZE, self.identity)
 
-    def each_authorizer(self) -> list[grpc.aio.Channel]:
-        """A channel to each authorizer's services of its own."""
-        places: list[Place] = [(address,) for address in self._addresses.authorize_services]
-        return [open_channel(place, Plane.AUTHORIZE, self.identity) for place in places or [self.local.authorize]]
+    def authorizer(self, address: Address | None) -> grpc.aio.Channel:
+        """A channel to the services of the one authorizer at ``address``, or beside us.
+
+        Raises:
+            ConfigurationError: an address, and this process began without a certificate.
+        """
+        place: Place = self.local.authorize if address is None else (address,)
+        return open_channel(place, Plane.AUTHORIZE, self.identity)
 
     def authenticate(self) -> grpc.aio.Channel:
         """A channel to the authenticate plane's services."""

@@ -43,8 +43,6 @@ class ServeOptions:
     """Number of this worker among those of its plane."""
     listen: Mapping[str, Address] = field(default_factory=dict)
     """Where services listen instead of at the port that the configuration gives them, by service."""
-    authorizers: tuple[Address, ...] = ()
-    """For the guard, which reads no configuration: the authorizers' services, if they are at addresses."""
     health: Address | None = None
     """Where to answer probes; nowhere by default."""
 

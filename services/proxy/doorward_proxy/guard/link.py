@@ -22,8 +22,9 @@ from doorward_proxy.guard.metrics import GuardMetrics
 from doorward_proxy.guard.streams import GuardedStream, Streams
 
 STAMP_SECONDS = 0.25
-SILENCE_SECONDS = 1.5
-"""An authorizer that echoes no stamp for this long is given up for the next one."""
+SILENCE_SECONDS = 1.0
+"""An authorizer that echoes no stamp for this long is given up for the next one; in time for the next one to say yes or no about
+streams that opened when it fell silent (``streams.ANSWER_SECONDS``)."""
 _OPENED_AT_ONCE = 500
 _PAUSE_SECONDS = 0.05
 
@@ -39,30 +40,41 @@ class AuthorizeLink:
     def __init__(
         self, channels: Sequence[grpc.aio.Channel], streams: Streams, clock: Clock, metrics: GuardMetrics
     ) -> None:
-        self._stubs: list[GuardServiceAsyncStub] = [GuardServiceStub(channel) for channel in channels]
+        self._channels = list(channels)
+        self._held: grpc.aio.Channel | None = None
         self._streams = streams
         self._clock = clock
         self._metrics = metrics
         self.up = asyncio.Event()
         """Set while an authorizer vouches."""
 
+    def replace(self, channels: Sequence[grpc.aio.Channel]) -> None:
+        """Go to these from now on; an authorizer that is none of them is left when it says its next word."""
+        self._channels = list(channels)
+
+    def holds(self, channel: grpc.aio.Channel) -> bool:
+        """Whether ``channel`` is in use."""
+        return channel is self._held
+
     async def run(self) -> None:
         """Hold a call to an authorizer until cancelled."""
         number = 0
         while True:
             try:
-                await self._hold(self._stubs[number % len(self._stubs)])
+                self._held = self._channels[number % len(self._channels)]
+                await self._hold(self._held)
             except (DoorwardError, TimeoutError) as error:
                 if self.up.is_set():
                     self._metrics.lost.inc()
                     _log.warning("lost the authorizer that vouched for open streams", reason=str(error) or "silent")
             finally:
+                self._held = None
                 self.up.clear()
                 self._streams.on_lost()
             number += 1
             await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def _hold(self, stub: "GuardServiceAsyncStub") -> None:
+    async def _hold(self, channel: grpc.aio.Channel) -> None:
         """One call.
 
         Raises:
@@ -75,6 +87,7 @@ class AuthorizeLink:
             while True:
                 yield await outgoing.get()
 
+        stub: GuardServiceAsyncStub = GuardServiceStub(channel)
         call = stub.WatchStreams(requests())
         outgoing.put_nowait(WatchStreamsRequest(stamp=self._stamp()))
         telling: asyncio.Task[None] | None = None
@@ -99,6 +112,8 @@ class AuthorizeLink:
                         self.up.set()
                 if message.leaving:
                     raise UnavailableError("it is leaving")
+                if channel not in self._channels:
+                    raise UnavailableError("it is none of our authorizers any more")
         finally:
             if telling is not None:
                 telling.cancel()

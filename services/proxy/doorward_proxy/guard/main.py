@@ -7,10 +7,11 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from doorward.clock import SystemClock
-from doorward.config.endpoints import PlaneAddresses
+from doorward.config.endpoints import LocalEndpoints, PlaneAddresses
 from doorward.rpc.planes import Plane
 from doorward.runtime.neighbours import Neighbours
 from doorward.runtime.service import ServeOptions, Stop, run_service
+from doorward_proxy.guard.authorizers import Authorizers, read_authorizers
 from doorward_proxy.guard.http2 import Connection
 from doorward_proxy.guard.link import AuthorizeLink
 from doorward_proxy.guard.metrics import GuardMetrics
@@ -33,12 +34,14 @@ def run(options: ServeOptions) -> int:
 async def serve(options: ServeOptions, stop: Stop) -> None:
     """Serve until ``stop``, then cut what is still open."""
     clock = SystemClock()
-    neighbours = Neighbours(Plane.PROXY, options, PlaneAddresses(authorize_services=options.authorizers), clock)
-    endpoints = neighbours.local
+    endpoints = LocalEndpoints(options.run_dir)
+    addresses = PlaneAddresses(authorize_services=read_authorizers(endpoints.guard_authorizers))
+    neighbours = Neighbours(Plane.PROXY, options, addresses, clock)
     metrics = GuardMetrics(CollectorRegistry())
     streams = Streams(clock, metrics, STREAMS_LIMIT)
-    channels = neighbours.each_authorizer()
-    link = AuthorizeLink(channels, streams, clock, metrics)
+    link = AuthorizeLink([], streams, clock, metrics)
+    authorizers = Authorizers(endpoints.guard_authorizers, link, neighbours.authorizer)
+    authorizers.look()
     endpoints.guard.unlink(missing_ok=True)
     server = await asyncio.get_running_loop().create_unix_server(lambda: Connection(streams), endpoints.guard)
     endpoints.guard.chmod(0o600)
@@ -51,6 +54,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     stopping = asyncio.create_task(stop.wait(), name="stop")
     tasks = {
         asyncio.create_task(link.run(), name="link"),
+        asyncio.create_task(authorizers.run(), name="authorizers"),
         asyncio.create_task(tick(), name="tick"),
         asyncio.create_task(Watchdog().run(), name="watchdog"),
         asyncio.create_task(neighbours.run(), name="certificate"),
@@ -69,6 +73,5 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         for task in (*tasks, stopping):
             task.cancel()
         await asyncio.gather(*tasks, stopping, return_exceptions=True)
-        for channel in channels:
-            with contextlib.suppress(Exception):
-                await channel.close(None)
+        with contextlib.suppress(Exception):
+            await authorizers.close()

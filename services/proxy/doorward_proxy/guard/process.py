@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 import structlog
 
-from doorward.config.endpoints import Address
+from doorward.config.endpoints import Address, LocalEndpoints
 from doorward.errors import UnavailableError
 from doorward.runtime.children import Child, spawn_ready
 from doorward.runtime.service import ServeOptions
+from doorward_proxy.guard.authorizers import write_authorizers
 
 PLANE = "guard"
 _START_SECONDS = 20.0
@@ -32,10 +33,17 @@ class GuardProcess:
             "--config", str(options.config_path),
             "--data", str(options.data_dir),
             "--run-dir", str(options.run_dir),
-            *(part for address in authorizers for part in ("--authorizer", str(address))),
         ]  # fmt: skip
+        self._file = LocalEndpoints(options.run_dir).guard_authorizers
+        self._authorizers = tuple(authorizers)
         self._child: Child | None = None
         self._stopping = False
+
+    def replace_authorizers(self, authorizers: Sequence[Address]) -> None:
+        """Authorizers are elsewhere from now on; the guard goes on, and so do its streams."""
+        if tuple(authorizers) != self._authorizers:
+            self._authorizers = tuple(authorizers)
+            write_authorizers(self._file, authorizers)
 
     async def start(self) -> None:
         """Return once it takes Envoy's calls.
@@ -43,6 +51,7 @@ class GuardProcess:
         Raises:
             UnavailableError: it does not start.
         """
+        write_authorizers(self._file, self._authorizers)
         self._child = await spawn_ready("guard", self._command, timeout_seconds=_START_SECONDS)
 
     async def run(self) -> None:
