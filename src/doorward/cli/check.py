@@ -43,7 +43,8 @@ def check_file(
     if errors or (strict and warnings):
         print(summary, file=sys.stderr)
         return 1
-    print(summary)
+    apart = loaded.settings is not None and loaded.settings.planes.any
+    print(summary + ("; for `doorward serve` (`doorward run` refuses `planes`)" if apart else ""))
     return 0
 
 

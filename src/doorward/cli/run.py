@@ -12,10 +12,14 @@ from typing import TypeAlias
 
 from rich.console import Console
 
-from doorward.config.load import load_settings
+from doorward.cli.policy_files import read_node
+from doorward.config.load import load_settings, main_file
 from doorward.config.settings import Settings
+from doorward.config.validation import position_of
+from doorward.errors import ConfigurationError
 from doorward.runtime.deployment import Deployment
 from doorward.runtime.folder import HeldFolder
+from doorward.source import Problem
 from doorward.telemetry.logging import configure_logging
 
 STOP_SECONDS = 15.0
@@ -27,10 +31,26 @@ def run_deployment(config: Path, data: Path) -> int:
     """Run until a signal; 0 after an orderly end."""
     configure_logging("run")
     settings = load_settings(config)
+    if settings.planes.any:
+        refuse_apart(config)
     report_warnings(settings)
     with HeldFolder(data):
         deployment = Deployment(config, settings, data, log_dir=None)
         return asyncio.run(until_signal(deployment, _announce(settings)))
+
+
+def refuse_apart(config: Path) -> None:
+    """Refuse a configuration for planes apart: here they would look for each other at addresses where nobody is.
+
+    Raises:
+        ConfigurationError: always.
+    """
+    problem = Problem(
+        position_of(read_node(main_file(config)), ("planes",)),
+        "`planes` is for planes apart, and `doorward run` runs all of them here",
+        "remove `planes`, or start each plane with `doorward serve`",
+    )
+    raise ConfigurationError([problem.render()])
 
 
 def report_warnings(settings: Settings) -> None:

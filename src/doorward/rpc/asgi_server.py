@@ -20,6 +20,7 @@ from doorward.errors import ConfigurationError
 from doorward.rpc.credentials import PlaneIdentity
 from doorward.rpc.plane_listener import admitted, following_context
 from doorward.rpc.planes import Plane
+from doorward.rpc.tls_listener import TlsListener
 
 _CHUNK_BYTES = 64 * 1024
 _FAREWELL_SECONDS = 1.0
@@ -107,7 +108,7 @@ class _Front:
         self._socket = socket
         self._admits = admitted(callers)
         self._identity = identity
-        self._listener: asyncio.Server | None = None
+        self._listener: TlsListener | None = None
         self._open: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -116,11 +117,9 @@ class _Front:
         Raises:
             ConfigurationError: it cannot.
         """
-        context = following_context(self._identity)
+        self._listener = TlsListener(self._protocol, following_context(self._identity))
         try:
-            self._listener = await asyncio.start_server(
-                self._connected, self._address.host, self._address.port, ssl=context, limit=_CHUNK_BYTES
-            )
+            await self._listener.start(self._address.host, self._address.port)
         except OSError as error:
             raise ConfigurationError([f"{self._address}: error: cannot listen there: {error.strerror}"]) from error
 
@@ -132,10 +131,15 @@ class _Front:
     async def close(self) -> None:
         """End what is open."""
         self.stop_accepting()
+        if self._listener is not None:
+            self._listener.end_handshakes()
         for task in self._open:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
         await asyncio.sleep(0)  # aborted transports close in the next turn
+
+    def _protocol(self) -> asyncio.Protocol:
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(_CHUNK_BYTES), self._connected)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._open) >= _LIMIT or not self._admits(writer.transport):

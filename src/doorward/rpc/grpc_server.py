@@ -23,6 +23,7 @@ from doorward.rpc.grpc_methods import DEADLINE_EXCEEDED, Methods
 from doorward.rpc.http2_calls import BURST, Call, Calls
 from doorward.rpc.http2_connection import Connection
 from doorward.rpc.http2_frames import CallHeaders
+from doorward.rpc.tls_listener import TlsListener
 
 QUEUE_LIMIT = 2_000
 """Calls that may wait for their turn; some fifty milliseconds' worth."""
@@ -53,7 +54,7 @@ class GrpcServer:
         self._queue: deque[tuple[Calls, Call, bytes, float]] = deque()
         self._working = False
         self._loop = asyncio.get_running_loop()
-        self._listener: asyncio.Server | None = None
+        self._listener: asyncio.Server | TlsListener | None = None
 
     async def listen_unix(self, path: Path) -> None:
         """Serve on a Unix socket of mode 0600; a file that an earlier process left is replaced."""
@@ -65,8 +66,9 @@ class GrpcServer:
     async def listen_tcp(self, host: str, port: int, tls: ssl.SSLContext) -> int:
         """Serve on TCP, always with TLS, and return the port. A certificate that ``tls`` loads later counts for new connections."""
         tls.set_alpn_protocols(["h2"])
-        self._listener = await self._loop.create_server(lambda: Connection(self), host, port, ssl=tls)
-        return int(self._listener.sockets[0].getsockname()[1])
+        self._listener = listener = TlsListener(lambda: Connection(self), tls)
+        await listener.start(host, port)
+        return listener.port
 
     async def drain(self, grace_seconds: float) -> None:
         """Take no new calls, tell every peer so, give running calls ``grace_seconds``, then end them and close."""
@@ -83,6 +85,8 @@ class GrpcServer:
             await asyncio.wait(tasks, timeout=1.0)
         for connection in tuple(self.connections):
             connection.close()
+        if isinstance(self._listener, TlsListener):
+            self._listener.end_handshakes()
 
     def admits(self, transport: asyncio.BaseTransport) -> bool:
         """See ``Host.admits``."""

@@ -29,6 +29,7 @@ from doorward.rpc.client import MESSAGE_LIMIT_BYTES
 from doorward.rpc.credentials import PlaneIdentity
 from doorward.rpc.planes import UNDERSTOOD, Plane, contract_of
 from doorward.rpc.status import code_of
+from doorward.rpc.tls_listener import HANDSHAKE_SECONDS
 
 T = TypeVar("T")
 Register = Callable[[grpc.aio.Server], None]
@@ -43,6 +44,8 @@ _OPTIONS = [
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
     ("grpc.http2.max_ping_strikes", 0),
+    # Two minutes by default, for anybody who connects and says nothing.
+    ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_SECONDS * 1000)),
 ]
 SOCKET_PATH_LIMIT = 107
 """Bytes of a Unix socket's address on Linux (``sun_path`` without its end mark)."""

@@ -62,6 +62,21 @@ def test_all_is_well(tmp_path: Path):
     assert check(tmp_path, text) == (0, ["doorward.yaml: 1 route, no errors, no warnings"])
 
 
+def test_planes_apart_are_not_run_together(tmp_path: Path):
+    """On one machine they would look for each other at addresses where nobody is, and nobody would be let in."""
+    planes = "planes:\n  authorize: [10.0.0.5:7711]\n"
+    status, lines = check(tmp_path, HEAD + planes + "routes:\n" + ROUTE.replace("POLICY", "domain: example.com"))
+    assert status == 0
+    assert lines[-1].endswith("no warnings; for `doorward serve` (`doorward run` refuses `planes`)")
+    command = ["run", "--config", str(tmp_path / "doorward.yaml"), "--data", str(tmp_path / "data")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code != 0
+    refused = "\n".join(result.exception.problems)  # type: ignore[union-attr]
+    assert f"{tmp_path / 'doorward.yaml'}:6:3: error: `planes` is for planes apart" in refused
+    assert "start each plane with `doorward serve`" in refused
+    assert not (tmp_path / "data").exists()
+
+
 def test_every_error_is_reported_at_once(tmp_path: Path):
     broken = ROUTE.replace("POLICY", "grups: a, {emial: b}, {http_methd: GET}").replace("grups: a", "{grups: a}")
     _, lines = check(tmp_path, HEAD + "listn: x\nroutes:\n" + broken)
