@@ -146,7 +146,8 @@ class SignInPages:
         ):
             return self._back(live, wanted)
         chosen = request.path_params.get("provider") is not None
-        if not chosen and _cookie(request, STEPPED_COOKIE) == asked.session.id:
+        stepped = (_cookie(request, STEPPED_COOKIE) or "").encode()
+        if not chosen and hmac.compare_digest(stepped, asked.session.id.encode()):
             return self._try_again(request, NotStrongerError("a step-up did not satisfy the policy"), wanted, party)
         more = authorization_parameters(step_up, party.settings, insist=chosen)
         return await self._to_provider(request, party, wanted, more)
