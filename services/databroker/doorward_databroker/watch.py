@@ -289,15 +289,21 @@ class WatchHub:
 
     async def _snapshot(self, types: frozenset[str]) -> AsyncIterator[bytes]:
         for record_type in sorted(types):
-            after_id = ""
-            while True:
-                page = await self._store.snapshot(record_type, after_id, BATCH_RECORDS)
-                self._report(page.damaged)
-                if page.records:
-                    yield _joined(page.records)
-                after_id = page.next_id
-                if not after_id:
-                    break
+            # The store reads the next page while this one is on its way.
+            reading = asyncio.create_task(self._store.snapshot(record_type, "", BATCH_RECORDS))
+            try:
+                while True:
+                    page = await reading
+                    if page.next_id:
+                        reading = asyncio.create_task(self._store.snapshot(record_type, page.next_id, BATCH_RECORDS))
+                    self._report(page.damaged)
+                    if page.records:
+                        yield _joined(page.records)
+                    if not page.next_id:
+                        break
+            finally:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
 
     async def _replay(self, types: frozenset[str], start: Position, until: RecordVersion) -> AsyncIterator[Encoded]:
         """The changes after ``start``, up to where the live feed takes over; checks that ``start`` is in the history."""

@@ -8,6 +8,7 @@ import base64
 import binascii
 import os
 from collections.abc import Callable
+from typing import TypeAlias
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -23,21 +24,25 @@ _HEADER_BYTES = 1 + KEY_ID_BYTES + NONCE_BYTES
 OVERHEAD_BYTES = _HEADER_BYTES + TAG_BYTES
 
 
+Derivation: TypeAlias = Callable[[bytes], AESGCM]
+
+
 class Sealer:
     """Seals and opens byte strings for one purpose.
 
     ``context`` is authenticated and not stored: opening succeeds only with the bytes given when sealing, so it
     holds what the value must stay bound to (a host, a record's type and id).
 
-    Concurrency: immutable; safe to share.
+    Concurrency: safe to share; what it keeps follows from the keys alone.
     """
 
-    __slots__ = ("_keyring", "_purpose", "_random")
+    __slots__ = ("_ciphers", "_keyring", "_purpose", "_random")
 
     def __init__(self, keyring: Keyring, random: Callable[[int], bytes] = os.urandom) -> None:
         self._keyring = keyring
         self._purpose = keyring.purpose.encode() + b"\0"
         self._random = random
+        self._ciphers: tuple[tuple[Key, ...], dict[bytes, Derivation]] = ((), {})
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -48,8 +53,7 @@ class Sealer:
         """``plaintext`` sealed under the first key."""
         key = self._keyring.primary
         nonce = self._random(NONCE_BYTES)
-        cipher = _derive(key.secret.reveal(), nonce)
-        body = cipher.encrypt(nonce[12:], plaintext, self._purpose + context)
+        body = self._cipher(key, nonce).encrypt(nonce[12:], plaintext, self._purpose + context)
         return _FORMAT + key.id + nonce + body
 
     def open(self, token: bytes, context: bytes) -> bytes:
@@ -64,11 +68,20 @@ class Sealer:
         key = self._keyring.find(token[1 : 1 + KEY_ID_BYTES])
         nonce = token[1 + KEY_ID_BYTES : _HEADER_BYTES]
         try:
-            return _derive(key.secret.reveal(), nonce).decrypt(
-                nonce[12:], token[_HEADER_BYTES:], self._purpose + context
-            )
+            return self._cipher(key, nonce).decrypt(nonce[12:], token[_HEADER_BYTES:], self._purpose + context)
         except InvalidTag:
             raise InvalidTokenError("the seal does not verify") from None
+
+    def _cipher(self, key: Key, nonce: bytes) -> AESGCM:
+        keys, ciphers = self._ciphers
+        if keys is not self._keyring.keys:
+            # INVARIANT: nothing is kept of a key that is not held any more.
+            ciphers = {}
+            self._ciphers = (self._keyring.keys, ciphers)
+        derive = ciphers.get(key.id)
+        if derive is None:
+            derive = ciphers[key.id] = derivation(key.secret.reveal())
+        return derive(nonce)
 
 
 def key_id_of(token: bytes) -> bytes | None:
@@ -78,17 +91,30 @@ def key_id_of(token: bytes) -> bytes | None:
     return token[1 : 1 + KEY_ID_BYTES]
 
 
-def _derive(key: bytes, nonce: bytes) -> AESGCM:
-    """The per-message cipher of XAES-256-GCM: a key from AES-CMAC over the first half of the nonce."""
-    encryptor = Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # noqa: S305  # one block of a key derivation
-    left = int.from_bytes(encryptor.update(bytes(16)), "big")
+def derivation(key: bytes) -> Derivation:
+    """The per-message cipher of XAES-256-GCM for a nonce: its key is the AES-CMAC of the nonce's first half, under ``key``.
+
+    What depends on ``key`` alone is worked out once; that was two thirds of opening a record.
+    """
+    block = Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # noqa: S305  # one block of a key derivation
+    left = int.from_bytes(block.update(bytes(16)), "big")
     subkey = (left << 1) & ((1 << 128) - 1)
     if left >> 127:
         subkey ^= 0x87
-    prefix = int.from_bytes(b"\0\0X\0" + nonce[:12], "big") ^ subkey
-    first = (prefix ^ (1 << 112)).to_bytes(16, "big")
-    second = (prefix ^ (2 << 112)).to_bytes(16, "big")
-    return AESGCM(encryptor.update(first) + encryptor.update(second))
+    # Two blocks, counted 1 and 2; each is mixed with the subkey.
+    constant = b"".join(
+        (int.from_bytes(b"\0" + bytes([counter]) + b"X" + bytes(13), "big") ^ subkey).to_bytes(16, "big")
+        for counter in (1, 2)
+    )
+    mixed = int.from_bytes(constant, "big")
+    encrypt = block.update
+
+    def derive(nonce: bytes) -> AESGCM:
+        # Whole blocks of ECB: nothing stays behind in the encryptor from one call to the next.
+        half = int.from_bytes(nonce[:12], "big")
+        return AESGCM(encrypt((mixed ^ (half << 128 | half)).to_bytes(32, "big")))
+
+    return derive
 
 
 def to_text(token: bytes) -> str:

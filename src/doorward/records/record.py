@@ -74,39 +74,42 @@ def version_of(message: databroker_pb2.Version) -> RecordVersion:
 
 def record_message(record: Record) -> databroker_pb2.Record:
     """``record`` on the wire."""
+    version = record.version
     message = databroker_pb2.Record(
         type=record.type,
         id=record.id,
-        version=version_message(record.version),
+        version=databroker_pb2.Version(epoch=version.epoch, number=version.number),
         data=record.data,
         deleted=record.deleted,
-        indexes={name: databroker_pb2.IndexValues(values=values) for name, values in record.indexes.items()},
     )
+    for name, values in record.indexes.items():
+        message.indexes[name].values.extend(values)
     if record.modified_at:
-        message.modified_at.CopyFrom(_timestamp(record.modified_at))
+        _set(message.modified_at, record.modified_at)
     if record.expires_at is not None:
-        message.expires_at.CopyFrom(_timestamp(record.expires_at))
+        _set(message.expires_at, record.expires_at)
     return message
 
 
 def record_of(message: databroker_pb2.Record) -> Record:
     """``message`` as a value."""
+    version = message.version
+    indexes = message.indexes
     return Record(
         type=message.type,
         id=message.id,
-        version=version_of(message.version),
+        version=RecordVersion(version.epoch, version.number),
         data=message.data,
         modified_at=_seconds(message.modified_at),
         expires_at=_seconds(message.expires_at) if message.HasField("expires_at") else None,
         deleted=message.deleted,
-        indexes={name: tuple(entry.values) for name, entry in message.indexes.items()},
+        indexes={name: tuple(indexes[name].values) for name in indexes} if indexes else {},
     )
 
 
-def _timestamp(seconds: float) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromNanoseconds(int(seconds * 1e9))
-    return stamp
+def _set(stamp: Timestamp, seconds: float) -> None:
+    nanoseconds = int(seconds * 1e9)
+    stamp.seconds, stamp.nanos = divmod(nanoseconds, 1_000_000_000)
 
 
 def _seconds(stamp: Timestamp) -> float:

@@ -116,6 +116,17 @@ class Link:
         """
         return [_good(answer) for answer in await self._send(commands, writing=False)]
 
+    async def read(self, call: Call) -> Any:
+        """The answer of a script that only reads; one answer costs less than the hundreds that it stands for.
+
+        Raises:
+            UnavailableError: no answer.
+        """
+        answer = (await self._send([call.command], writing=False))[0]
+        if isinstance(answer, NoScriptError):
+            answer = (await self._send([("SCRIPT", "LOAD", call.script.text), call.command], writing=False))[1]
+        return _good(answer)
+
     async def block(self, *command: Any) -> Any:
         """The answer to a command that waits up to ``BLOCK_SECONDS``, on a connection of its own.
 

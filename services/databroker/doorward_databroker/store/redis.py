@@ -51,6 +51,7 @@ class RedisStore:
         self._lease = Script.load("lease")
         self._trim = Script.load("trim")
         self._beat = Script.load("beat")
+        self._rows_script = Script.load("rows")
         self._writer = Writer(link, self._keys, codec, clock, self.head, lambda: self._newest, self._heard)
         self._newest: RecordVersion | None = None
         """The newest head that was ever heard; the store must never fall behind it."""
@@ -295,7 +296,7 @@ class RedisStore:
 
     async def _rows(
         self, sets: Sequence[str], record_type: str, after_id: str, limit: int
-    ) -> tuple[list[str], list[Sequence[bytes | None]], str]:
+    ) -> tuple[list[str], Sequence[Sequence[bytes | None]], str]:
         """Ids, stored fields, and where the next page begins."""
         start = f"({after_id}" if after_id else "-"
         found = await self._link.run(*(("ZRANGE", key, start, "+", "BYLEX", "LIMIT", 0, limit + 1) for key in sets))
@@ -303,9 +304,9 @@ class RedisStore:
         shown = ids[:limit]
         if not shown:
             return [], [], ""
-        rows = await self._link.run(
-            *(("HMGET", self._keys.record(record_type, record_id), *_FIELDS) for record_id in shown)
-        )
+        keys = [self._keys.record(record_type, record_id) for record_id in shown]
+        found = await self._link.read(Call(self._rows_script, keys))
+        rows = list(zip(found[::3], found[1::3], found[2::3], strict=True))
         return shown, rows, shown[-1] if len(ids) > limit else ""
 
     def _decode(self, record_type: str, record_id: str, row: Sequence[bytes | None]) -> Record | None:

@@ -5,7 +5,7 @@ from tests.support.key_material import keyring
 
 from doorward.errors import InvalidTokenError
 from doorward.keys.keyring import KEY_ID_BYTES, Key, Keyring
-from doorward.keys.sealed import OVERHEAD_BYTES, Sealer, _derive, from_text, to_text
+from doorward.keys.sealed import OVERHEAD_BYTES, Sealer, derivation, from_text, to_text
 from doorward.keys.store import Purpose
 
 SEALER = Sealer(keyring(Purpose.RECORDS))
@@ -23,7 +23,7 @@ def test_the_published_vectors_of_xaes_256_gcm(key, aad, ciphertext):
     """C2SP, XAES-256-GCM, test vectors."""
     nonce = b"ABCDEFGHIJKLMNOPQRSTUVWX"
 
-    assert _derive(key, nonce).encrypt(nonce[12:], b"XAES-256-GCM", aad).hex() == ciphertext
+    assert derivation(key)(nonce).encrypt(nonce[12:], b"XAES-256-GCM", aad).hex() == ciphertext
 
 
 @given(st.binary(max_size=200), st.binary(max_size=40))
