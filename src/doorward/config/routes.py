@@ -1,8 +1,8 @@
 """Routes from the operator's text: each checked alone, so that a broken one keeps its place and stops no other."""
 
+import dataclasses
 import re
 from collections.abc import Mapping as Headers
-from dataclasses import dataclass
 from pathlib import Path
 
 from doorward.config.document import NAME, RouteDocument
@@ -51,7 +51,7 @@ _STAND_INS: dict[str, object] = {"from": "", "to": "http://stand-in.invalid", "p
 _ANYWHERE = Match(kind=MatchKind.PREFIX, value="/")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class RouteReading:
     """What became of the ``routes`` list."""
 
@@ -186,8 +186,8 @@ class RouteReader:
     def _policy(self, node: Mapping, problems: Problems) -> Policy:
         written = node.get("policy")
         if written is None:
-            # `policy` is required, so this route is broken already; nothing may be allowed by it meanwhile.
-            return parse_policy(Sequence((), node.position), Problems())
+            # `policy` is required, so this route is broken already.
+            return _nobody(node.position)
         policy = parse_policy(written, problems, self._library)
         if not problems.has_errors:
             check_policy(policy, problems)
@@ -320,25 +320,38 @@ class RouteReader:
             found.error(position_of(node, ("remove_request_headers",)), f"`{name}` is both set and removed")
 
     def _without_duplicates(self, routes: list[tuple[RoutePolicy, Position]]) -> list[RoutePolicy]:
-        """The routes that can be reached: the first of equal matches wins, and ids stand once."""
-        ids: set[str] = set()
-        matches: set[tuple[str, Match]] = set()
-        kept = []
+        """Each match once, and each id once. A match that stands twice is nobody's: it keeps its place and answers 503."""
+        by_match: dict[tuple[str, Match], list[tuple[RoutePolicy, Position]]] = {}
         for item, position in routes:
-            route = item.route
-            if (route.host, route.match) in matches:
-                self._contained.error(
-                    position, f"`{route.name}` matches what an earlier route matches", "remove one of them"
-                )
-                continue
-            matches.add((route.host, route.match))
-            if route.id in ids:
+            by_match.setdefault((item.route.host, item.route.match), []).append((item, position))
+        ids: set[str] = set()
+        kept = []
+        for claims in by_match.values():
+            item, position = claims[0]
+            if len(claims) > 1:
+                item = self._ambiguous(claims)
+            if item.route.id in ids:
                 # Two routes of one name on different matches: neither may be decided by the other's policy.
-                self._fatal.error(position, f"two routes are named `{route.id}`", "names must be unique")
+                self._fatal.error(position, f"two routes are named `{item.route.id}`", "names must be unique")
                 continue
-            ids.add(route.id)
+            ids.add(item.route.id)
             kept.append(item)
         return kept
+
+    def _ambiguous(self, claims: list[tuple[RoutePolicy, Position]]) -> RoutePolicy:
+        """What stands in place of several routes of one match, each of them reported."""
+        for item, position in claims:
+            others = ", ".join(f"`{other.route.name}` ({place})" for other, place in claims if place != position)
+            self._contained.error(
+                position,
+                f"`{item.route.name}` matches exactly what {others} matches; such requests are answered 503",
+                "keep one of them",
+            )
+        (first, position), *_ = claims
+        reason = f"{len(claims)} routes have this match: {', '.join(str(place) for _, place in claims)}"
+        return RoutePolicy(
+            route=dataclasses.replace(first.route, upstreams=(), broken=reason), policy=_nobody(position)
+        )
 
     def _check_path_parameters(self, routes: list[RoutePolicy], node: Sequence) -> None:
         """On a host that lets ``;`` through, nothing may depend on how a path is read."""
@@ -357,6 +370,11 @@ class RouteReader:
                 self._fatal.error(
                     node.position, f"`{item.route.name}` has a path criterion and `path_parameters: allow`"
                 )
+
+
+def _nobody(position: Position) -> Policy:
+    """The policy of what cannot be served: nothing may be allowed by it meanwhile."""
+    return parse_policy(Sequence((), position), Problems())
 
 
 def parse_origin(text: str) -> tuple[str, int] | None:

@@ -71,6 +71,9 @@ marks by it.
 The configuration may also be a folder: `doorward.yaml` in it, and further routes in `routes.d/*.yaml`, in the order of the files'
 names; each is a list of routes, or `routes:` with one. Everything is named relative to the folder.
 
+Within a host the first route that matches counts. Two routes with exactly the same host and match are both reported, and requests
+for them are answered 503, wherever they stand: which of the two policies was meant is nothing to guess.
+
 This page is written by `doorward.config.schema` from the models that read the file.
 """
 

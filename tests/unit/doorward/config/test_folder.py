@@ -65,7 +65,7 @@ def test_the_generation_follows_every_file(folder: Path):
         ("{", "10-a.yaml"),
         ("\x00", "10-a.yaml"),
         ("", "expected a list of routes"),
-        (ROUTE.format("b"), "matches what an earlier route matches"),
+        (ROUTE.format("b"), "matches exactly what `b` ("),
         (ROUTE.format("b").replace("b.example", "x.example"), "two routes are named `b`"),
     ],
 )
@@ -74,7 +74,24 @@ def test_what_is_wrong_in_one_file_names_that_file(folder: Path, text: str, said
     loaded = load(folder)
     rendered = "\n".join(problem.render() for problem in loaded.problems)
     assert said in rendered
-    assert loaded.settings is None or "earlier route" in said
+    assert loaded.settings is None or "matches exactly" in said
+
+
+def test_a_match_in_two_files_is_answered_by_neither_and_both_are_named(folder: Path):
+    """Whoever can write one file must not open what another file has closed, whatever the files are called."""
+    open_route, closed = ROUTE.format("b"), ROUTE.format("b").replace("accept: true", "groups: {has: staff}")
+    for first, second in ((open_route, closed), (closed, open_route)):
+        (folder / "routes.d" / "10-a.yaml").write_text(first)
+        (folder / "routes.d" / "20-b.yaml").write_text(second)
+        loaded = load(folder)
+        assert loaded.settings is not None
+        assert {item.route.name: item.route.broken is None for item in loaded.settings.routes} == {
+            "main": True,
+            "b": False,
+        }
+        for name in ("10-a.yaml:1:3", "20-b.yaml:1:3"):
+            assert any(problem.position.file.endswith(name.split(":")[0]) for problem in loaded.problems)
+            assert sum(name in problem.render() for problem in loaded.problems) == 2
 
 
 async def test_reading_apart_comes_to_the_same(folder: Path):

@@ -179,14 +179,37 @@ def test_two_routes_of_one_name_are_refused(folder: Path):
         settings_of(folder, text)
 
 
-def test_the_first_of_two_equal_matches_wins(folder: Path):
+@pytest.mark.parametrize("other", ["https://app.example.com", "https://app.example.com:8443"])
+def test_two_routes_of_one_match_are_neither_served_and_let_nobody_in(folder: Path, other: str):
+    """Which of them was meant nobody knows, and the other one may be the stricter."""
     text = another_route(
-        "name: b\nfrom: https://app.example.com\nto: http://127.0.0.1:1\npolicy: [{allow: {or: [{accept: true}]}}]"
+        f"name: b\nfrom: {other}\nto: http://127.0.0.1:1\npolicy: [{{allow: {{or: [{{accept: true}}]}}}}]"
     )
     loaded = load(write(folder, text))
     assert loaded.settings is not None
-    assert [item.route.id for item in loaded.settings.routes] == ["app"]
-    assert any("matches what an earlier route matches" in problem.render() for problem in loaded.problems)
+    [item] = loaded.settings.routes
+    assert (item.route.id, item.route.upstreams) == ("app", ())
+    assert item.route.broken is not None
+    assert "doorward.yaml:9:" in item.route.broken
+    assert "doorward.yaml:13:" in item.route.broken
+    assert item.policy.rules == ()
+    found = [problem.render() for problem in loaded.problems]
+    assert len(found) == 2
+    for line, name, place in ((9, "b", 13), (13, "app", 9)):
+        assert any(
+            f"doorward.yaml:{line}:" in said and f"`{name}` (" in said and f".yaml:{place}:" in said for said in found
+        )
+
+
+def test_other_routes_of_the_host_keep_their_places_round_an_ambiguous_one(folder: Path):
+    policy = "policy: [{allow: {or: [{accept: true}]}}]"
+    rest = "from: https://app.example.com\nto: http://127.0.0.1:1\n" + policy
+    text = GOOD + "".join(
+        another_route(f"name: {name}\nprefix: {prefix}\n{rest}").removeprefix(GOOD)
+        for name, prefix in (("a", "/a"), ("b", "/b"), ("again", "/a"))
+    )
+    kept = [(item.route.id, item.route.broken is None) for item in settings_of(folder, text).routes]
+    assert kept == [("app", True), ("a", False), ("b", True)]
 
 
 def test_path_parameters_exclude_path_separated_routes_on_the_host(folder: Path):
