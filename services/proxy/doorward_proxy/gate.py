@@ -6,7 +6,8 @@ something to ``doorward_proxy.resources`` adds it here too, and says so in revie
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
@@ -57,7 +58,17 @@ from doorward_proxy.resources.surroundings import (
     UPSTREAM_PREFIX,
 )
 from doorward_proxy.resources.tls import plane_socket
-from doorward_proxy.xds.snapshot import Snapshot
+from doorward_proxy.xds.snapshot import (
+    Snapshot,
+    wanted_by_cluster,
+    wanted_by_listener,
+    wanted_by_routes,
+    wanted_by_scope,
+)
+
+_Look: TypeAlias = tuple[
+    Sequence[Message], Callable[[Any], Iterator[str]], Callable[[Any], frozenset[str]], frozenset[str]
+]
 
 
 class GateClosedError(DoorwardError):
@@ -72,14 +83,22 @@ class GateClosedError(DoorwardError):
         self.violations = violations
 
 
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    message: Message
+    wanted: frozenset[str]
+    """Names of what it refers to."""
+
+
 class Gate:
     """Admits one snapshot after another; a message that was admitted, and is the same object still, is not looked at again.
 
-    Messages of a snapshot are never changed, so the same object is the same content.
+    Messages of a snapshot are never changed, so the same object is the same content. Whether what it refers to is still there is
+    asked each time.
     """
 
     def __init__(self) -> None:
-        self._admitted: dict[int, Message] = {}
+        self._admitted: dict[int, _Admitted] = {}
 
     def admit(self, snapshot: Snapshot) -> None:
         """Return when ``snapshot`` may be published.
@@ -87,18 +106,27 @@ class Gate:
         Raises:
             GateClosedError: it holds something that is not on the list.
         """
-        violations = [*snapshot.dangling(), *_listeners(snapshot), *_hosts_are_complete(snapshot)]
-        fresh: dict[int, Message] = {}
-        looks: tuple[tuple[Sequence[Message], Callable[[Any], Iterator[str]]], ...] = (
-            (snapshot.routes, configuration_violations),
-            (snapshot.scopes, scope_violations),
-            (snapshot.clusters, _cluster),
+        violations = [*_listeners(snapshot), *_hosts_are_complete(snapshot)]
+        fresh: dict[int, _Admitted] = {}
+        clusters = frozenset(cluster.name for cluster in snapshot.clusters)
+        secrets = frozenset(secret.name for secret in snapshot.secrets)
+        routes = frozenset(configuration.name for configuration in snapshot.routes)
+        looks: tuple[_Look, ...] = (
+            (snapshot.routes, configuration_violations, wanted_by_routes, clusters),
+            (snapshot.scopes, scope_violations, wanted_by_scope, clusters),
+            (snapshot.clusters, _cluster, wanted_by_cluster, secrets),
+            (snapshot.listeners, lambda _: iter(()), wanted_by_listener, routes | secrets),
         )
-        for messages, look in looks:
+        for messages, look, wanted, there in looks:
             for message in messages:
-                if self._admitted.get(id(message)) is not message:
+                known = self._admitted.get(id(message))
+                if known is None or known.message is not message:
                     violations += look(message)
-                fresh[id(message)] = message
+                    known = _Admitted(message, wanted(message))
+                fresh[id(message)] = known
+                if not known.wanted <= there:
+                    missing = ", ".join(f"`{name}`" for name in sorted(known.wanted - there))
+                    violations.append(f"`{getattr(message, 'name', '')}` refers to what is not there: {missing}")
         if violations:
             raise GateClosedError(violations)
         self._admitted = fresh

@@ -1,6 +1,7 @@
 """The proxy plane as a process; the only place that builds its concrete parts."""
 
 import asyncio
+import gc
 import ssl
 from pathlib import Path
 
@@ -44,6 +45,8 @@ from doorward_proxy.xds.server import DiscoveryService, serve_discovery
 from doorward_proxy.xds.snapshot import Snapshot
 from doorward_proxy.xds.stream import Refusal
 
+COLLECT_AFTER = (10_000, 1_000, 1_000)
+"""When the collector looks for cycles: seldom, for a look at everything takes a second with ten thousand hosts."""
 _COMMON_TRUST_STORE = "/etc/ssl/certs/ca-certificates.crt"
 
 _AUTHORIZER_SECONDS = 5.0
@@ -58,6 +61,7 @@ def run(options: ServeOptions) -> int:
 
 async def serve(options: ServeOptions, stop: Stop) -> None:
     """Serve until ``stop``: pages, discovery and Envoy; Envoy drains first."""
+    gc.set_threshold(*COLLECT_AFTER)
     settings = load_settings(options.config_path, secrets=no_secret)
     binary = find_envoy(settings.envoy_path)
     await _check_version(binary)
@@ -115,7 +119,7 @@ class ProxyPlane:
 
         self._channels = [self.neighbours.databroker(), self.neighbours.authenticate()]
         self._reporter = Reporter(self._channels[0], self._describe)
-        self.discovery = DiscoveryService(self._on_refusal, self.metrics, self._reporter.soon)
+        self.discovery = DiscoveryService(self._on_refusal, self.metrics, self._on_taken_over)
         self.publisher = Publisher(
             build=build,
             discovery=self.discovery,
@@ -199,6 +203,11 @@ class ProxyPlane:
         process.ready = self.envoy.pid is not None and bool(self.discovery.taken_over)
         process.fault = (self.publisher.status.fault or "")[:400]
         self.neighbours.describe(process)
+
+    def _on_taken_over(self) -> None:
+        self._reporter.soon()
+        # What is served now stays for long; looking at ten thousand hosts for cycles would hold the next change up.
+        gc.freeze()
 
     def _on_refusal(self, refusal: Refusal) -> None:
         self.publisher.on_refusal(refusal)

@@ -153,6 +153,8 @@ class Settings:
     """Hosts that answer 503 as a whole because one of their matches cannot be built, each with the reason."""
     warnings: tuple[Problem, ...] = ()
     """Warnings, and the errors of broken routes."""
+    _hosts: list[tuple[str, ...]] = field(default_factory=list, init=False, compare=False, repr=False)
+    """What ``hosts`` has worked out; a changed copy starts without it."""
 
     @property
     def authenticate_origin(self) -> str:
@@ -168,8 +170,10 @@ class Settings:
     @property
     def hosts(self) -> tuple[str, ...]:
         """Every host that is served, sorted; the sign-in host among them."""
-        routed = {item.route.host for item in self.routes} | {host for host, _ in self.broken_hosts}
-        return tuple(sorted(routed | {self.authenticate_host}))
+        if not self._hosts:
+            routed = {item.route.host for item in self.routes} | {host for host, _ in self.broken_hosts}
+            self._hosts.append(tuple(sorted(routed | {self.authenticate_host})))
+        return self._hosts[0]
 
     def directory_of(self, provider_id: str) -> DirectorySettings | None:
         """The directory that describes the users of an identity provider, if there is one."""

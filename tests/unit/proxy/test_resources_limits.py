@@ -12,7 +12,7 @@ from doorward_proxy.resources.surroundings import GUARD_CLUSTER, UPSTREAM_PREFIX
 def test_the_breakers_of_guard_and_upstreams_follow_the_setting():
     """Envoy's default of 1,024 answers 500 to the next stream."""
     settings = settings_of(route(continuous=True), max_streams=12_345)
-    found = clusters(settings, surroundings())
+    found = clusters(settings, surroundings(), [{"upstream-a": settings.routes[0].route}], {})
     names = [name for name in found if name == GUARD_CLUSTER or name.startswith(UPSTREAM_PREFIX)]
     assert len(names) == 2
     for name in names:

@@ -31,14 +31,15 @@ class SnapshotBuilder:
         """See ``build_snapshot``."""
         hosts = self._hosts.hosts(settings)
         scoped = is_scoped(settings)
-        self._clusters = clusters(settings, self._surroundings, self._clusters)
+        upstreams = [built.upstreams for built in hosts.values() if built.upstreams]
+        self._clusters = clusters(settings, self._surroundings, upstreams, self._clusters)
         self._before = Snapshot.of(
             generation=settings.generation,
             clusters=self._clusters.values(),
             secrets=_secrets(certified, plane_certificate),
             listeners=[public_listener(settings)],
-            routes=[] if scoped else [route_configuration([*(built for built, _ in hosts.values()), unknown_host()])],
-            scopes=[scope for _, scope in hosts.values()] if scoped else [],
+            routes=[] if scoped else [route_configuration([*(built.host for built in hosts.values()), unknown_host()])],
+            scopes=[built.scope for built in hosts.values()] if scoped else [],
             before=self._before,
         )
         return self._before

@@ -4,11 +4,10 @@ Routes whose upstream settings are equal share a cluster: ten thousand routes to
 A cluster's name is a hash of its settings, so a change is always a new cluster beside the old one.
 """
 
-import functools
 import hashlib
 import ipaddress
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from doorward.config.endpoints import Address
@@ -70,9 +69,15 @@ _DEFAULT_PORTS = {"http": 80, "h2c": 80, "https": 443}
 
 
 def clusters(
-    settings: Settings, surroundings: Surroundings, before: Mapping[str, Cluster] | None = None
+    settings: Settings,
+    surroundings: Surroundings,
+    upstreams: Iterable[Mapping[str, Route]],
+    before: Mapping[str, Cluster],
 ) -> dict[str, Cluster]:
-    """Every cluster by name; those of upstreams that ``before`` holds in this very form are taken over from it."""
+    """Every cluster by name: our own, and those of ``upstreams``, each given by its name and a route that goes there.
+
+    Those of upstreams that ``before`` holds in this very form are taken over from it.
+    """
     checks = settings.planes.authorize or surroundings.check_sockets
     sign_in = settings.planes.authenticate_pages or (surroundings.authenticate_socket,)
     found = {
@@ -84,20 +89,16 @@ def clusters(
         AUTHENTICATE_CLUSTER: _watched(_own(AUTHENTICATE_CLUSTER, Plane.AUTHENTICATE, sign_in, _LEAST_LIMIT)),
     }
     limit = max(settings.max_streams, _LEAST_LIMIT)
-    broken_hosts = {host for host, _ in settings.broken_hosts}
-    for item in settings.routes:
-        route = item.route
-        if route.broken is None and route.host not in broken_hosts:
-            name = upstream_cluster_name(route)
+    for several in upstreams:
+        for name, route in several.items():
             if name not in found:
-                known = before.get(name) if before is not None else None
+                known = before.get(name)
                 if known is None or known.circuit_breakers.thresholds[0].max_requests.value != limit:
                     known = _upstream_cluster(name, route, limit, surroundings.trust_store)
                 found[name] = known
     return found
 
 
-@functools.lru_cache(maxsize=1 << 16)
 def upstream_cluster_name(route: Route) -> str:
     """The name of the cluster that ``route`` goes to: equal upstream settings give equal names."""
     settings = {

@@ -5,7 +5,8 @@ everything else. Nothing that Envoy answers goes unchecked: a request that match
 any other, and an unknown host looks like an unknown path.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from google.protobuf.struct_pb2 import Struct
 
@@ -57,28 +58,50 @@ _ANYTHING = RouteMatch(prefix="/")
 """Targets that are no path (``OPTIONS *``) never come this far: the connection manager refuses them."""
 
 
+@dataclass(frozen=True, slots=True)
+class BuiltHost:
+    """One host as Envoy is told about it, and what else comes of its routes."""
+
+    made_of: object
+    """Everything that it depends on, to be compared."""
+    host: VirtualHost
+    scope: ScopedRouteConfiguration
+    """The same as a resource of its own."""
+    upstreams: Mapping[str, Route]
+    """A route for each cluster that it goes to, by the cluster's name."""
+
+
 class HostCache:
-    """Virtual hosts that were built before, so that a change of one route among thousands costs one of them."""
+    """Hosts that were built before, so that a change of one route among thousands costs one of them."""
 
     def __init__(self) -> None:
-        self._built: dict[str, tuple[object, VirtualHost, ScopedRouteConfiguration]] = {}
+        self._built: dict[str, BuiltHost] = {}
 
-    def hosts(self, settings: Settings) -> dict[str, tuple[VirtualHost, ScopedRouteConfiguration]]:
-        """Every virtual host, and the same as a scope; the same objects as long as nothing about a host has changed."""
+    def hosts(self, settings: Settings) -> Mapping[str, BuiltHost]:
+        """Every host; the same objects as long as nothing about a host has changed."""
         broken = dict(settings.broken_hosts)
         by_host: dict[str, list[Route]] = {}
         for item in settings.routes:
             by_host.setdefault(item.route.host, []).append(item.route)
-        fresh: dict[str, tuple[object, VirtualHost, ScopedRouteConfiguration]] = {}
+        fresh: dict[str, BuiltHost] = {}
         for host in settings.hosts:
-            made_of = (host in broken, host == settings.authenticate_host, by_host.get(host))
+            routes = by_host.get(host, [])
+            made_of = (host in broken, host == settings.authenticate_host, routes)
             known = self._built.get(host)
-            if known is None or known[0] != made_of:
-                built = virtual_host(settings, host, by_host.get(host, ()))
-                known = (made_of, built, scope(built))
+            if known is None or known.made_of != made_of:
+                known = _built(settings, host, made_of, routes)
             fresh[host] = known
         self._built = fresh
-        return {host: (built, scoped) for host, (_, built, scoped) in fresh.items()}
+        return fresh
+
+
+def _built(settings: Settings, host: str, made_of: object, routes: Sequence[Route]) -> BuiltHost:
+    served = () if host in dict(settings.broken_hosts) else [route for route in routes if route.broken is None]
+    upstreams: dict[str, Route] = {}
+    for route in served:
+        upstreams.setdefault(upstream_cluster_name(route), route)
+    built = virtual_host(settings, host, routes)
+    return BuiltHost(made_of, built, scope(built), upstreams)
 
 
 def virtual_host(settings: Settings, host: str, routes: Sequence[Route]) -> VirtualHost:
@@ -99,7 +122,7 @@ def unknown_host() -> VirtualHost:
 
 def virtual_hosts(settings: Settings) -> dict[str, VirtualHost]:
     """The virtual host of every served host by its name, and that of all others as ``*``."""
-    found = {host: built for host, (built, _) in HostCache().hosts(settings).items()}
+    found = {host: built.host for host, built in HostCache().hosts(settings).items()}
     return {**found, UNKNOWN_HOST: unknown_host()}
 
 

@@ -1,7 +1,7 @@
 """An immutable set of resources, each with a version made of its content."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -96,41 +96,20 @@ class Snapshot:
             resources=MappingProxyType(resources),
         )
 
-    @property
-    def configurations(self) -> Iterator[RouteConfiguration]:
-        """Every route configuration, whichever way it travels."""
-        yield from self.routes
-        for scope in self.scopes:
-            yield scope.route_configuration
 
-    def dangling(self) -> list[str]:
-        """References to what the snapshot does not hold; empty when it is consistent."""
-        clusters = {cluster.name for cluster in self.clusters}
-        secrets = {secret.name for secret in self.secrets}
-        routes = {configuration.name for configuration in self.routes}
-        problems = [
-            f"route `{host.name}` goes to the unknown cluster `{route.route.cluster}`"
-            for configuration in self.configurations
-            for host in configuration.virtual_hosts
-            for route in host.routes
-            if route.HasField("route") and route.route.cluster not in clusters
-        ]
-        for cluster in self.clusters:
-            problems += [
-                f"cluster `{cluster.name}` asks for the unknown `{name}`"
-                for name in sorted(_wanted_by_cluster(cluster) - secrets)
-            ]
-        for listener in self.listeners:
-            wanted_routes, wanted_secrets = _wanted(listener)
-            wanted_routes.discard("")  # scoped: what is not there is 404
-            problems += [
-                f"listener `{listener.name}` asks for the unknown `{name}`"
-                for name in sorted((wanted_routes - routes) | (wanted_secrets - secrets))
-            ]
-        return problems
+def wanted_by_routes(configuration: RouteConfiguration) -> frozenset[str]:
+    """Names of the clusters that routes go to."""
+    return frozenset(
+        route.route.cluster for host in configuration.virtual_hosts for route in host.routes if route.HasField("route")
+    )
 
 
-def _wanted(listener: Listener) -> tuple[set[str], set[str]]:
+def wanted_by_scope(scope: ScopedRouteConfiguration) -> frozenset[str]:
+    """Names of the clusters that a scope's routes go to."""
+    return wanted_by_routes(scope.route_configuration)
+
+
+def wanted_by_listener(listener: Listener) -> frozenset[str]:
     """Names of the route configurations and of the secrets that a listener asks for."""
     routes: set[str] = set()
     secrets: set[str] = set()
@@ -141,26 +120,27 @@ def _wanted(listener: Listener) -> tuple[set[str], set[str]]:
                 routes.add(manager.rds.route_config_name)
         if chain.transport_socket.typed_config.Unpack(tls):
             secrets.update(item.name for item in tls.common_tls_context.tls_certificate_sds_secret_configs)
-    return routes, secrets
+    return frozenset((routes | secrets) - {""})  # scoped: what is not there is 404
 
 
-def _wanted_by_cluster(cluster: Cluster) -> set[str]:
+def wanted_by_cluster(cluster: Cluster) -> frozenset[str]:
     """Names of the secrets that a cluster asks for."""
     tls = UpstreamTlsContext()
     if not cluster.HasField("transport_socket") or not cluster.transport_socket.typed_config.Unpack(tls):
-        return set()
+        return frozenset()
     common = tls.common_tls_context
     names = {item.name for item in common.tls_certificate_sds_secret_configs}
     names.add(common.combined_validation_context.validation_context_sds_secret_config.name)
-    return names - {""}
+    return frozenset(names - {""})
 
 
 def _version(resources: Mapping[str, Mapping[str, Resource]]) -> str:
-    digest = hashlib.sha256()
-    for type_url in TYPES:
-        for name, resource in sorted(resources[type_url].items()):
-            digest.update(f"{type_url}\0{name}\0{resource.version}\0".encode())
-    return digest.hexdigest()[:16]
+    versions = [
+        f"{type_url}\0{name}\0{resources[type_url][name].version}"
+        for type_url in TYPES
+        for name in sorted(resources[type_url])
+    ]
+    return hashlib.sha256("\0".join(versions).encode()).hexdigest()[:16]
 
 
 def _resources(

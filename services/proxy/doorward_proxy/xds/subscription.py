@@ -62,6 +62,8 @@ class Subscription:
     _outstanding: _Sent | None = None
     _opened: bool = False
     _count: int = 0
+    _compared: tuple[Mapping[str, Resource], list[Resource], set[str]] | None = None
+    """What ``_difference`` has found, until anything changes: ten thousand names are compared once for each step."""
 
     @property
     def opened(self) -> bool:
@@ -77,6 +79,7 @@ class Subscription:
         """Apply a request of this type."""
         first = not self._opened
         self._opened = True
+        self._compared = None
         if first:
             self._held.update(request.initial_resource_versions)
             # A first request that names nothing asks for everything (the form that Envoy uses).
@@ -108,6 +111,7 @@ class Subscription:
     def retry(self) -> None:
         """Allow refused versions to be sent once more: there is a new snapshot."""
         self._refused.clear()
+        self._compared = None
 
     def is_current(self, resources: Mapping[str, Resource], *, removals: bool = True) -> bool:
         """Whether there is nothing to send."""
@@ -129,6 +133,7 @@ class Subscription:
         if not changed and not gone:
             return None
         self._count += 1
+        self._compared = None
         nonce = str(self._count)
         self._outstanding = _Sent(nonce, {item.name: item.version for item in changed}, frozenset(gone))
         for item in changed:
@@ -148,11 +153,15 @@ class Subscription:
 
     def _difference(self, resources: Mapping[str, Resource]) -> tuple[list[Resource], set[str]]:
         """What must be sent, and the names that must be taken back."""
+        if self._compared is not None and self._compared[0] is resources:
+            return self._compared[1:]
+        held, unanswered = self._held, self._unanswered
+        differing = [name for name, item in resources.items() if held.get(name) != item.version or name in unanswered]
         changed = [
-            item
-            for name, item in sorted(resources.items())
-            if (self._wildcard or name in self._names)
-            and (self._held.get(name) != item.version or name in self._unanswered)
-            and self._refused.get(name) != item.version
+            resources[name]
+            for name in sorted(differing)
+            if (self._wildcard or name in self._names) and self._refused.get(name) != resources[name].version
         ]
-        return changed, {name for name in self._held if name not in resources}
+        removed = {name for name in held if name not in resources}
+        self._compared = (resources, changed, removed)
+        return changed, removed
