@@ -25,7 +25,7 @@ from doorward.records.record import NO_VERSION, Fence, Record, RecordVersion, Wr
 from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.connection import Link
 from doorward_databroker.store.memory import MemoryStore
-from doorward_databroker.store.port import FeedEntry, Position, RecordStore
+from doorward_databroker.store.port import Expired, FeedEntry, Position, RecordStore
 from doorward_databroker.store.redis import RedisStore
 from doorward_databroker.store.servers import Servers
 
@@ -81,6 +81,10 @@ async def put(bench: Bench, *records: Record, request: str = "", **conditions: o
 
 async def under(bench: Bench, user: str) -> list[str]:
     return [record.id for record in (await bench.store.query("Session", "user_id", user, "", 10)).records]
+
+
+async def expired(bench: Bench, before: float, limit: int = 10) -> list[str]:
+    return [one.id for one in await bench.store.expired("Session", before, limit)]
 
 
 async def read_all(bench: Bench, after: Position) -> list[FeedEntry]:
@@ -154,7 +158,7 @@ async def test_expiry_is_judged_at_the_read(bench: Bench):
     bench.clock.advance(10)
     with pytest.raises(NotFoundError):
         await bench.store.get("Session", "a")
-    assert await bench.store.expired("Session", bench.clock.now(), 10) == ["a"]
+    assert await expired(bench, bench.clock.now()) == ["a"]
 
 
 async def test_pages_list_every_live_record_once(bench: Bench):
@@ -362,10 +366,21 @@ async def test_a_tombstone_has_a_version_and_a_missing_record_none(bench: Bench)
 async def test_the_first_to_end_are_swept_first(bench: Bench):
     now = bench.clock.now()
     await put(bench, session("late", expires_at=now + 30), session("soon", expires_at=now + 10), session("never"))
-    assert await bench.store.expired("Session", now + 100, 10) == ["soon", "late"]
-    assert await bench.store.expired("Session", now + 100, 1) == ["soon"]
+    assert await expired(bench, now + 100) == ["soon", "late"]
+    assert await expired(bench, now + 100, 1) == ["soon"]
     await put(bench, session("soon"))
-    assert await bench.store.expired("Session", now + 100, 10) == ["late"]
+    assert await expired(bench, now + 100) == ["late"]
+
+
+async def test_what_has_expired_is_told_with_the_version_that_did(bench: Bench):
+    now = bench.clock.now()
+    (version,) = await put(bench, session("a", expires_at=now + 10))
+    assert await bench.store.expired("Session", now + 100, 10) == [Expired("a", version)]
+    deletion = Write(record=Record(type="Session", id="a", deleted=True), expected=version)
+    await put(bench, session("a", expires_at=now + 500), request="meanwhile")
+    with pytest.raises(ConflictError):
+        await bench.store.put([deletion], "sweep")
+    assert await expired(bench, now + 100) == []
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import structlog
 
 from doorward.clock import Clock
-from doorward.errors import DoorwardError
+from doorward.errors import ConflictError, DoorwardError
 from doorward.keys.keyring import Keyring
 from doorward.records.record import Fence, Record, Write
 from doorward_databroker.metrics import DatabrokerMetrics
 from doorward_databroker.store.maintenance import Maintenance
-from doorward_databroker.store.port import RecordStore
+from doorward_databroker.store.port import Expired, RecordStore
 
 INTERVAL_SECONDS = 60.0
 GRACE_SECONDS = 30.0
@@ -101,16 +101,30 @@ class Sweeper:
                 _log.warning("could not sweep", reason=str(error))
 
     async def sweep(self, fence: Fence | None = None) -> int:
-        """Delete what has expired and return how many records that were."""
+        """Delete what has expired, each only in the state that was seen; how many records that were."""
         swept = 0
         for record_type in self._types:
             while True:
-                ids = await self._store.expired(record_type, self._clock.now() - GRACE_SECONDS, _BATCH)
-                if ids:
-                    writes = [Write(record=Record(type=record_type, id=name, deleted=True)) for name in ids]
-                    await self._store.put(writes, secrets.token_hex(16), fence)
-                    swept += len(ids)
-                if len(ids) < _BATCH:
+                found = await self._store.expired(record_type, self._clock.now() - GRACE_SECONDS, _BATCH)
+                gone = await self._delete(record_type, found, fence) if found else 0
+                swept += gone
+                if len(found) < _BATCH or not gone:
                     break
         self._metrics.swept.inc(swept)
         return swept
+
+    async def _delete(self, record_type: str, found: Sequence[Expired], fence: Fence | None) -> int:
+        writes = [
+            Write(record=Record(type=record_type, id=one.id, deleted=True), expected=one.version) for one in found
+        ]
+        try:
+            await self._store.put(writes, secrets.token_hex(16), fence)
+            return len(writes)
+        except ConflictError:
+            if len(writes) == 1:
+                # Written anew meanwhile, with another end; or the lease is lost, and whoever has it sweeps.
+                return 0
+        middle = len(found) // 2
+        return await self._delete(record_type, found[:middle], fence) + await self._delete(
+            record_type, found[middle:], fence
+        )

@@ -30,7 +30,7 @@ from doorward.records.record import Record, RecordVersion, Write
 from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.connection import Link
 from doorward_databroker.store.redis import RedisStore
-from doorward_databroker.store.servers import Servers
+from doorward_databroker.store.servers import CONNECTIONS, Servers
 
 
 def session(name: str, data: bytes = b"x") -> Record:
@@ -114,6 +114,46 @@ async def test_an_answer_that_the_feed_overtakes_is_no_loss(server: RedisServer,
             await ask()
             assert not store.lost.is_set()
         assert (await store.head()).version == RecordVersion(1, 2)
+
+
+async def test_more_calls_than_connections_wait_for_their_turn(server: RedisServer):
+    async with store_at(server.url) as store:
+        await store.put([Write(record=session("a"))], "r1")
+        reads = [store.get("Session", "a") for _ in range(6 * CONNECTIONS)]
+        leases = [store.acquire_lease(f"l{n}", "me", 30) for n in range(3 * CONNECTIONS)]
+        found, taken = await asyncio.gather(asyncio.gather(*reads), asyncio.gather(*leases))
+        assert {record.id for record in found} == {"a"}
+        assert None not in taken
+        assert int(server.ask("INFO clients").split(b"connected_clients:")[1].split()[0]) <= CONNECTIONS + 1
+
+
+async def test_a_store_that_is_busy_says_so_in_time(server: RedisServer):
+    """Whoever waits for a connection behind calls that hang gets a clear error, and nothing of theirs was done."""
+    link = Link(Servers.parse(server.url), turn_seconds=0.1)
+    store = RedisStore(link, SealedCodec(keyring(Purpose.RECORDS)), FakeClock())
+    try:
+        await store.put([Write(record=session("a"))], "r1")
+        server.pause()
+        hanging = [asyncio.create_task(store.get("Session", "a")) for _ in range(CONNECTIONS)]
+        await asyncio.sleep(0)
+        with pytest.raises(UnavailableError, match="busy: all 64 connections are in use"):
+            await store.acquire_lease("l", "me", 30)
+        server.resume()
+        assert {record.id for record in await asyncio.gather(*hanging)} == {"a"}
+        assert await store.acquire_lease("l", "you", 30) is not None
+    finally:
+        server.resume()
+        await store.close()
+
+
+async def test_nothing_to_ask_costs_no_connection(server: RedisServer):
+    link = Link(Servers.parse(server.url))
+    try:
+        for _ in range(2 * CONNECTIONS):
+            assert await link.run() == []
+        assert await link.run(("GET", "{dw}:none")) == [None]
+    finally:
+        await link.close()
 
 
 async def test_forgotten_scripts_are_brought_again(server: RedisServer):

@@ -5,7 +5,8 @@ Concurrency: safe for any number of tasks. After a failure the primary is looked
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
@@ -35,9 +36,11 @@ from redis.exceptions import (
 )
 
 from doorward.errors import DataCorruptedError, DoorwardError, OutcomeUnknownError, UnavailableError
-from doorward_databroker.store.servers import Servers
+from doorward_databroker.store.servers import CONNECTIONS, Servers
 
 BLOCK_SECONDS = 5.0
+TURN_SECONDS = 2.0
+"""How long a call waits for a connection while all are in use."""
 _REFUSED = (
     BusyLoadingError, ReadOnlyError, OutOfMemoryError, MovedError, AskError, TryAgainError, ClusterDownError,
     MasterDownError, AuthenticationError, NoPermissionError,
@@ -93,10 +96,21 @@ class Link:
     ``replicas`` is how many replicas must hold a write before it counts as done, within ``replica_seconds``.
     """
 
-    def __init__(self, servers: Servers, *, replicas: int = 0, replica_seconds: float = 1.0) -> None:
+    def __init__(
+        self,
+        servers: Servers,
+        *,
+        replicas: int = 0,
+        replica_seconds: float = 1.0,
+        turn_seconds: float = TURN_SECONDS,
+    ) -> None:
         self._servers = servers
         self._replicas = replicas
         self._replica_ms = int(replica_seconds * 1000)
+        self._turn_seconds = turn_seconds
+        # The library's pool fails at once when it is used up; and ours must not look like a server that is away.
+        self._turns = asyncio.Semaphore(CONNECTIONS)
+        self._blocking_turns = asyncio.Semaphore(CONNECTIONS)
         self._clients: tuple[Redis, Redis] | None = None
         self._finding = asyncio.Lock()
         self.address = ""
@@ -171,15 +185,31 @@ class Link:
         return answers
 
     async def _send(self, commands: Sequence[Sequence[Any]], *, writing: bool, blocking: bool = False) -> list[Any]:
-        if not writing:
-            try:
-                answers = await self._try(commands, writing=False, blocking=blocking)
-                if not any(isinstance(answer, MovedError) for answer in answers):
-                    return answers
-            except UnavailableError:
-                # A connection that was kept may have died meanwhile, and a slot may have moved; reading twice does no harm.
-                pass
-        return await self._try(commands, writing=writing, blocking=blocking)
+        if not commands:
+            return []  # the library would keep the connection of a pipeline without commands
+        async with self._turn(self._blocking_turns if blocking else self._turns):
+            if not writing:
+                try:
+                    answers = await self._try(commands, writing=False, blocking=blocking)
+                    if not any(isinstance(answer, MovedError) for answer in answers):
+                        return answers
+                except UnavailableError:
+                    # A connection that was kept may have died meanwhile, and a slot may have moved; reading twice does no harm.
+                    pass
+            return await self._try(commands, writing=writing, blocking=blocking)
+
+    @asynccontextmanager
+    async def _turn(self, turns: asyncio.Semaphore) -> AsyncIterator[None]:
+        """One of the connections, for which is waited only so long."""
+        try:
+            async with asyncio.timeout(self._turn_seconds):
+                await turns.acquire()
+        except TimeoutError:
+            raise UnavailableError(f"the store is busy: all {CONNECTIONS} connections are in use") from None
+        try:
+            yield
+        finally:
+            turns.release()
 
     async def _try(self, commands: Sequence[Sequence[Any]], *, writing: bool, blocking: bool) -> list[Any]:
         clients = await self._find()

@@ -8,7 +8,7 @@ from doorward.clock import Clock
 from doorward.errors import ConflictError, DataCorruptedError, NotFoundError, WatchExpiredError
 from doorward.records.record import NO_VERSION, Fence, Record, RecordVersion, Write, record_message
 from doorward_databroker.store.codec import Codec, decode
-from doorward_databroker.store.port import Beat, Damaged, FeedEntry, Page, Position, SnapshotPage
+from doorward_databroker.store.port import Beat, Damaged, Expired, FeedEntry, Page, Position, SnapshotPage
 from doorward_databroker.store.types import check_batch, check_index, type_of
 
 _EPOCH = 1
@@ -77,12 +77,12 @@ class MemoryStore:
         page = await self.page(record_type, after_id, limit)
         return replace(page, records=tuple(r for r in page.records if value in r.indexes.get(index, ())))
 
-    async def expired(self, record_type: str, before: float, limit: int) -> list[str]:
+    async def expired(self, record_type: str, before: float, limit: int) -> list[Expired]:
         """See ``RecordStore.expired``."""
         type_of(record_type)
         found = [self._stored(kind, record_id) for kind, record_id in self._records if kind == record_type]
         ended = [r for r in found if r is not None and not r.deleted and not r.is_live(before)]
-        return [r.id for r in sorted(ended, key=lambda r: r.expires_at or 0.0)][:limit]
+        return [Expired(r.id, r.version) for r in sorted(ended, key=lambda r: r.expires_at or 0.0)][:limit]
 
     async def put(
         self, writes: Sequence[Write], request_id: str, fence: Fence | None = None

@@ -57,6 +57,14 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class Expired:
+    """A record whose end is over, in the state that ended."""
+
+    id: str
+    version: RecordVersion
+
+
+@dataclass(frozen=True, slots=True)
 class Beat:
     """What came back from a heartbeat."""
 
@@ -108,8 +116,8 @@ class RecordStore(Protocol):
         """As ``page``, for records that are found under exactly ``value`` in an index."""
         ...
 
-    async def expired(self, record_type: str, before: float, limit: int) -> list[str]:
-        """Ids of up to ``limit`` records that are not deleted and whose end lies before ``before``, oldest end first."""
+    async def expired(self, record_type: str, before: float, limit: int) -> list[Expired]:
+        """Up to ``limit`` records that are not deleted and whose end lies before ``before``, oldest end first."""
         ...
 
     async def put(

@@ -24,7 +24,7 @@ from doorward_databroker.store.codec import Codec, decode
 from doorward_databroker.store.connection import BLOCK_SECONDS, Call, Link, Script
 from doorward_databroker.store.feed import RawEntry, chained, position_of, version_from
 from doorward_databroker.store.keyspace import Keyspace
-from doorward_databroker.store.port import Beat, Damaged, FeedEntry, Page, Position, SnapshotPage
+from doorward_databroker.store.port import Beat, Damaged, Expired, FeedEntry, Page, Position, SnapshotPage
 from doorward_databroker.store.types import check_batch, check_index, type_of
 from doorward_databroker.store.writer import Writer
 
@@ -112,20 +112,20 @@ class RedisStore:
         found = tuple(record for record in page.records if value in record.indexes.get(index, ()))
         return Page(found, page.next_id, page.damaged)
 
-    async def expired(self, record_type: str, before: float, limit: int) -> list[str]:
+    async def expired(self, record_type: str, before: float, limit: int) -> list[Expired]:
         """See ``RecordStore.expired``."""
         type_of(record_type)
-        command = (
-            "ZRANGEBYSCORE",
-            self._keys.ends(record_type),
-            "-inf",
-            f"({int(before * 1000) + 1}",
-            "LIMIT",
-            0,
-            limit,
-        )
-        (ids,) = await self._link.run(command)
-        return [record_id.decode() for record_id in ids]
+        bound = int(before * 1000)
+        ending = self._keys.ends(record_type)
+        (ids,) = await self._link.run(("ZRANGEBYSCORE", ending, "-inf", f"({bound + 1}", "LIMIT", 0, limit))
+        names = [record_id.decode() for record_id in ids]
+        # Version and end are read together: a record that was written meanwhile has another end, and is not told.
+        rows = await self._link.run(*(("HMGET", self._keys.record(record_type, name), "v", "x") for name in names))
+        return [
+            Expired(name, version_from(version))
+            for name, (version, ends) in zip(names, rows, strict=True)
+            if version is not None and ends and int(ends) <= bound
+        ]
 
     async def put(
         self, writes: Sequence[Write], request_id: str, fence: Fence | None = None

@@ -26,6 +26,8 @@ from doorward.keys.secret import Secret
 
 ANSWER_SECONDS = 2.0
 CONNECT_SECONDS = 1.0
+CONNECTIONS = 64
+"""Most connections to the server at once, and as many again for reading the feed."""
 _PORT = 6379
 _SENTINEL_PORT = 26379
 
@@ -110,7 +112,7 @@ class Servers:
             # Greetings that an ACL user need not be allowed to send.
             "driver_info": None,
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
-            "max_connections": 64,
+            "max_connections": CONNECTIONS,
             "db": self.database,
         }
         if login and self.credentials.password is not None:

@@ -20,13 +20,10 @@ if done then
   return {'done', done}
 end
 
-local epoch, number, tag = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'number', 'tag'))
-if epoch ~= ARGV[1] or number ~= ARGV[2] or tag ~= ARGV[3] then
-  return {'moved', epoch, number, tag}
-end
 if ARGV[10] ~= '' and redis.call('GET', KEYS[4]) ~= ARGV[10] then return {'fenced'} end
+local epoch, number, tag = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'number', 'tag'))
 
-local now, writes = tonumber(ARGV[5]), {}
+local now, writes, stale = tonumber(ARGV[5]), {}, false
 local key, argument = 5, 13
 for position = 1, tonumber(ARGV[12]) do
   local write = {
@@ -56,11 +53,17 @@ for position = 1, tonumber(ARGV[12]) do
     return {'conflict', position}
   end
   for index in string.gmatch(indexes or '', '[^\n]+') do
-    if not named[index] then return {'stale'} end
+    if not named[index] then stale = true end
   end
   write.known, write.tombstone, write.ended = version, deleted == '1', ends
   writes[position] = write
 end
+-- After the preconditions, which hold or fail at any head: those behind a put that failed in one pipeline are sealed for versions
+-- that never come, and if they fail themselves they must not be sent again for that.
+if epoch ~= ARGV[1] or number ~= ARGV[2] or tag ~= ARGV[3] then
+  return {'moved', epoch, number, tag}
+end
+if stale then return {'stale'} end
 
 local entry, head = {}, nil
 for _, write in ipairs(writes) do
