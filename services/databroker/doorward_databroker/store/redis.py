@@ -16,7 +16,6 @@ from doorward.clock import Clock
 from doorward.errors import (
     DataCorruptedError,
     NotFoundError,
-    UnavailableError,
     WatchExpiredError,
 )
 from doorward.records.record import NO_VERSION, Fence, Record, RecordVersion, Write, record_of
@@ -24,12 +23,11 @@ from doorward_databroker.store.codec import Codec, decode
 from doorward_databroker.store.connection import BLOCK_SECONDS, Call, Link, Script
 from doorward_databroker.store.feed import RawEntry, chained, position_of, version_from
 from doorward_databroker.store.keyspace import Keyspace
+from doorward_databroker.store.migration import SCHEMA, Migration, check_schema, schema_of
 from doorward_databroker.store.port import Beat, Damaged, Expired, FeedEntry, Page, Position, SnapshotPage
 from doorward_databroker.store.types import check_batch, check_index, type_of
 from doorward_databroker.store.writer import Writer
 
-SCHEMA = 2
-"""Of what is stored. A newer one than this is left alone; 1 was before the first release, without an index of ends."""
 _FIELDS = ("v", "d", "b")
 _HEARTBEAT = "Heartbeat"
 _SILENT_MS = 60_000
@@ -55,6 +53,9 @@ class RedisStore:
         self._writer = Writer(link, self._keys, codec, clock, self.head, lambda: self._newest, self._heard)
         self._newest: RecordVersion | None = None
         """The newest head that was ever heard; the store must never fall behind it."""
+        self._migration = Migration(link, self._keys)
+        self._migrating = asyncio.Lock()
+        self._has_our_form = False
         self.lost = asyncio.Event()
 
     async def close(self) -> None:
@@ -65,6 +66,7 @@ class RedisStore:
     async def get(self, record_type: str, record_id: str) -> Record:
         """See ``RecordStore.get``."""
         type_of(record_type)
+        await self._in_our_form()
         (row,) = await self._link.run(("HMGET", self._keys.record(record_type, record_id), *_FIELDS))
         record = self._decode(record_type, record_id, row)
         if record is None or not record.is_live(self._clock.now()):
@@ -73,6 +75,7 @@ class RedisStore:
 
     async def stored_version(self, record_type: str, record_id: str) -> tuple[RecordVersion, bool] | None:
         """See ``RecordStore.stored_version``."""
+        await self._in_our_form()
         (row,) = await self._link.run(("HMGET", self._keys.record(record_type, record_id), "v", "d"))
         return None if row[0] is None else (version_from(row[0]), row[1] == b"1")
 
@@ -115,6 +118,7 @@ class RedisStore:
     async def expired(self, record_type: str, before: float, limit: int) -> list[Expired]:
         """See ``RecordStore.expired``."""
         type_of(record_type)
+        await self._in_our_form()
         bound = int(before * 1000)
         ending = self._keys.ends(record_type)
         (ids,) = await self._link.run(("ZRANGEBYSCORE", ending, "-inf", f"({bound + 1}", "LIMIT", 0, limit))
@@ -132,6 +136,7 @@ class RedisStore:
     ) -> tuple[RecordVersion, ...]:
         """See ``RecordStore.put``."""
         check_batch(writes)
+        await self._in_our_form()
         return await self._writer.put(writes, request_id, fence)
 
     async def beat(self, databroker_id: str, report: bytes) -> Beat:
@@ -142,14 +147,19 @@ class RedisStore:
         call = Call(self._beat, [self._keys.peers, self._keys.meta], [databroker_id, sealed, _SILENT_MS])
         known = self._newest
         answer = await self._link.write(call)
+        if answer[1] is not None and schema_of(answer[4]) != SCHEMA:
+            # Migrated or restored beneath us: nothing more is read or written before it has our form.
+            self._has_our_form = False
+            check_schema(schema_of(answer[4]))
         peers = {}
-        for index in range(4, len(answer), 2):
+        for index in range(5, len(answer), 2):
             name = answer[index].decode()
             peers[name] = decode(self._codec, _HEARTBEAT, name, NO_VERSION, answer[index + 1]).data
         return Beat(await self._heard(answer[1:4], known), int(answer[0]) / 1000, peers)
 
     async def head(self) -> Position:
         """See ``RecordStore.head``."""
+        await self._in_our_form()
         known = self._newest
         (answer,) = await self._link.run(("HMGET", self._keys.meta, "epoch", "number", "tag", "schema", "seal"))
         if answer[0] is None:
@@ -159,6 +169,26 @@ class RedisStore:
         self._check_ours(answer)
         return await self._heard(answer, known)
 
+    async def _in_our_form(self) -> None:
+        """Return once what is stored has the form that this version knows; an older one is migrated first.
+
+        Raises:
+            UnavailableError: it is newer, or another databroker is migrating it.
+            DataCorruptedError: it is not ours.
+        """
+        if self._has_our_form:
+            return
+        async with self._migrating:
+            if self._has_our_form:
+                return
+            (known,) = await self._link.run(("HMGET", self._keys.meta, "epoch", "schema"))
+            if known[0] is not None:  # else it is new, or not ours, which whoever opens it will see
+                schema = schema_of(known[1])
+                check_schema(schema)
+                if schema < SCHEMA:
+                    await self._migration.run(schema)
+            self._has_our_form = True
+
     def _check_ours(self, answer: Sequence[bytes | None]) -> None:
         """Refuse a history that is not ours, or that we could not read."""
         epoch, number, tag, schema, mark = answer
@@ -166,8 +196,7 @@ class RedisStore:
             raise DataCorruptedError(f"the store holds something else under `{self._keys.meta}`; use another database")
         if mark is not None:
             self._codec.check_mark(mark.decode())
-        if int(schema or b"1") > SCHEMA:
-            raise UnavailableError(f"the store has schema {int(schema or 1)}, and this version knows {SCHEMA}")
+        check_schema(schema_of(schema))
 
     async def _heard(self, answer: Sequence[Any], known: RecordVersion | None) -> Position:
         """The head that the store told, which is never behind ``known``, what it had told when it was asked.
@@ -183,6 +212,7 @@ class RedisStore:
         if known is not None and head.version < known:
             _log.error("the store has gone back", known=str(known), found=str(head.version))
             self.lost.set()
+            self._has_our_form = False  # it may be an older store, brought back
             return await self.recover(known)
         if self._newest is None or head.version > self._newest:
             self._newest = head.version
@@ -241,6 +271,7 @@ class RedisStore:
 
     async def recover(self, lost: RecordVersion) -> Position:
         """See ``RecordStore.recover``."""
+        await self._in_our_form()
         arguments = [lost.epoch, secrets.token_hex(8), SCHEMA, self._codec.mark()]
         answer = await self._link.write(Call(self._raise_epoch, [self._keys.meta], arguments))
         self._check_ours(answer)
@@ -298,6 +329,7 @@ class RedisStore:
         self, sets: Sequence[str], record_type: str, after_id: str, limit: int
     ) -> tuple[list[str], Sequence[Sequence[bytes | None]], str]:
         """Ids, stored fields, and where the next page begins."""
+        await self._in_our_form()
         start = f"({after_id}" if after_id else "-"
         found = await self._link.run(*(("ZRANGE", key, start, "+", "BYLEX", "LIMIT", 0, limit + 1) for key in sets))
         ids = _merged(found)
