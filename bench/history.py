@@ -1,37 +1,55 @@
-"""Drives sign-ins, revokes and requests through a whole deployment while parts are killed and stopped; looks for one wrong allow.
+"""Drives sign-ins, revokes and requests through a whole deployment while parts fail; looks for one wrong allow.
 
-The last line is JSON with `violations`, which must be 0, and how long revokes took to be applied.
+`--stage one` is one machine, whose parts are killed and stopped; `--stage apart` two of everything over a store behind a sentinel,
+whose parts are also cut off from each other. The last line is JSON with `violations` and `lost`, which must be 0, and how long
+revokes took to be applied.
 """
 
 import argparse
 import asyncio
 import json
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from tests.support.deployment import short_folder
 from tests.support.echo import echo_server
-from tests.support.history import Driver, History
+from tests.support.history import Driver, History, Stage
 from tests.support.site import signed_in, site
+from tests.support.stages import OneMachine, apart
+
+
+@contextmanager
+def one(folder: Path, routes: list[dict[str, Any]]) -> Iterator[Stage]:
+    with site(folder, routes) as made:
+        yield OneMachine(made)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--stage", choices=("one", "apart"), default="one")
     arguments = parser.parse_args()
     history = History(seed=arguments.seed if arguments.seed is not None else secrets.randbits(32))
-    print("seed", history.seed)
+    print("seed", history.seed, flush=True)
+    open_stage = one if arguments.stage == "one" else apart
     with echo_server("live") as upstream, short_folder() as folder:
         routes = [{"name": "live", "from": "live", "to": f"http://127.0.0.1:{upstream.port}", "policy": signed_in()}]
-        with site(folder, routes) as made:
-            asyncio.run(Driver(made, history).run(arguments.seconds, faults=True))
+        with open_stage(folder, routes) as stage:
+            asyncio.run(Driver(stage, history).run(arguments.seconds, faults=True))
+    for text in (*history.violations, *(f"{name}: lost" for name in history.lost)):
+        print(text)
+    for fault in history.faults:
+        print(fault)
     times = sorted(history.applied)
-    for violation in history.violations:
-        print(violation)
     print(
         json.dumps(
             {
                 "violations": len(history.violations),
+                "lost": len(history.lost),
                 "people": history.people,
                 "allowed": history.allowed,
                 "refused": history.refused,

@@ -1,24 +1,25 @@
 """Looks for a request that was let in although its session's end had been acknowledged as applied.
 
-    people sign in ─► requests, all the time ─► revokes ─► from `applied` on, every request that begins must be refused
-           faults, at random: planes and the store are killed, or stopped for a while and let go on
+    people sign in ─► requests, all the time ─► revokes ─► from `applied` on, every request that begins must be refused;
+                                                           from `pending` on, once the staleness limit is over
+           faults, at random ─► at the end, whoever was never revoked must still be let in: an acknowledged put is kept
 
-A whole deployment with real Envoy. The seed is printed, so that a history can be driven again.
+A whole deployment with real Envoy (``tests.support.stages``). The seed is printed, so that a history can be driven again.
 """
 
 import asyncio
 import random
 import secrets
-import signal
 import ssl
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
 
+import grpc.aio
 import httpx
-import psutil
-from tests.support.site import Site
 
-from doorward.config.endpoints import LocalEndpoints, default_run_folder
 from doorward.errors import DoorwardError
 from doorward.identity import session as sessions
 from doorward.identity import user as users
@@ -29,21 +30,60 @@ from doorward.keys.sealed import Sealer
 from doorward.keys.store import KeyStore, Purpose
 from doorward.records.client import RecordClient
 from doorward.records.record import Record, Write
-from doorward.rpc.client import open_channel
 from doorward.rpc.planes import Plane
 
 HOST = "live.localhost"
-KILLED = ("authorize", "databroker", "valkey")
-STOPPED = ("authorize", "databroker", "valkey")
+STALENESS_SECONDS = 5.0
+"""The longer limit, as it is when nothing else is configured."""
+SETTLE_SECONDS = 20.0
+
+
+class Stage(Protocol):
+    """A deployment that can be broken."""
+
+    @property
+    def issuer(self) -> str:
+        """Of the one identity provider, ``demo``."""
+        ...
+
+    @property
+    def ports(self) -> Sequence[int]:
+        """Where Envoy listens; the first one is in everybody's URLs."""
+        ...
+
+    @property
+    def ca_file(self) -> Path:
+        """Who vouches for Envoy's certificate."""
+        ...
+
+    @property
+    def keys(self) -> Path:
+        """A folder with the key of session handles."""
+        ...
+
+    def channel(self, plane: Plane) -> grpc.aio.Channel:
+        """To the databroker, as ``plane``."""
+        ...
+
+    async def fault(self, chance: random.Random, note: Callable[[str], None]) -> None:
+        """Break something, tell ``note`` what, and let it be whole again."""
+        ...
+
+    def let_go(self) -> None:
+        """End whatever fault is going on."""
+        ...
 
 
 @dataclass(eq=False)
 class Person:
-    """Somebody with a session; ``applied_at`` is when its end was acknowledged everywhere."""
+    """Somebody with a session."""
 
     session_id: str
     cookie: str
-    applied_at: float | None = None
+    touched: bool = False
+    """Whether an end was asked for, however that went."""
+    ended_from: float | None = None
+    """From when on every request that begins must be refused."""
     allowed: int = 0
 
 
@@ -62,29 +102,28 @@ class History:
     """Revokes that ended in an error, after which nothing is promised."""
     faults: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    """Sessions that were acknowledged, never revoked, and are gone."""
 
 
 class Driver:
     """Drives one deployment for a while."""
 
-    def __init__(self, made: Site, history: History) -> None:
-        self._site = made
+    def __init__(self, stage: Stage, history: History) -> None:
+        self._stage = stage
         self.history = history
         self._random = random.Random(history.seed)
-        self._issuer = f"http://localhost:{made.provider_port}"
-        self._handles = HandleSealer(Sealer(KeyStore(made.data / "keys").keyring(Purpose.SESSION_HANDLE)))
-        self._tls = ssl.create_default_context(cafile=str(made.data / "certificates" / "authority.crt"))
+        self._handles = HandleSealer(Sealer(KeyStore(stage.keys).keyring(Purpose.SESSION_HANDLE)))
+        self._tls = ssl.create_default_context(cafile=str(stage.ca_file))
         self._people: list[Person] = []
-        self._stopped: list[psutil.Process] = []
 
     async def run(self, seconds: float, *, faults: bool) -> None:
-        """Drive it for ``seconds``."""
-        endpoints = LocalEndpoints(default_run_folder(self._site.data))
+        """Drive it for ``seconds``, and then until everything is well again."""
         deadline = time.monotonic() + seconds
         async with (
-            open_channel(endpoints.databroker("authenticate"), Plane.DATABROKER) as written,
-            open_channel(endpoints.databroker("operator"), Plane.DATABROKER) as operated,
-            httpx.AsyncClient(verify=self._tls, timeout=5.0) as client,
+            self._stage.channel(Plane.AUTHENTICATE) as written,
+            self._stage.channel(Plane.OPERATOR) as operated,
+            httpx.AsyncClient(verify=self._tls, timeout=5.0, trust_env=False) as client,
         ):
             tasks = [
                 self._sign_in(RecordClient(written), deadline),
@@ -96,11 +135,12 @@ class Driver:
             try:
                 await asyncio.gather(*tasks)
             finally:
-                self._let_go()
+                self._stage.let_go()
+            await self._look_for_lost(client)
 
     async def _sign_in(self, records: RecordClient, deadline: float) -> None:
         while time.monotonic() < deadline:
-            if sum(person.applied_at is None for person in self._people) < 20:
+            if sum(not person.touched for person in self._people) < 20:
                 try:
                     self._people.append(await self._person(records))
                     self.history.people += 1
@@ -111,7 +151,8 @@ class Driver:
     async def _person(self, records: RecordClient) -> Person:
         now = time.time()
         session_id = secrets.token_hex(16)
-        user = User(id=user_id(self._issuer, session_id), issuer=self._issuer, subject=session_id)
+        issuer = self._stage.issuer
+        user = User(id=user_id(issuer, session_id), issuer=issuer, subject=session_id)
         session = Session(
             id=session_id, user_id=user.id, identity_provider_id="demo", issued_at=now, expires_at=now + 3600,
             authenticated_at=now,
@@ -134,21 +175,23 @@ class Driver:
     async def _revoke(self, records: RecordClient, deadline: float) -> None:
         while time.monotonic() < deadline:
             await asyncio.sleep(self._random.uniform(0.02, 0.2))
-            candidates = [person for person in self._people if person.applied_at is None and person.allowed]
+            candidates = [person for person in self._people if person.ended_from is None and person.allowed]
             if not candidates:
                 continue
             person = self._random.choice(candidates)
             began = time.monotonic()
+            person.touched = True
             try:
                 outcome = await records.revoke(session_id=person.session_id)
             except DoorwardError:
                 self.history.failed += 1
                 continue
+            person.ended_from = time.monotonic()
             if outcome.applied:
-                person.applied_at = time.monotonic()
-                self.history.applied.append(person.applied_at - began)
+                self.history.applied.append(person.ended_from - began)
             else:
                 self.history.pending += 1
+                person.ended_from += STALENESS_SECONDS
 
     async def _ask(self, client: httpx.AsyncClient, deadline: float) -> None:
         while time.monotonic() < deadline:
@@ -156,56 +199,48 @@ class Driver:
                 await asyncio.sleep(0.05)
                 continue
             # Those whose end was applied lately are the ones that could still get through.
-            ended = [person for person in self._people[-200:] if person.applied_at is not None]
+            ended = [person for person in self._people[-200:] if person.ended_from is not None]
             pool = ended if ended and self._random.random() < 0.5 else self._people[-60:]
             await self._ask_once(client, self._random.choice(pool))
 
-    async def _ask_once(self, client: httpx.AsyncClient, person: Person) -> None:
-        ended_before = person.applied_at
+    async def _ask_once(self, client: httpx.AsyncClient, person: Person) -> bool:
+        ended_before = person.ended_from
         began = time.monotonic()
+        public = self._stage.ports[0]
         try:
             answer = await client.get(
-                f"https://127.0.0.1:{self._site.port}/ask",
-                headers={"host": f"{HOST}:{self._site.port}", "cookie": person.cookie},
+                f"https://127.0.0.1:{self._random.choice(self._stage.ports)}/ask",
+                headers={"host": f"{HOST}:{public}", "cookie": person.cookie},
                 extensions={"sni_hostname": HOST},
             )
         except httpx.HTTPError:
             await asyncio.sleep(0.02)
-            return
+            return False
         if answer.status_code != 200:
             self.history.refused += 1
-            return
+            return False
         person.allowed += 1
         self.history.allowed += 1
-        if ended_before is not None:
-            late = f"{person.session_id}: let in by a request that began {began - ended_before:.3f} s after `applied`"
+        if ended_before is not None and began >= ended_before:
+            late = f"{person.session_id}: let in by a request that began {began - ended_before:.3f} s too late"
             self.history.violations.append(late)
+        return True
 
     async def _break(self, deadline: float) -> None:
+        began = time.monotonic()
+
+        def note(fault: str) -> None:
+            self.history.faults.append(f"after {time.monotonic() - began:.1f} s: {fault}")
+
         while time.monotonic() < deadline - 3:
             await asyncio.sleep(self._random.uniform(0.5, 2.5))
-            kill = self._random.random() < 0.4
-            name = self._random.choice(KILLED if kill else STOPPED)
-            try:
-                process = self._site.run.member(name)
-                if kill:
-                    self.history.faults.append(f"kill {name}")
-                    process.kill()
-                    continue
-                pause = self._random.choice((0.2, 1.0, 3.0, 6.5))
-                self.history.faults.append(f"stop {name} for {pause} s")
-                process.send_signal(signal.SIGSTOP)
-                self._stopped.append(process)
-                await asyncio.sleep(pause)
-            except (LookupError, psutil.Error):
-                continue
-            finally:
-                self._let_go()
+            await self._stage.fault(self._random, note)
 
-    def _let_go(self) -> None:
-        while self._stopped:
-            process = self._stopped.pop()
-            try:
-                process.send_signal(signal.SIGCONT)
-            except psutil.Error:
-                continue
+    async def _look_for_lost(self, client: httpx.AsyncClient) -> None:
+        """Whoever was acknowledged and never revoked is let in, once everything is well again."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        waiting = [person for person in self._people if not person.touched]
+        while waiting and time.monotonic() < deadline:
+            waiting = [person for person in waiting if not await self._ask_once(client, person)]
+            await asyncio.sleep(0.1)
+        self.history.lost += [person.session_id for person in waiting]

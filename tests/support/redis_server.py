@@ -156,21 +156,27 @@ def replicated(stack: ExitStack, name: str = "redis", *options: str) -> tuple[Re
 
 def _sentinel(stack: ExitStack) -> Topology:
     primary, replica = replicated(stack, "redis", "--repl-diskless-sync-delay", "0")
+    port = sentinel(stack, primary.port)
+    return Topology(f"redis+sentinel://127.0.0.1:{port}/records", primary, [replica])
+
+
+def sentinel(stack: ExitStack, primary_port: int) -> int:
+    """The port of a sentinel that has found the replica of the primary at ``primary_port``."""
     folder = stack.enter_context(short_folder())
     port = free_port()
     settings = folder / "sentinel.conf"
     settings.write_text(
         f"port {port}\nbind 127.0.0.1\ndir {folder}\nunixsocket {folder}/s\n"
-        f"sentinel monitor records 127.0.0.1 {primary.port} 1\n"
+        f"sentinel monitor records 127.0.0.1 {primary_port} 1\n"
         "sentinel down-after-milliseconds records 300\nsentinel failover-timeout records 2000\n"
     )
     with (folder / "log").open("a") as log:
-        sentinel = subprocess.Popen([program("redis"), str(settings), "--sentinel"], stdout=log, stderr=log)
-    stack.callback(sentinel.wait)
-    stack.callback(sentinel.kill)
+        process = subprocess.Popen([program("redis"), str(settings), "--sentinel"], stdout=log, stderr=log)
+    stack.callback(process.wait)
+    stack.callback(process.kill)
     view = RedisServer("", folder)
     wait_for(lambda: b"num-slaves\r\n$1\r\n1" in view.ask("SENTINEL MASTER records"), 20, what="the sentinel")
-    return Topology(f"redis+sentinel://127.0.0.1:{port}/records", primary, [replica])
+    return port
 
 
 def _cluster(stack: ExitStack) -> Topology:

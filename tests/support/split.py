@@ -84,6 +84,8 @@ class Split:
     processes: dict[str, Process] = field(default_factory=dict)
     python: str = sys.executable
     settings: dict[str, Any] = field(default_factory=dict)
+    stores: dict[str, str] = field(default_factory=dict)
+    """Where processes find the records, when not all at ``redis``."""
 
     @property
     def ca_file(self) -> Path:
@@ -107,7 +109,7 @@ class Split:
             "listen": f"{local}:{self.public_port}",
             "authenticate_url": self.url("authenticate"),
             "tls": {"certificate": "../public/tls.crt", "key": "../public/tls.key"},
-            "databroker": {"redis": self.redis.url},
+            "databroker": {"redis": self.stores.get(process, self.redis.url)},
             "planes": {
                 "databroker": [f"{local}:{self.ports['databroker']}"],
                 "authorize": [f"{local}:{self.ports['authorize-1']}", f"{local}:{self.ports['authorize-2']}"],
@@ -212,8 +214,9 @@ class Split:
         self.processes[name] = Process(name, command, folder / "log", environment)
         return self.processes[name]
 
-    def start_all(self) -> None:
-        listen: dict[str, list[str]] = {
+    def listeners(self) -> dict[str, list[str]]:
+        """Each process that serves, with services and the names of the ports where they listen."""
+        return {
             "databroker": [],
             "authenticate": [],
             "authorize-1": ["authorize", "authorize-1", "authorize-services", "services-1"],
@@ -221,6 +224,8 @@ class Split:
             "proxy-1": ["public", "proxy-1"],
             "proxy-2": ["public", "proxy-2"],
         }
+
+    def start_all(self) -> None:
         threads = []
         failures: list[Exception] = []
 
@@ -230,7 +235,7 @@ class Split:
             except Exception as error:
                 failures.append(error)
 
-        for name, pairs in listen.items():
+        for name, pairs in self.listeners().items():
             extra = [
                 text
                 for service, port in zip(pairs[::2], pairs[1::2], strict=True)
@@ -360,6 +365,7 @@ def split_deployment(
     *,
     life: str = "30d",
     prepare: Callable[[Split], None] | None = None,
+    kind: type[Split] = Split,
     **settings: Any,
 ) -> Iterator[Split]:
     """Everything of a split deployment on loopback; ``from`` of a route is a bare name."""
@@ -367,11 +373,11 @@ def split_deployment(
         redis = stack.enter_context(redis_server("valkey"))
         names = (
             *("databroker", "authorize-1", "authorize-2", "services-1", "services-2", "authenticate", "pages"),
-            *("proxy-1", "proxy-2", "provider"),
+            *("proxy-1", "proxy-2", "provider", "databroker-2"),
         )
         ports = {name: free_port() for name in names}
         ports["public"] = ports["proxy-1"]
-        made = Split(folder, redis, ports["provider"], routes, ports, settings=settings)
+        made = kind(folder, redis, ports["provider"], routes, ports, settings=settings)
         (folder / "secret").write_text(SECRET)
         _public_certificate(made)
         made.keys("init", "--planes", "--life", life)
