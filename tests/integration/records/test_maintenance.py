@@ -104,6 +104,23 @@ async def _all(part: Part) -> AsyncIterator[str]:
             return
 
 
+async def test_a_rotation_while_databrokers_run_hides_nobody_from_a_revoke(server: RedisServer):
+    """Index entries are hashed under the newest key: whoever took it over later must find them, and be found."""
+    async with part(server.url, "old") as early, part(server.url, "old") as late:
+        await early.put(session("before"))
+        for one in (early, late):
+            one.keyring.take_over(keyring(Purpose.RECORDS, "old", "new"))
+        early.keyring.take_over(keyring(Purpose.RECORDS, "new", "old"))
+        await early.put(session("after"))
+        await late.put(session("meanwhile"))
+        assert await late.under("u") == await early.under("u") == ["after", "before", "meanwhile"]
+        late.keyring.take_over(keyring(Purpose.RECORDS, "new", "old"))
+        assert (await early.maintenance.reseal("")).resealed == 2
+        for one in (early, late):
+            one.keyring.take_over(keyring(Purpose.RECORDS, "new"))
+        assert await late.under("u") == await early.under("u") == ["after", "before", "meanwhile"]
+
+
 async def test_a_key_that_went_too_early_is_reported_and_not_taken_for_signed_out(server: RedisServer):
     async with part(server.url, "old") as before:
         await before.put(session("a"))

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from doorward.api.databroker.v1 import databroker_pb2
 from doorward.errors import DataCorruptedError, InvalidTokenError, KeyMissingError
-from doorward.keys.keyring import Keyring
+from doorward.keys.keyring import Key, Keyring
 from doorward.keys.sealed import Sealer, key_id_of
 from doorward.records.record import Record, RecordVersion, record_message, record_of
 
@@ -71,9 +71,7 @@ class SealedCodec:
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
         self._sealer = Sealer(keyring)
-        self._index_keys = [
-            _halves(hmac.digest(key.secret.reveal(), b"doorward record index", "sha256")) for key in keyring.keys
-        ]
+        self._derived: tuple[tuple[Key, ...], list[tuple[hashlib._Hash, hashlib._Hash]]] = ((), [])
 
     def encode(self, record: Record) -> bytes:
         """See ``Codec.encode``."""
@@ -103,6 +101,16 @@ class SealedCodec:
         """See ``Codec.index_values``. Until everything is sealed anew, entries made with older keys are found too."""
         message = f"{record_type}\0{index}\0{value}".encode()
         return tuple(_keyed_hash(halves, message) for halves in self._index_keys)
+
+    @property
+    def _index_keys(self) -> list[tuple[hashlib._Hash, hashlib._Hash]]:
+        """One for each key that is held now; a rotation changes them while we run."""
+        keys, derived = self._derived
+        if keys is not self._keyring.keys:
+            keys = self._keyring.keys
+            derived = [_halves(hmac.digest(key.secret.reveal(), b"doorward record index", "sha256")) for key in keys]
+            self._derived = keys, derived
+        return derived
 
     def mark(self) -> str:
         """See ``Codec.mark``."""
