@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,11 +28,18 @@ def one(folder: Path, routes: list[dict[str, Any]]) -> Iterator[Stage]:
         yield OneMachine(made)
 
 
+def copy_logs(folder: Path, to: Path) -> None:
+    to.mkdir(parents=True, exist_ok=True)
+    for log in (*folder.glob("*/log"), *folder.rglob("console.log")):
+        shutil.copy(log, to / f"{log.parent.name}.log")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--stage", choices=("one", "apart"), default="one")
+    parser.add_argument("--logs", type=Path, help="folder to copy the processes' logs to")
     arguments = parser.parse_args()
     history = History(seed=arguments.seed if arguments.seed is not None else secrets.randbits(32))
     print("seed", history.seed, flush=True)
@@ -40,6 +48,8 @@ def main() -> None:
         routes = [{"name": "live", "from": "live", "to": f"http://127.0.0.1:{upstream.port}", "policy": signed_in()}]
         with open_stage(folder, routes) as stage:
             asyncio.run(Driver(stage, history).run(arguments.seconds, faults=True))
+        if arguments.logs is not None:
+            copy_logs(folder, arguments.logs)
     for text in (*history.violations, *(f"{name}: lost" for name in history.lost)):
         print(text)
     for fault in history.faults:

@@ -80,6 +80,8 @@ class Person:
 
     session_id: str
     cookie: str
+    acknowledged: str
+    """As which version, and when."""
     touched: bool = False
     """Whether an end was asked for, however that went."""
     ended_from: float | None = None
@@ -136,7 +138,7 @@ class Driver:
                 await asyncio.gather(*tasks)
             finally:
                 self._stage.let_go()
-            await self._look_for_lost(client)
+            await self._look_for_lost(client, RecordClient(operated))
 
     async def _sign_in(self, records: RecordClient, deadline: float) -> None:
         while time.monotonic() < deadline:
@@ -170,7 +172,8 @@ class Driver:
         handle = SessionHandle(
             session_id=session_id, audience=HOST, expires_at=int(now) + 3600, epoch=version.epoch, number=version.number
         )
-        return Person(session_id, f"__Host-doorward={self._handles.mint(handle)}")
+        cookie = f"__Host-doorward={self._handles.mint(handle)}"
+        return Person(session_id, cookie, f"put as {version} at {time.strftime('%H:%M:%S', time.gmtime())}")
 
     async def _revoke(self, records: RecordClient, deadline: float) -> None:
         while time.monotonic() < deadline:
@@ -236,11 +239,16 @@ class Driver:
             await asyncio.sleep(self._random.uniform(0.5, 2.5))
             await self._stage.fault(self._random, note)
 
-    async def _look_for_lost(self, client: httpx.AsyncClient) -> None:
+    async def _look_for_lost(self, client: httpx.AsyncClient, records: RecordClient) -> None:
         """Whoever was acknowledged and never revoked is let in, once everything is well again."""
         deadline = time.monotonic() + SETTLE_SECONDS
         waiting = [person for person in self._people if not person.touched]
         while waiting and time.monotonic() < deadline:
             waiting = [person for person in waiting if not await self._ask_once(client, person)]
             await asyncio.sleep(0.1)
-        self.history.lost += [person.session_id for person in waiting]
+        for person in waiting:
+            try:
+                stored = f"stored as {(await records.get(sessions.RECORD_TYPE, person.session_id)).version}"
+            except DoorwardError as error:
+                stored = f"not to be had: {error}"
+            self.history.lost.append(f"{person.session_id} ({person.acknowledged}): {stored}")

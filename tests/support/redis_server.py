@@ -156,12 +156,12 @@ def replicated(stack: ExitStack, name: str = "redis", *options: str) -> tuple[Re
 
 def _sentinel(stack: ExitStack) -> Topology:
     primary, replica = replicated(stack, "redis", "--repl-diskless-sync-delay", "0")
-    port = sentinel(stack, primary.port)
+    port = sentinel(stack, primary.port).port
     return Topology(f"redis+sentinel://127.0.0.1:{port}/records", primary, [replica])
 
 
-def sentinel(stack: ExitStack, primary_port: int) -> int:
-    """The port of a sentinel that has found the replica of the primary at ``primary_port``."""
+def sentinel(stack: ExitStack, primary_port: int, replicas: int = 1) -> RedisServer:
+    """A sentinel that has found the replicas of the primary at ``primary_port``; it can be asked, and not be started again."""
     folder = stack.enter_context(short_folder())
     port = free_port()
     settings = folder / "sentinel.conf"
@@ -174,9 +174,10 @@ def sentinel(stack: ExitStack, primary_port: int) -> int:
         process = subprocess.Popen([program("redis"), str(settings), "--sentinel"], stdout=log, stderr=log)
     stack.callback(process.wait)
     stack.callback(process.kill)
-    view = RedisServer("", folder)
-    wait_for(lambda: b"num-slaves\r\n$1\r\n1" in view.ask("SENTINEL MASTER records"), 20, what="the sentinel")
-    return port
+    view = RedisServer("", folder, port=port)
+    found = b"num-slaves\r\n$1\r\n%d" % replicas
+    wait_for(lambda: found in view.ask("SENTINEL MASTER records"), 20, what="the sentinel")
+    return view
 
 
 def _cluster(stack: ExitStack) -> Topology:

@@ -1,7 +1,7 @@
 """Deployments that a history is driven through, and the ways in which they break.
 
 OneMachine   ``doorward run`` with its embedded store: planes and store are killed or stopped for a while
-Apart        two databrokers, two authorizers, two proxies, over a primary, its replica and a sentinel, with wires between
+Apart        two databrokers, two authorizers, two proxies, over a primary, two replicas and a sentinel, with wires between
              them that are cut: planes and stores are killed and stopped, databrokers and primaries cut off
 """
 
@@ -93,46 +93,53 @@ class TwoDatabrokers(Split):
 
 @dataclass
 class Store:
-    """A primary and its replica with a sentinel, each reached over wires: between each other, and by each databroker."""
+    """A primary and its replicas with a sentinel, each reached over wires: between each other, and by each databroker."""
 
-    nodes: tuple[RedisServer, RedisServer]
+    nodes: list[RedisServer]
+    watching: RedisServer
+    """The sentinel."""
     wires: Wires
-    among: tuple[Wire, Wire]
-    """To each node, for the other one and for the sentinel."""
-    from_broker: dict[str, tuple[Wire, Wire]]
+    among: list[Wire]
+    """To each node, for the others and for the sentinel."""
+    from_broker: dict[str, list[Wire]]
     """To each node, by databroker."""
     to_sentinel: dict[str, Wire]
     """By databroker."""
-    sentinel_port: int
 
     @property
     def primary(self) -> int:
-        """Number of the node that takes writes; the first one when none says so."""
-        roles = [b"role:master" in node.ask("INFO replication") for node in self.nodes]
-        return roles.index(True) if True in roles else 0
+        """Number of the node that the sentinel names."""
+        answer = self.watching.ask("SENTINEL GET-MASTER-ADDR-BY-NAME records")
+        return [wire.port for wire in self.among].index(int(answer.split(b"\r\n")[4]))
+
+    @property
+    def has_replica(self) -> bool:
+        """Whether the primary may take writes."""
+        return b"connected_slaves:0" not in self.nodes[self.primary].ask("INFO replication")
 
 
 @contextmanager
 def store(brokers: Sequence[str]) -> Iterator[Store]:
-    """Two nodes, a sentinel and the wires for ``brokers``."""
+    """Three nodes, a sentinel and the wires for ``brokers``."""
     with wires() as laid, ExitStack() as stack:
-        ports = free_port(), free_port()
-        among = tuple(laid.lay(port) for port in ports)
+        ports = [free_port() for _ in range(3)]
+        among = [laid.lay(port) for port in ports]
         options = ("--repl-diskless-sync-delay", "0", "--min-replicas-to-write", "1", "--min-replicas-max-lag", "2")
         nodes = []
-        for port, wire, follows in zip(ports, among, (None, among[0].port), strict=True):
-            own = (*options, "--replica-announce-port", str(wire.port))
-            if follows is not None:
-                own = (*own, "--replicaof", f"127.0.0.1 {follows}")
+        for number, port in enumerate(ports):
+            own = (*options, "--replica-announce-port", str(among[number].port))
+            if number:
+                own = (*own, "--replicaof", f"127.0.0.1 {among[0].port}")
             nodes.append(stack.enter_context(redis_server("redis", *own, port=port)))
-        wait_for(lambda: b"master_link_status:up" in nodes[1].ask("INFO replication"), 20, what="the replica")
-        watching = sentinel(stack, among[0].port)
-        from_broker = {name: tuple(laid.lay(port) for port in ports) for name in brokers}
+        for node in nodes[1:]:
+            wait_for(lambda node=node: b"master_link_status:up" in node.ask("INFO replication"), 20, what="a replica")
+        watching = sentinel(stack, among[0].port, replicas=2)
+        from_broker = {name: [laid.lay(port) for port in ports] for name in brokers}
         to_sentinel = {
-            name: laid.lay(watching, {shown.port: led.port for shown, led in zip(among, own_wires, strict=True)})
+            name: laid.lay(watching.port, {shown.port: led.port for shown, led in zip(among, own_wires, strict=True)})
             for name, own_wires in from_broker.items()
         }
-        yield Store((nodes[0], nodes[1]), laid, among, from_broker, to_sentinel, watching)  # type: ignore[arg-type]
+        yield Store(nodes, watching, laid, among, from_broker, to_sentinel)
 
 
 @dataclass
@@ -194,7 +201,7 @@ class Apart:
             await self._pause(popen.pid, chance.choice(PAUSES), name, note)
 
     async def _kill_node(self, chance: random.Random, note: Callable[[str], None]) -> None:
-        number = chance.choice((self.store.primary, self.store.primary, 1 - self.store.primary))
+        number = chance.choice((self.store.primary, *range(len(self.store.nodes))))
         note(f"kill node {number} ({'primary' if number == self.store.primary else 'replica'})")
         node = self.store.nodes[number]
         node.stop(signal.SIGKILL)
@@ -203,8 +210,10 @@ class Apart:
         await self._whole()
 
     async def _stop_node(self, chance: random.Random, note: Callable[[str], None]) -> None:
-        number = chance.choice((0, 1))
-        await self._pause(self.store.nodes[number].pid, chance.choice(PAUSES), f"node {number}", note)
+        number = chance.choice((self.store.primary, *range(len(self.store.nodes))))
+        is_primary = number == self.store.primary
+        name = f"node {number} ({'primary' if is_primary else 'replica'})"
+        await self._pause(self.store.nodes[number].pid, chance.choice(PAUSES), name, note)
         await self._whole()
 
     async def _cut(self, chance: random.Random, note: Callable[[str], None]) -> None:
@@ -212,14 +221,15 @@ class Apart:
         number = self.store.primary
         one, two = chance.sample(("databroker", "databroker-2"), 2)
         reached, sentinels = self.store.from_broker, self.store.to_sentinel
+        others = [node for node in range(len(self.store.nodes)) if node != number]
+        alone = self.store.among[number]
         ways: dict[str, list[Wire]] = {
-            "the primary": [self.store.among[number], reached[one][number], reached[two][number]],
+            "the primary": [alone, reached[one][number], reached[two][number]],
             f"the primary and {one}": [
-                self.store.among[number], reached[two][number], reached[one][1 - number], sentinels[one],
+                alone, reached[two][number], sentinels[one], *(reached[one][node] for node in others),
             ],
             "the primary and both databrokers": [
-                self.store.among[number], reached[one][1 - number], reached[two][1 - number], sentinels[one],
-                sentinels[two],
+                alone, *sentinels.values(), *(reached[name][node] for name in reached for node in others),
             ],
             one: [*reached[one], sentinels[one]],
         }  # fmt: skip
@@ -239,9 +249,9 @@ class Apart:
         self.let_go()
 
     async def _whole(self) -> None:
-        """Wait until one node follows the other again: with two nodes, no second fault is survived before."""
+        """Wait until the primary has a replica again: before that it takes no writes, and there is nothing to see."""
         for _ in range(200):
-            if any(b"master_link_status:up" in node.ask("INFO replication") for node in self.store.nodes):
+            if self.store.has_replica:
                 return
             await asyncio.sleep(0.1)
 

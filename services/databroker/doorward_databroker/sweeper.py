@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import structlog
 
 from doorward.clock import Clock
-from doorward.errors import ConflictError, DoorwardError
+from doorward.errors import ConflictError, DoorwardError, UnavailableError
 from doorward.keys.keyring import Keyring
 from doorward.records.record import Fence, Record, Write
+from doorward_databroker.heartbeat import CLOCK_LIMIT_SECONDS
 from doorward_databroker.metrics import DatabrokerMetrics
 from doorward_databroker.store.maintenance import Maintenance
 from doorward_databroker.store.port import Expired, RecordStore
@@ -92,13 +93,25 @@ class Sweeper:
         while True:
             await asyncio.sleep(INTERVAL_SECONDS)
             try:
-                number = await self._store.acquire_lease(_LEASE, self._holder, INTERVAL_SECONDS * 2)
-                if number is not None:
-                    await self.sweep(Fence(_LEASE, self._holder, number))
-                    trimmed = await self._store.trim(HISTORY_ENTRIES, HISTORY_SECONDS)
-                    self._metrics.history_trimmed.inc(trimmed)
+                await self.keep()
             except DoorwardError as error:
                 _log.warning("could not sweep", reason=str(error))
+
+    async def keep(self) -> None:
+        """Sweep and trim once, if the lease can be had and the clock is right.
+
+        Raises:
+            UnavailableError: this clock disagrees with the store's; by it, everybody's session could be over.
+            DoorwardError: the store failed.
+        """
+        number = await self._store.acquire_lease(_LEASE, self._holder, INTERVAL_SECONDS * 2)
+        if number is None:
+            return
+        offset = self._clock.now() - (await self._store.beat(self._holder, b"")).store_time
+        if abs(offset) > CLOCK_LIMIT_SECONDS:
+            raise UnavailableError(f"this clock is {offset:+.1f} s from the store's")
+        await self.sweep(Fence(_LEASE, self._holder, number))
+        self._metrics.history_trimmed.inc(await self._store.trim(HISTORY_ENTRIES, HISTORY_SECONDS))
 
     async def sweep(self, fence: Fence | None = None) -> int:
         """Delete what has expired, each only in the state that was seen; how many records that were."""
