@@ -152,7 +152,7 @@ async def test_a_deletion_is_a_tombstone_and_repeatable(bench: Bench):
     assert (await bench.store.page("Session", "", 10)).records == ()
 
 
-async def test_expiry_is_judged_at_the_read(bench: Bench):
+async def test_s66_expiry_is_judged_at_the_read(bench: Bench):
     await put(bench, session("a", expires_at=bench.clock.now() + 10))
     assert (await bench.store.get("Session", "a")).id == "a"
     bench.clock.advance(10)
@@ -181,6 +181,18 @@ async def test_queries_follow_the_index_as_it_is_now(bench: Bench):
     await put(bench, session("a", user="u2"))
     assert await under(bench, "u1") == ["c"]
     assert await under(bench, "u2") == ["a", "b"]
+
+
+@pytest.mark.parametrize("other", ["U1", "u1 ", "u1\0", "u\u0661", "\uff551"])
+async def test_s67_names_are_compared_as_they_are(bench: Bench, other: str):
+    """No store folds case, width or blanks: nobody is found, or ended, under another one's name."""
+    await put(bench, session("a", user="u1"), session("A", user=other))
+    assert await under(bench, "u1") == ["a"]
+    assert await under(bench, other) == ["A"]
+    await put(bench, Record(type="Session", id="A", deleted=True), request="end")
+    assert (await bench.store.get("Session", "a")).indexes == {"user_id": ("u1",)}
+    with pytest.raises(NotFoundError):
+        await bench.store.get("Session", "A")
 
 
 async def test_the_feed_has_no_gaps_and_keeps_a_put_together(bench: Bench):

@@ -184,23 +184,19 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
     async def AcquireLease(self, request: pb.AcquireLeaseRequest, context: _Context) -> pb.AcquireLeaseResponse:
         """Take a lease."""
         del context
-        require_lease(caller.get())
-        number = await self._store.acquire_lease(*_lease(request))
+        number = await self._store.acquire_lease(*_lease(caller.get(), request))
         return pb.AcquireLeaseResponse(acquired=number is not None, fencing_number=number or 0)
 
     async def RenewLease(self, request: pb.RenewLeaseRequest, context: _Context) -> pb.RenewLeaseResponse:
         """Extend a lease."""
         del context
-        require_lease(caller.get())
-        return pb.RenewLeaseResponse(renewed=await self._store.renew_lease(*_lease(request)))
+        return pb.RenewLeaseResponse(renewed=await self._store.renew_lease(*_lease(caller.get(), request)))
 
     async def ReleaseLease(self, request: pb.ReleaseLeaseRequest, context: _Context) -> pb.ReleaseLeaseResponse:
         """Give a lease back."""
         del context
-        require_lease(caller.get())
-        check_id(request.name)
         check_id(request.holder)
-        await self._store.release_lease(request.name, request.holder)
+        await self._store.release_lease(_lease_name(caller.get(), request.name), request.holder)
         return pb.ReleaseLeaseResponse()
 
     async def Revoke(self, request: pb.RevokeRequest, context: _Context) -> pb.RevokeResponse:
@@ -266,11 +262,9 @@ def _readable(page: Page) -> list[pb.Record]:
 def _fence(plane: Plane, request: pb.PutRequest | pb.DeleteRequest) -> Fence | None:
     if not request.HasField("fence"):
         return None
-    require_lease(plane)
     fence = request.fence
-    check_id(fence.lease)
     check_id(fence.holder)
-    return Fence(fence.lease, fence.holder, fence.number)
+    return Fence(_lease_name(plane, fence.lease), fence.holder, fence.number)
 
 
 def _write(message: pb.Write) -> Write:
@@ -302,10 +296,21 @@ def _size(size: int) -> int:
     return size or _PAGE
 
 
-def _lease(request: pb.AcquireLeaseRequest | pb.RenewLeaseRequest) -> tuple[str, str, float]:
-    check_id(request.name)
+def _lease(plane: Plane, request: pb.AcquireLeaseRequest | pb.RenewLeaseRequest) -> tuple[str, str, float]:
+    name = _lease_name(plane, request.name)
     check_id(request.holder)
     seconds = request.duration.seconds + request.duration.nanos * 1e-9
     if not 0 < seconds <= _LEASE_LIMIT_SECONDS:
         raise InvalidArgumentError(f"a lease lasts up to {_LEASE_LIMIT_SECONDS:.0f} seconds")
-    return request.name, request.holder, seconds
+    return name, request.holder, seconds
+
+
+def _lease_name(plane: Plane, name: str) -> str:
+    """A lease's name within the store: each plane has its own, and none can take the databrokers'.
+
+    Raises:
+        PermissionDeniedError: the plane may take no leases.
+    """
+    require_lease(plane)
+    check_id(name)
+    return f"{plane}/{name}"

@@ -79,7 +79,7 @@ async def test_what_replicas_confirmed_survives_the_death_of_the_primary(sentine
         assert (await store.head()).version.epoch == 1
 
 
-async def test_a_lossy_failover_begins_a_new_epoch_and_the_lost_sign_out_is_put_back(sentinel: Topology):
+async def test_s43_a_lossy_failover_begins_a_new_epoch_and_the_lost_sign_out_is_put_back(sentinel: Topology):
     """The replica never heard of the sign-out. Without the window, the session would be back."""
     replica = sentinel.others[0]
     async with store_on(sentinel) as store, broker(store, SystemClock()) as one:

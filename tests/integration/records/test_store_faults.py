@@ -6,6 +6,8 @@ import secrets
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -14,8 +16,9 @@ from tests.support.deployment import wait_for
 from tests.support.fake_clock import FakeClock
 from tests.support.key_material import keyring
 from tests.support.lossy_proxy import lossy_proxy
-from tests.support.redis_server import RedisServer, redis_server
+from tests.support.redis_server import PASSWORD, RedisServer, redis_server, topology
 
+from doorward.clock import SystemClock
 from doorward.errors import (
     ConflictError,
     DataCorruptedError,
@@ -25,12 +28,14 @@ from doorward.errors import (
     OutcomeUnknownError,
     UnavailableError,
 )
+from doorward.keys.local_authority import LocalAuthority
+from doorward.keys.secret import Secret
 from doorward.keys.store import Purpose
 from doorward.records.record import Record, RecordVersion, Write
 from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.connection import Link
 from doorward_databroker.store.redis import RedisStore
-from doorward_databroker.store.servers import CONNECTIONS, Servers
+from doorward_databroker.store.servers import CONNECTIONS, Credentials, Servers
 
 
 def session(name: str, data: bytes = b"x") -> Record:
@@ -230,6 +235,28 @@ async def test_a_server_that_is_away_has_done_nothing_and_is_found_again(server:
             await store.put([Write(record=session("b"))], "r2")
         server.start()
         assert await store.put([Write(record=session("b"))], "r2") == (RecordVersion(1, 2),)
+
+
+async def test_s77_the_store_is_used_neither_unverified_nor_with_a_wrong_word(tmp_path: Path):
+    """Over TLS its certificate must be of the authority that was named; and no password is tried that nobody gave."""
+    with topology("tls") as servers:
+        foreign = LocalAuthority(tmp_path, SystemClock())
+        foreign.certificate_for(["localhost"])
+        given = servers.credentials
+        for credentials, said in (
+            (replace(given, ca_file=foreign.ca_file), "CERTIFICATE_VERIFY_FAILED"),
+            (replace(given, password=Secret("wrong")), "WRONGPASS|invalid username-password|AuthenticationError"),
+            (Credentials(ca_file=given.ca_file), "NOAUTH|Authentication"),
+        ):
+            servers.credentials = credentials
+            servers.primary.ask("ACL SETUSER default off")
+            link = servers.link()
+            try:
+                with pytest.raises(UnavailableError, match=said) as refused:
+                    await link.run(("GET", "{dw}:meta"))
+                assert PASSWORD not in str(refused.value)
+            finally:
+                await link.close()
 
 
 async def test_a_foreign_database_is_told_from_ours(server: RedisServer):

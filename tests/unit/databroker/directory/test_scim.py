@@ -14,6 +14,7 @@ from tests.support.deployment import free_port
 from tests.support.fake_clock import FakeClock
 from tests.support.records import StoreRecords
 from tests.unit.databroker.directory.builders import settings
+from tests.unit.doorward.keys.test_cross_presentation import TOKENS
 
 from doorward.config.directory_settings import DirectorySettings, ScimConnection
 from doorward.config.endpoints import Address
@@ -21,6 +22,7 @@ from doorward.config.references import Reference
 from doorward.errors import NotFoundError, UnavailableError
 from doorward.identity.directory import DirectoryGroup, DirectoryUser, directory_user_id
 from doorward.identity.user import User, user_id
+from doorward.keys.service_token import new_token
 from doorward.records.record import Fence, Record, Write
 from doorward_databroker.directory.scim.app import BODY_LIMIT_BYTES, PushedDirectory, scim_app
 from doorward_databroker.directory.scim.listener import pushed_directory, scim_server
@@ -355,7 +357,7 @@ async def test_a_large_group_is_many_small_records(world: World):
     assert max(sizes) < 700
 
 
-async def test_passwords_are_not_kept(world: World):
+async def test_s74_passwords_are_not_kept(world: World):
     alice = await world.user("alice", password="hunter2-hunter2")
     await world.patch(f"/Users/{alice}", {"op": "replace", "path": "password", "value": "hunter3-hunter3"})
     found = [record.data async for record in world.records.list("ScimResource")]
@@ -374,6 +376,13 @@ async def test_without_a_valid_token_nothing_is_told(world: World, header: str |
             answer = await http.get(f"http://scim.example.com{path}")
             assert answer.status_code == 401
             assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize("kind", TOKENS)
+async def test_s73_no_token_of_another_kind_opens_a_directory(world: World, kind: str):
+    for token in (TOKENS[kind], new_token(bytes(16), bytes(32))):
+        world.http.headers["authorization"] = f"Bearer {token}"
+        assert (await world.http.get("/Users")).status_code == 401
 
 
 async def test_a_token_can_be_exchanged_and_a_short_one_is_none(world: World):
