@@ -176,18 +176,18 @@ class RedisStore:
             UnavailableError: it is newer, or another databroker is migrating it.
             DataCorruptedError: it is not ours.
         """
-        if self._has_our_form:
-            return
-        async with self._migrating:
-            if self._has_our_form:
-                return
-            (known,) = await self._link.run(("HMGET", self._keys.meta, "epoch", "schema"))
-            if known[0] is not None:  # else it is new, or not ours, which whoever opens it will see
-                schema = schema_of(known[1])
-                check_schema(schema)
-                if schema < SCHEMA:
-                    await self._migration.run(schema)
-            self._has_our_form = True
+        if not self._has_our_form:
+            async with self._migrating:
+                await self._bring_to_our_form()
+
+    async def _bring_to_our_form(self) -> None:
+        (known,) = await self._link.run(("HMGET", self._keys.meta, "epoch", "schema"))
+        if known[0] is not None:  # else it is new, or not ours, which whoever opens it will see
+            schema = schema_of(known[1])
+            check_schema(schema)
+            if schema < SCHEMA:
+                await self._migration.run(schema)
+        self._has_our_form = True
 
     def _check_ours(self, answer: Sequence[bytes | None]) -> None:
         """Refuse a history that is not ours, or that we could not read."""
