@@ -1,5 +1,6 @@
 """Open streams of every kind through real Envoy: they end when their access ends, and not before."""
 
+import functools
 import json
 import signal
 import ssl
@@ -7,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import grpc
@@ -88,7 +90,7 @@ class World:
         cookies = {}
         with self.site.client() as client:
             client.sign_in(self.site.url("app") + "/", *PASSWORDS[person])
-            for name in ("live", "eng", "rpc"):
+            for name in ("live", "eng", "rpc", "duty", "hr"):
                 client.navigate(self.site.url(name) + "/hello")
                 cookies[name] = f"__Host-doorward={client.cookie(f'{name}.localhost', '__Host-doorward')}"
         return cookies
@@ -143,7 +145,16 @@ def world() -> Iterator[World]:
             {"name": "rpc", "from": "rpc", "to": f"h2c://127.0.0.1:{rpc}", "policy": signed_in()},
             {"name": "db", "from": "tcp:live", "to": f"tcp://127.0.0.1:{tcp.port}", "policy": signed_in()},
         ]
-        settings = {"databroker": {"staleness_limit": f"{STALENESS_SECONDS}s"}}
+        for name, term in (
+            ("duty", {"grant": "on-call"}),
+            ("hr", {"record": {"type": "x/staff", "field": "l", "is": "5"}}),
+        ):
+            policy = [{"allow": {"and": [{"authenticated_user": True}, term]}}]
+            routes.append({"name": name, "from": name, "to": to, "policy": policy, "websocket": True})
+        settings = {
+            "databroker": {"staleness_limit": f"{STALENESS_SECONDS}s"},
+            "grants": [{"name": "on-call", "routes": ["duty"]}],
+        }
         yield World(stack.enter_context(site(folder, routes, **settings)), http, tcp)
 
 
@@ -187,6 +198,34 @@ def test_s86_a_revoke_ends_open_streams_of_every_kind_and_those_of_nobody_else(w
     assert {name: stream.has_ended(3) for name, stream in opened.items()} == dict.fromkeys(opened, True)
     wait_for(lambda: (world.http.held, world.tcp.held) == (1, 0), 3, what="the end at the upstreams")
     assert other.echo(b"still here") == b"still here"
+
+
+def test_s65_a_stream_ends_with_the_grant_or_the_record_that_let_it_begin(world: World, tmp_path: Path):
+    cookies = world.sign_in()
+    given = world.site.run.command(
+        "grant", "add", "on-call", "--user", "alice@example.com", "--reason", "a page", "--for", "1h", "--json"
+    )
+    grant_id = json.loads(given.stdout)["id"]
+    lines = tmp_path / "staff.jsonl"
+    put = ("records", "put", str(lines), "--type", "x/staff", "--join", "verified_email", "--json")
+    lines.write_text('{"email": "alice@example.com", "l": 5}\n')
+    assert json.loads(world.site.run.command(*put).stdout)["written"] == 1
+
+    def opened(name: str) -> OpenStream | None:
+        stream = world.websocket(cookies[name], name)
+        return stream if stream.status == 101 else None
+
+    duty, hr = (wait_for(functools.partial(opened, name), what=f"a stream of `{name}`") for name in ("duty", "hr"))
+    assert duty.echo(b"hello") == hr.echo(b"hello") == b"hello"
+    assert json.loads(world.site.run.command("grant", "list", "--json").stdout)["id"] == grant_id
+    ended = world.site.run.command("grant", "end", grant_id)
+    assert (ended.returncode, duty.has_ended(3)) == (0, True), ended.stderr
+    assert hr.is_open(0.05)
+    lines.write_text('{"email": "alice@example.com", "l": 4}\n')
+    assert json.loads(world.site.run.command(*put).stdout)["written"] == 1
+    assert hr.has_ended(3)
+    refused = world.websocket(cookies["duty"], "duty")
+    assert json.loads(refused.read().decode())["reasons"] == ["grant-missing"]
 
 
 def test_who_may_not_open_a_stream_is_told_why(world: World):

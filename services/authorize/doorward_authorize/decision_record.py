@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as quoted
 
+from doorward.errors import DoorwardError
 from doorward.keys.keyring import Key, Keyring
 from doorward.policy import PrincipalFacts, RequestFacts
 from doorward.records.record import RecordVersion
@@ -178,8 +179,19 @@ _OF_PRINCIPAL: dict[str, Callable[[PrincipalFacts, str], object]] = {
         who.context_class,
         *sorted(who.methods),
     ],
-    "record": lambda who, kind: who.records.get(kind),
+    "record": lambda who, kind: _record(who, kind),
 }
+
+
+def _record(who: PrincipalFacts, kind: str) -> object:
+    """The fields of an external record; to have none is something else than not to be known."""
+    if kind not in who.records:
+        return None
+    fields = who.records[kind]
+    try:
+        return "none" if fields is None else dict(fields)
+    except DoorwardError:
+        return "unreadable"
 
 
 def _claim(claims: Mapping[str, object], path: str) -> object:

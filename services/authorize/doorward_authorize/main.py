@@ -12,6 +12,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from doorward.api.authorize.v1.authorize_pb2_grpc import add_AuthorizeServiceServicer_to_server
+from doorward.api.external.v1 import external_pb2
 from doorward.api.guard.v1.guard_pb2_grpc import add_GuardServiceServicer_to_server
 from doorward.api.process.v1.process_pb2 import Process
 from doorward.api.session.v1 import session_pb2
@@ -24,6 +25,9 @@ from doorward.config.settings import DecisionLogSettings, Settings
 from doorward.identity import session as sessions
 from doorward.identity import user as users
 from doorward.identity.directory import GROUP_TYPE, STATE_TYPE, USER_TYPE
+from doorward.identity.external_record import RECORD_TYPE as EXTERNAL_TYPE
+from doorward.identity.external_record import SOURCE_TYPE
+from doorward.identity.grant import RECORD_TYPE as GRANT_TYPE
 from doorward.identity.service_account import RECORD_TYPE as SERVICE_ACCOUNT_TYPE
 from doorward.keys.flow import FlowSealer, SignInSigner
 from doorward.keys.handle import HandleSealer
@@ -50,6 +54,8 @@ from doorward_authorize.decision_record import RecordEncoder
 from doorward_authorize.directories import Directories
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.explanations import Explanations
+from doorward_authorize.external_records import ExternalRecords
+from doorward_authorize.grants import Grants
 from doorward_authorize.guard.records import CutRecords
 from doorward_authorize.guard.service import SERVICE_NAME as GUARD_SERVICE_NAME
 from doorward_authorize.guard.service import GuardServicer
@@ -65,6 +71,18 @@ from doorward_authorize.sign_in_redirect import SignInRedirect
 from doorward_authorize.snapshot import compile_in_slices, compile_snapshot
 from doorward_authorize.transport import check_methods
 
+REPLICATED = (
+    sessions.RECORD_TYPE,
+    users.RECORD_TYPE,
+    SERVICE_ACCOUNT_TYPE,
+    USER_TYPE,
+    GROUP_TYPE,
+    STATE_TYPE,
+    GRANT_TYPE,
+    EXTERNAL_TYPE,
+    SOURCE_TYPE,
+)
+"""Every type that a decision may depend on."""
 _STOP_SECONDS = 1.0
 _DRAIN_SECONDS = 2.0
 COLLECT_AFTER = (10_000, 1_000, 1_000)
@@ -104,7 +122,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     channel = neighbours.databroker()
     replica = Replica(
         channel,
-        [sessions.RECORD_TYPE, users.RECORD_TYPE, SERVICE_ACCOUNT_TYPE, USER_TYPE, GROUP_TYPE, STATE_TYPE],
+        REPLICATED,
         f"{options.worker}-{authorizer_id}",
         clock,
         settings.staleness.longest,
@@ -118,8 +136,13 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     activity = ActivityTracker(client, lambda: evaluator.snapshot.settings.session_idle_seconds, clock)
     directories = Directories(replica, clock)
     replica.subscribe(directories.on_record)
+    grants, external = Grants(replica.get), ExternalRecords(replica.get, clock)
+    replica.subscribe(grants.on_record)
+    replica.subscribe(external.on_record)
     accounts = ServiceAccounts(replica, TokenHasher(keys.keyring(Purpose.SERVICE_ACCOUNT)), clock)
-    principals = Principals(handles, replica, DatabrokerSource(client), clock, activity, directories, accounts)
+    principals = Principals(
+        handles, replica, DatabrokerSource(client), clock, activity, directories, accounts, grants, external
+    )
     evaluator = Evaluator(compile_snapshot(settings, None, clock.monotonic()), principals, replica, clock, metrics)
     flow_keys = keys.keyring(Purpose.FLOW)
     responder = Responder(
@@ -237,6 +260,7 @@ def packers() -> dict[str, Packer]:
     return {
         sessions.RECORD_TYPE: MessagePacker(session_pb2.Session, table, ids=("user_id",), names=providers),
         users.RECORD_TYPE: MessagePacker(user_pb2.User, table, names=("issuer",), sets=("groups",)),
+        EXTERNAL_TYPE: MessagePacker(external_pb2.ExternalRecord, table, names=("kind",)),
     }
 
 

@@ -1,6 +1,7 @@
 """Who asks, as far as it is known; found out by ``principals`` and ``service_accounts``."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -9,6 +10,8 @@ from doorward.identity.user import User
 from doorward.policy import PrincipalFacts
 from doorward.records.record import RecordVersion
 from doorward_authorize.directories import Mark
+from doorward_authorize.external_records import ExternalMark
+from doorward_authorize.grants import GrantsMark
 
 
 class Credential(StrEnum):
@@ -48,7 +51,11 @@ class Principal:
     directory_mark: Mark | None = None
     """What the directory's word was made from; ``None`` when no directory describes this person."""
     good_until: float = float("inf")
-    """When the directory's word becomes too old."""
+    """When the word of the directory, or of an external source, becomes too old."""
+    other_marks: tuple[GrantsMark, ExternalMark] = ((), ())
+    """What grants and external records were made from."""
+    external_ids: Mapping[str, str] = field(default_factory=dict)
+    """By kind, the id of the external record about this person."""
     credential: Credential = Credential.COOKIE
 
 

@@ -31,6 +31,8 @@ from doorward.route.internal import InternalRoute
 from doorward_authorize.activity import ActivityTracker
 from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.directories import Directories, Standing
+from doorward_authorize.external_records import ExternalMark, ExternalRecords
+from doorward_authorize.grants import Grants, GrantsMark
 from doorward_authorize.principal import (
     Conflicting,
     Credential,
@@ -103,7 +105,11 @@ class Principals:
         activity: ActivityTracker | None = None,
         directories: Directories | None = None,
         service_accounts: ServiceAccounts | None = None,
+        grants: Grants | None = None,
+        external: ExternalRecords | None = None,
     ) -> None:
+        self._grants = grants if grants is not None else Grants(records.get)
+        self._external = external if external is not None else ExternalRecords(records.get, clock)
         self._service_accounts = service_accounts
         self._directories = directories if directories is not None else Directories(records, clock)
         self._handles = handles
@@ -249,7 +255,9 @@ class Principals:
                 judged_by is settings
                 and self._records.get(users.RECORD_TYPE, principal.session.user_id) is user_data
                 and not principal.session.is_expired(self._clock.now())
+                and self._clock.now() < principal.good_until
                 and self._is_directory_unchanged(principal, settings)
+                and self._other_marks(principal.user, principal.facts.email) == principal.other_marks
             ):
                 return principal
         found = self._decoded(data, settings)
@@ -263,11 +271,7 @@ class Principals:
         if principal.directory_mark is None:
             return True  # the settings are the same object, so there is still no directory
         directory = settings.directory_of(principal.session.identity_provider_id)
-        return (
-            directory is not None
-            and self._clock.now() < principal.good_until
-            and self._directories.mark(principal.user, directory) == principal.directory_mark
-        )
+        return directory is not None and self._directories.mark(principal.user, directory) == principal.directory_mark
 
     def _decoded(self, data: bytes, settings: Settings) -> Principal | Rejected | None:
         try:
@@ -297,10 +301,12 @@ class Principals:
             standing = self._directories.standing(user, directory)
             if not standing.is_active:
                 return Rejected("directory-inactive", session.id, user.id)
+        email = user.trusted_email(provider.email_domains)
+        marks, word = self._other_marks(user, email), self._external.of(user, email)
         facts = PrincipalFacts(
             user_id=user.id,
             subject=user.subject,
-            email=user.trusted_email(provider.email_domains),
+            email=email,
             groups=standing.groups,
             group_ids=standing.group_ids,
             group_names=standing.group_names,
@@ -311,8 +317,14 @@ class Principals:
             authenticated_at=session.authenticated_at,
             methods=session.methods,
             context_class=session.context_class or None,
+            grants=self._grants.of(user.id, settings.grants),
+            records=word.records,
         )
-        return Principal(session, user, facts, user_data, mark, standing.good_until)
+        good_until = min(standing.good_until, word.good_until)
+        return Principal(session, user, facts, user_data, mark, good_until, other_marks=marks, external_ids=word.ids)
+
+    def _other_marks(self, user: User, email: str | None) -> tuple[GrantsMark, ExternalMark]:
+        return self._grants.mark(user.id), self._external.mark(user, email)
 
 
 class _Claims(Mapping[str, object]):

@@ -12,6 +12,7 @@ import typer
 
 from doorward import __version__
 from doorward.cli.databroker import databroker_app
+from doorward.cli.facts import grant_app, records_app
 from doorward.cli.policy import policy_app
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ app.add_typer(directory_app, name="directory")
 app.add_typer(keys_app, name="keys")
 app.add_typer(policy_app, name="policy")
 app.add_typer(databroker_app, name="databroker")
+app.add_typer(grant_app, name="grant")
+app.add_typer(records_app, name="records")
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="Configuration file.")]
 Data = Annotated[Path, typer.Option("--data", help="Data folder: keys, certificates, store.")]

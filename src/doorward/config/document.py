@@ -222,6 +222,16 @@ class RouteDocument(StrictDocument):
     tls_skip_verify: bool = Field(default=False, description="Accept any certificate; warned about at each start.")
 
 
+class GrantDocument(StrictDocument):
+    """A kind of just-in-time grant: what it opens is for the configuration to say, never for whoever asks."""
+
+    name: str = Field(pattern=NAME, description="As policies call it in `grant`.")
+    routes: list[str] = Field(min_length=1, description="Names of the routes on which it counts.")
+    longest: Duration = Field(
+        default=8 * 3600.0, ge=60, le=366 * 86400, description="Longest time that one may last; a longer one ends then."
+    )
+
+
 class Document(StrictDocument):
     """A whole configuration file, except its routes, which are read one by one."""
 
@@ -237,6 +247,7 @@ class Document(StrictDocument):
         default=ScimListenerDocument(), description="Listener for directories that push."
     )
     session: SessionDocument = Field(default=SessionDocument(), description="Life of a sign-in.")
+    grants: list[GrantDocument] = Field(default=[], description="Kinds of just-in-time grants.")
     envoy: EnvoyDocument = Field(default=EnvoyDocument(), description="Data plane.")
     decision_log: DecisionLogDocument = Field(default=DecisionLogDocument(), description="Decision log.")
     sets: object = Field(default=None, description="Lists of values by name, for `{set: NAME}` in policies.")

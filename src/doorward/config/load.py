@@ -16,6 +16,7 @@ from doorward.config.directories import DirectoriesReader
 from doorward.config.directory_settings import DirectorySettings
 from doorward.config.document import Document, IdentityProviderDocument, PlanesDocument
 from doorward.config.endpoints import Address, PlaneAddresses, parse_address
+from doorward.config.grants import read_grants
 from doorward.config.named_policies import read_library
 from doorward.config.references import SecretReader, no_secret, read_secret
 from doorward.config.route_checks import check_routes
@@ -217,6 +218,7 @@ class _Loader:
         providers = self._identity_providers(document, node)
         if reading is not None:
             check_routes(reading.routes, providers, self._contained)
+        grants = read_grants(document, reading.routes if reading else (), node, self._fatal, self._contained)
         directories = self._directories(document, node)
         redis = self._redis(document, node)
         if listen is None or reading is None or origin is None:
@@ -258,6 +260,7 @@ class _Loader:
             envoy_path=self._folder / document.envoy.path if document.envoy.path else None,
             envoy_concurrency=document.envoy.concurrency,
             max_streams=document.envoy.max_streams,
+            grants=grants,
             routes=reading.routes,
             broken_hosts=reading.broken_hosts,
             warnings=self._contained.all,

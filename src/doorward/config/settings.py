@@ -99,6 +99,16 @@ class DecisionLogSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GrantKind:
+    """What a grant of one name may open, and for how long at the most."""
+
+    name: str
+    routes: frozenset[str]
+    """Ids."""
+    longest_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoutePolicy:
     """A route with the policy that decides it."""
 
@@ -147,6 +157,8 @@ class Settings:
     """Reverse proxies in front whose forwarding headers count; none is supported yet."""
     sources: tuple[Source, ...] = ()
     """What was read, and how it looked then: by this a change is noticed."""
+    grants: tuple[GrantKind, ...] = ()
+    """The kinds of grants that count."""
     routes: tuple[RoutePolicy, ...]
     """In file order: within a host the first match wins."""
     broken_hosts: tuple[tuple[str, str], ...] = ()

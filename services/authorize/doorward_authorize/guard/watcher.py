@@ -22,6 +22,10 @@ from doorward.errors import DataCorruptedError, NotFoundError
 from doorward.identity import session as sessions
 from doorward.identity import user as users
 from doorward.identity.directory import GROUP_TYPE, USER_TYPE
+from doorward.identity.external_record import RECORD_TYPE as EXTERNAL_TYPE
+from doorward.identity.external_record import SOURCE_TYPE
+from doorward.identity.grant import RECORD_TYPE as GRANT_TYPE
+from doorward.identity.grant import holder_of
 from doorward.identity.service_account import ID_PREFIX
 from doorward.identity.service_account import RECORD_TYPE as SERVICE_ACCOUNT_TYPE
 from doorward.identity.session import Session
@@ -48,6 +52,8 @@ _BACKWARDS_SECONDS = 0.5
 """A wall clock that goes back further than this was set, and every stream is decided again."""
 
 _NEVER = -1
+_RECORD_READ = "record/"
+"""How a policy declares that it reads a kind of external record."""
 _SESSION_ENDED = "session-ended"
 _SESSION_IDLE = "session-idle"
 _Key = TypeVar("_Key")
@@ -88,6 +94,8 @@ class WatchedStream:
     limit_seconds: float = 0.0
     directory_user_id: str = ""
     """The directory entry that it was decided by, when there is one."""
+    further: frozenset[tuple[str, str]] = frozenset()
+    """The records that it was decided by besides those of session and user, by type and id."""
     due: int = _NEVER
     """Tenth of a second on the wall clock at which it is decided again though nothing has changed."""
 
@@ -204,13 +212,17 @@ class Watcher:
             # Many change at once when a directory is read; they are looked at together.
             self._groups_changed = True
             return
+        if record_type == GRANT_TYPE:
+            # Its holder's streams: one that is given may open nothing, but one that ends may have been all that held them open.
+            record_type, record_id = users.RECORD_TYPE, holder_of(record_id)
         self._doubt(self._by_record.get((record_type, record_id), ()))
 
     def on_snapshot(self, before: Snapshot, after: Snapshot) -> None:
         """The configuration has changed: the streams of the routes that differ are in doubt, and no others."""
-        if (before.settings.identity_providers, before.settings.directories) != (
+        if (before.settings.identity_providers, before.settings.directories, before.settings.grants) != (
             after.settings.identity_providers,
             after.settings.directories,
+            after.settings.grants,
         ):
             self._doubt_all()
             return
@@ -335,7 +347,7 @@ class Watcher:
             if found is None or (isinstance(found, Principal) and found.user.id != described.user_id):
                 return _Cut((_SESSION_ENDED,))
         if isinstance(found, Principal):
-            self._reads_directory(stream, found.user.directory_user_id if found.directory_mark is not None else "")
+            self._reads(stream, found, route)
         outcome = self._evaluator.judge(found, described.facts, route, (route.policy,))
         if outcome.verdict is not Verdict.ALLOW:
             return _Cut(outcome.reasons or ("denied",), outcome)
@@ -353,14 +365,19 @@ class Watcher:
         self._ask_again_at(stream, ends_at if changes_at is None else min(ends_at, changes_at))
         return None
 
-    def _reads_directory(self, stream: WatchedStream, record_id: str) -> None:
-        """Note which directory entry a stream is decided by; a refresh may name another one."""
-        if record_id == stream.directory_user_id:
-            return
-        _discard(self._by_record, (USER_TYPE, stream.directory_user_id), stream)
-        stream.directory_user_id = record_id
-        if record_id:
-            self._by_record.setdefault((USER_TYPE, record_id), {})[stream] = None
+    def _reads(self, stream: WatchedStream, found: Principal, route: CompiledRoute) -> None:
+        """Note which records a stream is decided by; a refresh may name another directory entry, or another address."""
+        stream.directory_user_id = found.user.directory_user_id if found.directory_mark is not None else ""
+        further = {(USER_TYPE, stream.directory_user_id)} if stream.directory_user_id else set()
+        for kind in (name.removeprefix(_RECORD_READ) for name in route.policy.reads if name.startswith(_RECORD_READ)):
+            further.add((SOURCE_TYPE, kind))
+            if kind in found.external_ids:
+                further.add((EXTERNAL_TYPE, found.external_ids[kind]))
+        for key in stream.further - further:
+            _discard(self._by_record, key, stream)
+        for key in further - stream.further:
+            self._by_record.setdefault(key, {})[stream] = None
+        stream.further = frozenset(further)
 
     def _ask_again_at(self, stream: WatchedStream, time: float) -> None:
         tenth = math.ceil(time * 10) if math.isfinite(time) else _NEVER
@@ -412,7 +429,7 @@ class Watcher:
         self._doubtful.pop(stream, None)
         _discard(self._due, stream.due, stream)
         _discard(self._by_route, stream.description.route, stream)
-        for key in (*_records_of(stream.description), (USER_TYPE, stream.directory_user_id)):
+        for key in (*_records_of(stream.description), *stream.further):
             _discard(self._by_record, key, stream)
         self._metrics.guarded_streams.dec()
 
