@@ -97,5 +97,8 @@ fuzz: $(STAMPS)/test generate ## look for texts and values that break the policy
 envoy-age: $(STAMPS)/install ## fail when Envoy has stayed behind a release for two weeks
 	@$(BIN)/python tools/check_envoy_age.py
 
+envoy-age: $(STAMPS)/install ## fail when Envoy has stayed behind a release for two weeks
+	@$(BIN)/python tools/check_envoy_age.py
+
 clean: ## remove what the other targets made
 	@rm -rf .venv $(STAMPS) tests/support/oidc_provider/node_modules
