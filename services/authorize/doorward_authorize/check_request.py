@@ -10,6 +10,7 @@ from doorward.identity.cookies import parse_cookies
 from doorward.policy import RequestFacts
 from doorward.route.internal import CLIENT_ADDRESS_HEADER, CONTEXT_DIGEST, CONTEXT_HOST, CONTEXT_ROUTE
 from doorward.route.paths import decoded_path
+from doorward_authorize.certificate import VerifiedCertificate
 
 _REMEMBERED = 8_192
 """Entries of each memory; a full one is emptied."""
@@ -38,6 +39,11 @@ class CheckedRequest:
     cookies: tuple[tuple[bytes, bytes], ...]
     request_id: str
     client_address: str | None
+    peer: bytes = b""
+    """Who is connected, a serialized ``PeerView``; taken apart only where a route looks at certificates."""
+    tls_session: bytes = b""
+    certificate: VerifiedCertificate | None = None
+    """The client's, where the route looks at it and it counts."""
     known_facts: RequestFacts | None = None
     """Made once, on first use."""
 
@@ -83,6 +89,11 @@ class CheckedRequest:
         """Path and query."""
         return f"{self.path}?{self.query}" if self.query else self.path
 
+    def with_certificate(self, certificate: VerifiedCertificate | None) -> None:
+        """Note the certificate that counts for this request now; what policy may see is made anew if it is another."""
+        if certificate is not self.certificate:
+            self.certificate, self.known_facts = certificate, None
+
     def facts(self) -> RequestFacts | None:
         """What policy may see; ``None`` when the path is no UTF-8 and so cannot be compared."""
         if self.known_facts is not None:
@@ -98,6 +109,7 @@ class CheckedRequest:
             query=self.query,
             headers=self.headers,
             client_address=self.client_address,
+            client_certificate=self.certificate.facts if self.certificate is not None else None,
             route=self.route_id,
         )
         return self.known_facts
@@ -148,6 +160,8 @@ class CheckParser:
             () if lines is None else self._cookies.get(lines) or self._cookies_of(lines),
             request_ids[0] if request_ids else "",
             address[0] if address is not None and len(address) == 1 else None,
+            attributes.source,
+            attributes.tls_session,
         )
 
     def _header(self, entry: bytes) -> tuple[str, tuple[str, ...]]:

@@ -12,7 +12,10 @@ from doorward.clock import Clock
 from doorward.policy import CompiledPolicy, Decision, Effect, Facts, RequestFacts
 from doorward.route.internal import INTERNAL_DIGEST, InternalRoute
 from doorward.route.paths import ambiguity
+from doorward.route.route import CertificateUse, Route
+from doorward_authorize.certificate import VerifiedCertificate
 from doorward_authorize.check_request import CheckedRequest
+from doorward_authorize.client_certificates import ClientCertificates, Misdirected, principal_of
 from doorward_authorize.cross_origin import is_forbidden, preflight_origin
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.outcome import Outcome, Verdict
@@ -47,6 +50,7 @@ class Evaluator:
         self.snapshot = snapshot
         self._principals = principals
         self._freshness = freshness
+        self._certificates = ClientCertificates(clock.now)
         self._clock = clock
         self._metrics = metrics
 
@@ -98,12 +102,16 @@ class Evaluator:
         limit = staleness.sensitive if route.route.sensitive else staleness.default
         if not self._freshness.is_fresh(limit):
             return Outcome(verdict=Verdict.UNAVAILABLE, reasons=("data-stale",), route=route)
+        certificate = self._certificates.of(request, route.route, snapshot.settings)
+        if isinstance(certificate, Misdirected):
+            return Outcome(verdict=Verdict.MISDIRECTED, reasons=("certificate-not-asked",), route=route)
+        request.with_certificate(certificate)
         facts = request.facts()
         if facts is None:
             return Outcome(verdict=Verdict.BAD_REQUEST, reasons=("path-not-utf-8",), route=route)
         if preflight_origin(request, route.route) is not None:
             return Outcome(verdict=Verdict.PREFLIGHT, reasons=("preflight",), route=route)
-        found = self._principals.of(request, snapshot.settings, learned)
+        found = self._principals.of(request, snapshot.settings, learned, self._others(route.route, certificate))
         if isinstance(found, Conflicting):
             return Outcome(verdict=Verdict.BAD_REQUEST, reasons=("credentials-conflict",), route=route)
         if isinstance(found, Unaccepted | Unknown):
@@ -118,6 +126,13 @@ class Evaluator:
         if _is_by_cookie(found) and is_forbidden(request, (route.route.origin,), route.route.allowed_origins):
             return _about(found, verdict=Verdict.FOREIGN_ORIGIN, reasons=("foreign-origin",), route=route)
         return self.judge(found, facts, route, policies)
+
+    @staticmethod
+    def _others(route: Route, certificate: VerifiedCertificate | None) -> tuple[Principal | None, ...]:
+        """Who else than a cookie or a token of ours speaks for, on this route."""
+        if certificate is not None and route.client_certificate is CertificateUse.PRINCIPAL:
+            return (principal_of(certificate),)
+        return ()
 
     def judge(
         self,
@@ -178,7 +193,7 @@ def combined(decisions: list[Decision]) -> Decision:
 def _is_by_cookie(found: Found) -> bool:
     """Whether a browser may have sent the credential without its user's doing."""
     return isinstance(found, Rejected | Unknown) or (
-        isinstance(found, Principal) and found.credential is Credential.COOKIE
+        isinstance(found, Principal) and found.credential is not Credential.TOKEN
     )
 
 

@@ -17,6 +17,8 @@ class Verdict(StrEnum):
     DENY = "deny"
     FOREIGN_ORIGIN = "foreign-origin"
     BAD_REQUEST = "bad-request"
+    MISDIRECTED = "misdirected"
+    """The connection was not asked for what this host asks of its clients."""
     UNACCEPTED = "unaccepted"
     """A credential was presented that is nobody's."""
     UNAVAILABLE = "unavailable"

@@ -19,6 +19,8 @@ class Credential(StrEnum):
 
     COOKIE = "cookie"
     """Browsers send it without being asked, so what it vouches for must not be another site's idea."""
+    CERTIFICATE = "certificate"
+    """The same holds for it."""
     TOKEN = "token"  # noqa: S105  # a kind, not a token
 
 

@@ -121,16 +121,24 @@ class Principals:
         self._opened_by = handles.keys
         self._judged: dict[bytes, tuple[bytes, Settings, Principal]] = {}
 
-    def of(self, request: CheckedRequest, settings: Settings, learned: Learned = NOTHING) -> Found:
-        """Who sent ``request``.
+    def of(
+        self,
+        request: CheckedRequest,
+        settings: Settings,
+        learned: Learned = NOTHING,
+        others: tuple[Principal | None, ...] = (),
+    ) -> Found:
+        """Who sent ``request``; ``others`` are what it presents besides cookies and tokens of ours, ``None`` for what is nobody's.
 
         Raises:
             PendingError: ``find_out`` and ask again with what it says.
         """
         tokens = presented_tokens(request) if self._service_accounts is not None else ()
-        if not tokens or self._service_accounts is None:
+        if not tokens and not others:
             return self._of_cookie(request, settings, learned)
-        found = [self._service_accounts.of_token(token) for token in tokens]
+        found = [*others]
+        if self._service_accounts is not None:
+            found += [self._service_accounts.of_token(token) for token in tokens]
         first = found[0]
         if first is None or None in found:
             return Unaccepted()

@@ -68,6 +68,13 @@ _WORDS: dict[Verdict, _Words] = {
         title="Address refused",
         text="The address can be read in more than one way.",
     ),
+    Verdict.MISDIRECTED: _Words(
+        status=421,
+        grpc_status=14,
+        reason="MisdirectedRequest",
+        title="Connect again",
+        text="This address needs a connection of its own.",
+    ),
     Verdict.UNACCEPTED: _Words(
         status=401,
         grpc_status=16,

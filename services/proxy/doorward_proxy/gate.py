@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from doorward.envoy_api.envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from doorward.envoy_api.envoy.config.cluster.v3.cluster_pb2 import Cluster
+from doorward.envoy_api.envoy.config.listener.v3.listener_components_pb2 import FilterChain
 from doorward.envoy_api.envoy.config.listener.v3.listener_pb2 import Listener
 from doorward.envoy_api.envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2 import ExtAuthz
 from doorward.envoy_api.envoy.extensions.filters.http.ext_proc.v3.ext_proc_pb2 import ExternalProcessor
@@ -24,7 +25,10 @@ from doorward.envoy_api.envoy.extensions.filters.network.http_connection_manager
     HttpConnectionManager,
     HttpFilter,
 )
-from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.tls_pb2 import UpstreamTlsContext
+from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.tls_pb2 import (
+    DownstreamTlsContext,
+    UpstreamTlsContext,
+)
 from doorward.envoy_api.envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from doorward.errors import DoorwardError
 from doorward.rpc.planes import Plane
@@ -48,6 +52,7 @@ from doorward_proxy.resources.listeners import (
     CONNECTION_MANAGER,
     MAX_STREAMS_OF_A_CONNECTION,
     scoped_routes,
+    server_name_inspector,
 )
 from doorward_proxy.resources.surroundings import (
     AUTHENTICATE_CLUSTER,
@@ -156,6 +161,14 @@ def admit_bootstrap(bootstrap: Bootstrap) -> None:
         raise GateClosedError(violations)
 
 
+_LISTENER_FIELDS = {"name", "address", "listener_filters", "filter_chains", "per_connection_buffer_limit_bytes"}
+_CHAIN_FIELDS = {"filter_chain_match", "filters", "transport_socket", "transport_socket_connect_timeout"}
+_DOWNSTREAM_FIELDS = {
+    "common_tls_context",
+    "require_client_certificate",
+    "disable_stateless_session_resumption",
+    "disable_stateful_session_resumption",
+}
 _MANAGER_FIELDS = {
     "stat_prefix",
     "rds",
@@ -199,11 +212,13 @@ def _listeners(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _listener(listener: Listener) -> Iterator[str]:
-    yield from unlisted(listener, "listener", {"name", "address", "filter_chains", "per_connection_buffer_limit_bytes"})
+    yield from unlisted(listener, "listener", _LISTENER_FIELDS)
+    if any(item != server_name_inspector() for item in listener.listener_filters):
+        yield "listener: another listener filter"
     for chain in listener.filter_chains:
-        yield from unlisted(chain, "filter chain", {"filters", "transport_socket", "transport_socket_connect_timeout"})
-        if not chain.HasField("transport_socket"):
-            yield "filter chain: no TLS"
+        yield from unlisted(chain, "filter chain", _CHAIN_FIELDS)
+        yield from unlisted(chain.filter_chain_match, "filter chain", {"server_names"})
+        yield from _downstream_tls(chain, bool(listener.listener_filters))
         if [item.name for item in chain.filters] != [CONNECTION_MANAGER]:
             yield "filter chain: the connection manager must be its only filter"
             continue
@@ -212,6 +227,33 @@ def _listener(listener: Listener) -> Iterator[str]:
             yield "filter chain: not a connection manager"
             continue
         yield from _manager(manager)
+
+
+def _downstream_tls(chain: FilterChain, is_name_known: bool) -> Iterator[str]:
+    """TLS on every chain; only one that is chosen by name asks for certificates, and believes nobody but its authorities."""
+    tls = DownstreamTlsContext()
+    if not chain.HasField("transport_socket") or not _unpack(chain.transport_socket.typed_config, tls):
+        yield "filter chain: no TLS"
+        return
+    named = bool(chain.filter_chain_match.server_names)
+    if named and not is_name_known:
+        yield "filter chain: nobody reads the name that it is chosen by"
+    yield from unlisted(tls, "filter chain", _DOWNSTREAM_FIELDS)
+    common = tls.common_tls_context
+    yield from unlisted(
+        common,
+        "filter chain",
+        {"tls_params", "tls_certificate_sds_secret_configs", "alpn_protocols", "validation_context"},
+    )
+    if common.HasField("validation_context") is not named:
+        yield "filter chain: clients must be asked for certificates where the chain is chosen by name, and nowhere else"
+    if named:
+        context = common.validation_context
+        yield from unlisted(context, "filter chain", {"trusted_ca", "crl", "max_verify_depth"})
+        if not context.HasField("trusted_ca") or not context.HasField("max_verify_depth"):
+            yield "filter chain: client certificates without authorities or without a bound of their chains"
+        if not (tls.disable_stateless_session_resumption and tls.disable_stateful_session_resumption):
+            yield "filter chain: a resumed session would not be checked again"
 
 
 def _manager(manager: HttpConnectionManager) -> Iterator[str]:

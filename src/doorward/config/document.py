@@ -38,6 +38,20 @@ class TlsDocument(StrictDocument):
     key: str = Field(description="PEM file with the private key.")
 
 
+class ClientCertificatesDocument(StrictDocument):
+    """Certificates of clients, for routes that ask for one."""
+
+    authorities: str = Field(description="PEM file with the authorities that vouch for clients.")
+    revocation_lists: str | None = Field(
+        default=None,
+        description="PEM file with a revocation list (CRL) of each authority; a list that has run out refuses every "
+        "certificate.",
+    )
+    intermediates: int = Field(
+        default=0, ge=0, le=8, description="Most certificates between a client's and that of the topmost authority."
+    )
+
+
 class DatabrokerDocument(StrictDocument):
     """Where records are kept."""
 
@@ -212,6 +226,11 @@ class RouteDocument(StrictDocument):
     idle: Literal["counts", "strict"] = Field(
         default="counts", description="Whether an open guarded stream counts as using the session (`strict`: no)."
     )
+    client_certificate: Literal["ignored", "fact", "principal"] = Field(
+        default="ignored",
+        description="What a client's certificate is on this route: nothing, a fact that policy may look at beside whoever is "
+        "signed in, or who asks.",
+    )
     sensitive: bool = Field(default=False, description="Whether the shorter staleness limit applies.")
     explanation: str | None = Field(default=None, max_length=500, description="Sentence for the denial page.")
     show_remedy: bool = Field(
@@ -239,6 +258,9 @@ class Document(StrictDocument):
     listen: str = Field(default="127.0.0.1:8443", description="`host:port` for HTTPS.")
     authenticate_url: str = Field(description="`https://host[:port]` of the sign-in host.")
     tls: TlsDocument | None = Field(default=None, description="Certificates; without them a local authority.")
+    client_certificates: ClientCertificatesDocument | None = Field(
+        default=None, description="Who vouches for clients' certificates; without it no certificate is asked for."
+    )
     databroker: DatabrokerDocument = Field(default=DatabrokerDocument(), description="Records.")
     planes: PlanesDocument = Field(default=PlanesDocument(), description="Addresses of the planes, with mutual TLS.")
     identity_providers: list[IdentityProviderDocument] = Field(default=[], description="Where people sign in.")

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from doorward.config.client_certificates import ClientCertificateSettings, read_client_certificates
 from doorward.config.directories import DirectoriesReader
 from doorward.config.directory_settings import DirectorySettings
 from doorward.config.document import Document, IdentityProviderDocument, PlanesDocument
@@ -20,7 +21,7 @@ from doorward.config.grants import read_grants
 from doorward.config.named_policies import read_library
 from doorward.config.references import SecretReader, no_secret, read_secret
 from doorward.config.route_checks import check_routes
-from doorward.config.routes import RouteReader, parse_origin
+from doorward.config.routes import RouteReader, RouteReading, parse_origin
 from doorward.config.settings import (
     DecisionLogSettings,
     IdentityProviderSettings,
@@ -32,6 +33,7 @@ from doorward.config.settings import (
 )
 from doorward.config.validation import position_of, salvaged, validate
 from doorward.errors import ConfigurationError
+from doorward.route.route import CertificateUse
 from doorward.source import Mapping, Node, Position, Problem, Problems, Sequence, read_yaml
 
 MAIN_FILE = "doorward.yaml"
@@ -221,6 +223,7 @@ class _Loader:
         grants = read_grants(document, reading.routes if reading else (), node, self._fatal, self._contained)
         directories = self._directories(document, node)
         redis = self._redis(document, node)
+        certificates = self._client_certificates(document, node, reading)
         if listen is None or reading is None or origin is None:
             return None
         tls = document.tls
@@ -239,6 +242,7 @@ class _Loader:
             directories=directories,
             scim_listen=self._scim_listen(document, node, directories),
             scim_tls=self._scim_tls(document),
+            client_certificates=certificates,
             session_lifetime_seconds=document.session.lifetime,
             session_idle_seconds=document.session.idle_timeout,
             session_limit=document.session.max_concurrent,
@@ -374,6 +378,21 @@ class _Loader:
                 "its tokens and people must not cross a network in clear",
             )
         return address
+
+    def _client_certificates(
+        self, document: Document, node: Mapping, reading: RouteReading | None
+    ) -> ClientCertificateSettings | None:
+        written = document.client_certificates
+        if written is not None:
+            return read_client_certificates(written, self._folder, node, self._fatal, self._files)
+        for item in reading.routes if reading is not None else ():
+            if item.route.client_certificate is not CertificateUse.IGNORED:
+                self._fatal.error(
+                    item.policy.position,
+                    f"`{item.route.name}` asks for a client certificate that nobody vouches for",
+                    "add `client_certificates: {authorities: FILE}`",
+                )
+        return None
 
     def _scim_tls(self, document: Document) -> TlsSettings | None:
         scim = document.scim

@@ -6,7 +6,10 @@ from doorward.config.settings import IdentityProviderSettings, RoutePolicy
 from doorward.policy import Facts, RequestFacts
 from doorward.policy.access import PERSON, Reach, judge_access
 from doorward.policy.checker import Known, check_known
-from doorward.route.route import Match, MatchKind, Route
+from doorward.policy.criteria import BY_NAME
+from doorward.policy.criteria.port import Fact
+from doorward.policy.nodes import terms
+from doorward.route.route import CertificateUse, Match, MatchKind, Route
 from doorward.source import Problems
 
 
@@ -22,6 +25,9 @@ def check_routes(
         if len(items) > 1:
             _check_order(items, problems)
             _check_public_neighbours(items, problems)
+    for item in sound:
+        if item.route.client_certificate is CertificateUse.IGNORED:
+            _check_certificate(item, problems)
     known = Known(email_domains=vouched_domains(identity_providers))
     if known.email_domains is not None:
         checked: set[int] = set()
@@ -79,6 +85,20 @@ def _check_public_neighbours(items: Sequence[RoutePolicy], problems: Problems) -
                 f"`{item.route.name}` is open to everyone, and `{private[0].route.name}` on the same host is not",
                 "scripts of the open part run with the rights of whoever visits it; give it a host of its own",
             )
+
+
+def _check_certificate(item: RoutePolicy, problems: Problems) -> None:
+    """A policy that looks at certificates where none is asked for."""
+    if any(
+        Fact.CLIENT_CERTIFICATE in BY_NAME[term.criterion].reads
+        for rule in item.policy.rules
+        for term in terms(rule.group)
+    ):
+        problems.warning(
+            item.policy.position,
+            f"the policy of `{item.route.name}` looks at the client's certificate, which this route ignores",
+            "add `client_certificate: fact`",
+        )
 
 
 def _is_public(item: RoutePolicy) -> bool:

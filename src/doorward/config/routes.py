@@ -12,7 +12,7 @@ from doorward.config.validation import position_of, salvaged, validate
 from doorward.policy import Library, Policy, check_policy, compile_policy, parse_policy
 from doorward.route.header_template import Template, has_variables, parse_template
 from doorward.route.paths import ambiguity
-from doorward.route.route import Match, MatchKind, Route, Upstream, unnamed_route_id
+from doorward.route.route import CertificateUse, Match, MatchKind, Route, Upstream, unnamed_route_id
 from doorward.source import Mapping, Node, Position, Problems, Scalar, Sequence
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -248,6 +248,7 @@ class RouteReader:
             path_parameters=document.path_parameters == "allow",
             allowed_origins=tuple(document.allowed_origins),
             sensitive=document.sensitive,
+            client_certificate=CertificateUse(document.client_certificate),
             idle_strict=document.idle == "strict",
             explanation=document.explanation,
             show_remedy=document.show_remedy,

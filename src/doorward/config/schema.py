@@ -19,6 +19,7 @@ from doorward.config.directories import (
 )
 from doorward.config.document import (
     ClaimsDocument,
+    ClientCertificatesDocument,
     DatabrokerDocument,
     DecisionLogDocument,
     Document,
@@ -36,6 +37,7 @@ from doorward.policy.schema import policy_definitions
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("The file", Document),
     ("`tls`", TlsDocument),
+    ("`client_certificates`", ClientCertificatesDocument),
     ("`databroker`", DatabrokerDocument),
     ("`planes`", PlanesDocument),
     ("`identity_providers[]`", IdentityProviderDocument),

@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from doorward.config.client_certificates import ClientCertificateSettings
 from doorward.config.directory_settings import DirectorySettings
 from doorward.config.endpoints import Address, PlaneAddresses
 from doorward.keys.secret import Secret
 from doorward.policy import Policy
-from doorward.route.route import Route
+from doorward.route.route import CertificateUse, Route
 from doorward.source import Problem
 
 Source: TypeAlias = tuple[str, int, int, int]
@@ -142,6 +143,8 @@ class Settings:
     directories: tuple[DirectorySettings, ...] = ()
     scim_listen: Address | None = None
     """Where directories that push are listened for."""
+    client_certificates: ClientCertificateSettings | None = None
+    """``None``: no client is asked for a certificate."""
     scim_tls: TlsSettings | None = None
     """``None``: without TLS, which only this machine may speak."""
     staleness: StalenessLimits
@@ -186,6 +189,16 @@ class Settings:
             routed = {item.route.host for item in self.routes} | {host for host, _ in self.broken_hosts}
             self._hosts.append(tuple(sorted(routed | {self.authenticate_host})))
         return self._hosts[0]
+
+    @property
+    def certificate_hosts(self) -> tuple[str, ...]:
+        """Hosts whose clients are asked for a certificate, sorted."""
+        if self.client_certificates is None:
+            return ()
+        asking = {
+            item.route.host for item in self.routes if item.route.client_certificate is not CertificateUse.IGNORED
+        }
+        return tuple(sorted(asking - dict(self.broken_hosts).keys()))
 
     def directory_of(self, provider_id: str) -> DirectorySettings | None:
         """The directory that describes the users of an identity provider, if there is one."""

@@ -19,6 +19,16 @@ class MatchKind(StrEnum):
     """A CONNECT request to the route's host and this port (RFC 9110, section 9.3.6); it has no path."""
 
 
+class CertificateUse(StrEnum):
+    """What a client's certificate is on a route."""
+
+    IGNORED = "ignored"
+    FACT = "fact"
+    """Policy may look at it, beside whoever is signed in."""
+    PRINCIPAL = "principal"
+    """It says who asks."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
     """Which requests of a host a route takes."""
@@ -79,6 +89,7 @@ class Route:
     """Whether the shorter staleness limit applies."""
     idle_strict: bool = False
     """Whether an open guarded stream does not count as using the session."""
+    client_certificate: CertificateUse = CertificateUse.IGNORED
     explanation: str | None = None
     """The operator's sentence for the denial page."""
     show_remedy: bool = False
@@ -111,7 +122,17 @@ class Route:
 
 
 _NOT_REACH = frozenset(
-    {"id", "name", "explanation", "sensitive", "idle_strict", "show_remedy", "digest", "allowed_origins"}
+    {
+        "id",
+        "name",
+        "explanation",
+        "sensitive",
+        "idle_strict",
+        "show_remedy",
+        "digest",
+        "allowed_origins",
+        "client_certificate",
+    }
 )
 
 

@@ -43,8 +43,8 @@ class Link:
 class Streams:
     """A world with a watcher and one guard."""
 
-    def __init__(self, folder: Path, touch: Callable[[str], None] = lambda _: None) -> None:
-        self.world = World(folder, GUARDED)
+    def __init__(self, folder: Path, touch: Callable[[str], None] = lambda _: None, world: World | None = None) -> None:
+        self.world = world or World(folder, GUARDED)
         self.watcher = Watcher(
             self.world.evaluator,
             self.world.principals,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.support.envoy import route, settings_of
 from tests.unit.proxy.examples import CERTIFIED, EXAMPLES, surroundings
 
+from doorward.config.client_certificates import ClientCertificateSettings
 from doorward.config.settings import RoutePolicy, Settings
 from doorward.envoy_api.envoy.config.cluster.v3.cluster_pb2 import Cluster
 from doorward.envoy_api.envoy.config.listener.v3.listener_pb2 import Listener
@@ -28,8 +29,12 @@ from doorward.envoy_api.envoy.extensions.filters.network.http_connection_manager
     HttpConnectionManager,
     HttpFilter,
 )
-from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.tls_pb2 import UpstreamTlsContext
+from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.tls_pb2 import (
+    DownstreamTlsContext,
+    UpstreamTlsContext,
+)
 from doorward.envoy_api.envoy.type.matcher.v3.string_pb2 import StringMatcher
+from doorward.route.route import CertificateUse
 from doorward_proxy.envoy.bootstrap import bootstrap
 from doorward_proxy.gate import GateClosedError, admit, admit_bootstrap
 from doorward_proxy.resources.build import build_snapshot
@@ -42,8 +47,10 @@ M = TypeVar("M", bound=Message)
 GOLDEN = settings_of(
     route("app.localhost", "/guarded", continuous=True, websocket=True),
     route("app.localhost", to=[("https", "upstream.example", 443)]),
+    route("devices.localhost", client_certificate=CertificateUse.FACT),
     route("db.localhost", "5432", to=[("tcp", "127.0.0.1", 9)], tunnel=True, continuous=True),
     broken_hosts=(("broken.localhost", "why"),),
+    client_certificates=ClientCertificateSettings(authorities_pem="pem"),
 )
 
 
@@ -76,6 +83,15 @@ def edit(holder: AnyMessage, message: M, change: Callable[[M], object]) -> None:
 def in_manager(change: Callable[[HttpConnectionManager], object]) -> Snapshot:
     def plant(listener: Listener, _: RouteConfiguration, __: dict[str, Cluster]) -> None:
         edit(listener.filter_chains[0].filters[0].typed_config, HttpConnectionManager(), change)
+
+    return planted(plant)
+
+
+def in_asking(change: Callable[[DownstreamTlsContext], object], *, chain: int = 0) -> Snapshot:
+    """In the TLS of the chain that asks for certificates, or of the other one."""
+
+    def plant(listener: Listener, _: RouteConfiguration, __: dict[str, Cluster]) -> None:
+        edit(listener.filter_chains[chain].transport_socket.typed_config, DownstreamTlsContext(), change)
 
     return planted(plant)
 
@@ -118,6 +134,45 @@ def change_context(route_: Route, **values: str) -> None:
 
 
 VIOLATIONS: dict[str, Callable[[], Snapshot]] = {
+    "clients' certificates are not verified": lambda: in_asking(
+        lambda m: setattr(m.common_tls_context.validation_context, "trust_chain_verification", 1)
+    ),
+    "clients' certificates may have expired": lambda: in_asking(
+        lambda m: setattr(m.common_tls_context.validation_context, "allow_expired_certificate", True)
+    ),
+    "only the last certificate is looked for in the lists": lambda: in_asking(
+        lambda m: setattr(m.common_tls_context.validation_context, "only_verify_leaf_cert_crl", True)
+    ),
+    "nobody vouches for clients": lambda: in_asking(
+        lambda m: m.common_tls_context.validation_context.ClearField("trusted_ca")
+    ),
+    "clients' chains have no bound": lambda: in_asking(
+        lambda m: m.common_tls_context.validation_context.ClearField("max_verify_depth")
+    ),
+    "clients' sessions are resumed": lambda: in_asking(lambda m: m.ClearField("disable_stateful_session_resumption")),
+    "clients' tickets are taken": lambda: in_asking(lambda m: m.ClearField("disable_stateless_session_resumption")),
+    "nobody is asked": lambda: in_asking(lambda m: m.common_tls_context.ClearField("validation_context")),
+    "everybody is asked": lambda: in_asking(
+        lambda m: m.common_tls_context.validation_context.trusted_ca.SetInParent(), chain=1
+    ),
+    "the name is not read": lambda: planted(lambda listener, _, __: listener.ClearField("listener_filters")),
+    "another listener filter": lambda: planted(
+        lambda listener, _, __: setattr(listener.listener_filters.add(), "name", "evil")
+    ),
+    "a chain for some addresses": lambda: planted(
+        lambda listener, _, __: setattr(
+            listener.filter_chains[0].filter_chain_match, "transport_protocol", "raw_buffer"
+        )
+    ),
+    "a chain without TLS": lambda: planted(
+        lambda listener, _, __: listener.filter_chains[1].ClearField("transport_socket")
+    ),
+    "check is not told of certificates": lambda: in_filter(
+        1, ExtAuthz(), lambda m: m.ClearField("include_peer_certificate")
+    ),
+    "check is not told where they were asked for": lambda: in_filter(
+        1, ExtAuthz(), lambda m: m.ClearField("include_tls_session")
+    ),
     "another host for the upstream": lambda: in_route(
         lambda route_: setattr(route_.route, "host_rewrite_literal", "app.localhost.evil.example")
     ),

@@ -14,6 +14,7 @@ from doorward.errors import DataCorruptedError, NotFoundError
 from doorward.policy import RequestFacts
 from doorward.route.internal import METADATA_STREAM
 from doorward.route.paths import decoded_path
+from doorward_authorize.certificate import VerifiedCertificate
 from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.outcome import Outcome
 
@@ -32,6 +33,8 @@ class Description:
     """Empty for somebody who is not signed in."""
     user_id: str
     facts: RequestFacts
+    certificate: VerifiedCertificate | None = None
+    """The client's, where the route looks at it."""
     request_id: str = ""
     """Envoy's; joins the records of all decisions about the stream."""
 
@@ -46,6 +49,7 @@ def described(request: CheckedRequest, outcome: Outcome, decision_id: str) -> St
         session_id=outcome.session_id or "",
         user_id=outcome.user_id or "",
         request_id=request.request_id,
+        client_certificate=request.certificate.described() if request.certificate is not None else None,
         request=RequestMessage(
             route_id=request.route_id,
             method=request.method,
@@ -78,6 +82,9 @@ def read_description(data: bytes, host_of: Callable[[str], str | None]) -> Descr
         raise NotFoundError("no such route")
     if not message.digest or path is None:
         raise DataCorruptedError("a stream's description lacks its digest or its path")
+    certificate = None
+    if message.HasField("client_certificate"):
+        certificate = VerifiedCertificate.of_description(message.client_certificate)
     return Description(
         decision_id=message.decision_id,
         route=request.route_id,
@@ -92,7 +99,9 @@ def read_description(data: bytes, host_of: Callable[[str], str | None]) -> Descr
             query=request.query,
             headers={name: tuple(values.values) for name, values in request.headers.items()},
             client_address=request.client_address or None,
+            client_certificate=certificate.facts if certificate is not None else None,
             route=request.route_id,
         ),
+        certificate=certificate,
         request_id=message.request_id,
     )

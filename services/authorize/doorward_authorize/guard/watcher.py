@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 import structlog
 
 from doorward.clock import Clock
+from doorward.config.settings import Settings
 from doorward.errors import DataCorruptedError, NotFoundError
 from doorward.identity import session as sessions
 from doorward.identity import user as users
@@ -26,15 +27,17 @@ from doorward.identity.external_record import RECORD_TYPE as EXTERNAL_TYPE
 from doorward.identity.external_record import SOURCE_TYPE
 from doorward.identity.grant import RECORD_TYPE as GRANT_TYPE
 from doorward.identity.grant import holder_of
-from doorward.identity.service_account import ID_PREFIX
-from doorward.identity.service_account import RECORD_TYPE as SERVICE_ACCOUNT_TYPE
 from doorward.identity.session import Session
 from doorward.policy import Facts
+from doorward.route.route import CertificateUse
+from doorward_authorize.client_certificates import ID_PREFIX as CERTIFICATE_PREFIX
+from doorward_authorize.client_certificates import principal_of
 from doorward_authorize.evaluator import Evaluator
+from doorward_authorize.guard.dependence import differs, records_of, vouching
 from doorward_authorize.guard.description import Description, read_description
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.outcome import Outcome, Verdict
-from doorward_authorize.principal import Principal
+from doorward_authorize.principal import Principal, Rejected
 from doorward_authorize.principals import NOTHING, PendingError, Principals
 from doorward_authorize.snapshot import CompiledRoute, Snapshot
 
@@ -219,15 +222,11 @@ class Watcher:
 
     def on_snapshot(self, before: Snapshot, after: Snapshot) -> None:
         """The configuration has changed: the streams of the routes that differ are in doubt, and no others."""
-        if (before.settings.identity_providers, before.settings.directories, before.settings.grants) != (
-            after.settings.identity_providers,
-            after.settings.directories,
-            after.settings.grants,
-        ):
+        if vouching(before.settings) != vouching(after.settings):
             self._doubt_all()
             return
         for route_id, streams in self._by_route.items():
-            if _differs(before.routes.get(route_id), after.routes.get(route_id)) or (
+            if differs(before.routes.get(route_id), after.routes.get(route_id)) or (
                 before.settings.staleness != after.settings.staleness
             ):
                 self._doubt(streams)
@@ -341,9 +340,15 @@ class Watcher:
             return _Cut(("route-changed",))
         staleness = snapshot.settings.staleness
         stream.limit_seconds = staleness.sensitive if route.route.sensitive else staleness.default
+        certificate = described.certificate
+        if certificate is not None and (
+            route.route.client_certificate is CertificateUse.IGNORED
+            or not certificate.counts(snapshot.settings, self._clock.now())
+        ):
+            return _Cut(("client-certificate-ended",))
         found = None
         if described.session_id:
-            found = self._principals.of_session(described.session_id, snapshot.settings)
+            found = self._principal(described, route, snapshot.settings)
             if found is None or (isinstance(found, Principal) and found.user.id != described.user_id):
                 return _Cut((_SESSION_ENDED,))
         if isinstance(found, Principal):
@@ -352,6 +357,8 @@ class Watcher:
         if outcome.verdict is not Verdict.ALLOW:
             return _Cut(outcome.reasons or ("denied",), outcome)
         ends_at = min(found.session.expires_at, found.good_until) if isinstance(found, Principal) else float("inf")
+        if certificate is not None:
+            ends_at = min(ends_at, certificate.ends_at(snapshot.settings))
         if isinstance(found, Principal) and route.route.idle_strict:
             idle_at = self._principals.idle_at(found)
             if idle_at <= self._clock.now():
@@ -378,6 +385,15 @@ class Watcher:
         for key in further - stream.further:
             self._by_record.setdefault(key, {})[stream] = None
         stream.further = frozenset(further)
+
+    def _principal(
+        self, described: Description, route: CompiledRoute, settings: Settings
+    ) -> Principal | Rejected | None:
+        """Whose stream it is, as things are now."""
+        if not described.session_id.startswith(CERTIFICATE_PREFIX):
+            return self._principals.of_session(described.session_id, settings)
+        speaks = route.route.client_certificate is CertificateUse.PRINCIPAL and described.certificate is not None
+        return principal_of(described.certificate) if speaks and described.certificate is not None else None
 
     def _ask_again_at(self, stream: WatchedStream, time: float) -> None:
         tenth = math.ceil(time * 10) if math.isfinite(time) else _NEVER
@@ -418,7 +434,7 @@ class Watcher:
     def _enter(self, stream: WatchedStream) -> None:
         self._links[stream.link].streams[stream.number] = stream
         self._by_route.setdefault(stream.description.route, {})[stream] = None
-        for key in _records_of(stream.description):
+        for key in records_of(stream.description):
             self._by_record.setdefault(key, {})[stream] = None
         self._metrics.guarded_streams.inc()
 
@@ -429,7 +445,7 @@ class Watcher:
         self._doubtful.pop(stream, None)
         _discard(self._due, stream.due, stream)
         _discard(self._by_route, stream.description.route, stream)
-        for key in (*_records_of(stream.description), *stream.further):
+        for key in (*records_of(stream.description), *stream.further):
             _discard(self._by_record, key, stream)
         self._metrics.guarded_streams.dec()
 
@@ -450,28 +466,6 @@ class Watcher:
     def _host_of(self, route_id: str) -> str | None:
         route = self._evaluator.snapshot.routes.get(route_id)
         return route.route.host if route is not None else None
-
-
-def _records_of(description: Description) -> tuple[tuple[str, str], ...]:
-    """The records that the principal is made of."""
-    if not description.session_id:
-        return ()
-    if description.session_id.startswith(ID_PREFIX):
-        return ((SERVICE_ACCOUNT_TYPE, description.session_id),)
-    return (sessions.RECORD_TYPE, description.session_id), (users.RECORD_TYPE, description.user_id)
-
-
-def _differs(before: CompiledRoute | None, after: CompiledRoute | None) -> bool:
-    """Whether a stream of this route could be decided otherwise."""
-    if before is None or after is None:
-        return before is not after
-    return (
-        before.route.digest != after.route.digest
-        or before.policy.digest != after.policy.digest
-        or before.removed_at != after.removed_at
-        or before.route.sensitive != after.route.sensitive
-        or before.route.broken != after.route.broken
-    )
 
 
 def _discard(index: dict[_Key, dict[WatchedStream, None]], key: _Key, stream: WatchedStream) -> None:

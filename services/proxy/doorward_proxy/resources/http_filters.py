@@ -237,6 +237,9 @@ def check() -> ExtAuthz:
         status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
         # Without it, repeated headers arrive joined by commas and can no longer be told apart.
         encode_raw_headers=True,
+        # The client's certificate, and the name under which it reached us: a certificate counts only where it was asked for.
+        include_peer_certificate=True,
+        include_tls_session=True,
         disallowed_headers=ListStringMatcher(patterns=[StringMatcher(exact=name) for name in UNREAD_HEADERS]),
     )
 

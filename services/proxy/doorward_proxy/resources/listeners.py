@@ -8,8 +8,14 @@ from doorward.envoy_api.envoy.config.core.v3.protocol_pb2 import (
     HttpProtocolOptions,
     SchemeHeaderTransformation,
 )
-from doorward.envoy_api.envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
+from doorward.envoy_api.envoy.config.listener.v3.listener_components_pb2 import (
+    Filter,
+    FilterChain,
+    FilterChainMatch,
+    ListenerFilter,
+)
 from doorward.envoy_api.envoy.config.listener.v3.listener_pb2 import Listener
+from doorward.envoy_api.envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
 from doorward.envoy_api.envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
     Rds,
@@ -23,6 +29,7 @@ from doorward_proxy.resources.surroundings import LISTENER, ROUTES, SCOPES
 from doorward_proxy.resources.tls import downstream_socket
 
 CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
+SERVER_NAME_INSPECTOR = "envoy.filters.listener.tls_inspector"
 CONNECT_UPGRADE = "CONNECT"
 MAX_STREAMS_OF_A_CONNECTION = 100
 
@@ -30,19 +37,34 @@ _BUFFER_BYTES = 1024 * 1024
 
 
 def public_listener(settings: Settings) -> Listener:
-    """The listener at ``settings.listen``."""
+    """The listener at ``settings.listen``: one chain, and one more for hosts whose clients are asked for a certificate."""
+    manager = packed(connection_manager(settings))
+    asking = settings.certificate_hosts
+    chains = [FilterChain(transport_socket=downstream_socket())]
+    if asking:
+        chains.insert(
+            0,
+            FilterChain(
+                filter_chain_match=FilterChainMatch(server_names=asking),
+                transport_socket=downstream_socket(settings.client_certificates),
+            ),
+        )
+    for chain in chains:
+        chain.filters.append(Filter(name=CONNECTION_MANAGER, typed_config=manager))
+        chain.transport_socket_connect_timeout.CopyFrom(seconds(10))
     return Listener(
         name=LISTENER,
         address=socket_address(settings.listen.host, settings.listen.port),
-        filter_chains=[
-            FilterChain(
-                filters=[Filter(name=CONNECTION_MANAGER, typed_config=packed(connection_manager(settings)))],
-                transport_socket=downstream_socket(),
-                transport_socket_connect_timeout=seconds(10),
-            )
-        ],
+        # Which host a client means is known only from what it says before TLS begins.
+        listener_filters=[server_name_inspector()] if asking else [],
+        filter_chains=chains,
         per_connection_buffer_limit_bytes=count(_BUFFER_BYTES),
     )
+
+
+def server_name_inspector() -> ListenerFilter:
+    """Reads the name of the server that a client means (SNI)."""
+    return ListenerFilter(name=SERVER_NAME_INSPECTOR, typed_config=packed(TlsInspector()))
 
 
 def _routes(settings: Settings) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import ipaddress
 from pathlib import Path
 
+from doorward.config.client_certificates import ClientCertificateSettings
 from doorward.envoy_api.envoy.config.core.v3.base_pb2 import DataSource, TransportSocket
 from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.common_pb2 import (
     CertificateValidationContext,
@@ -19,7 +20,7 @@ from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.tls_pb2 import
 from doorward.envoy_api.envoy.type.matcher.v3.string_pb2 import StringMatcher
 from doorward.keys.local_authority import CertifiedKey
 from doorward.keys.plane_authority import plane_host, plane_uri
-from doorward_proxy.resources.messages import NO, from_discovery, packed
+from doorward_proxy.resources.messages import NO, count, from_discovery, packed
 from doorward_proxy.resources.surroundings import CERTIFICATE, PLANE_AUTHORITIES, PLANE_CERTIFICATE
 
 TLS_SOCKET = "envoy.transport_sockets.tls"
@@ -45,21 +46,31 @@ def certificate_secret(certified: CertifiedKey) -> Secret:
     )
 
 
-def downstream_socket() -> TransportSocket:
-    """TLS of the public listener, with the certificate from discovery."""
-    return TransportSocket(
-        name=TLS_SOCKET,
-        typed_config=packed(
-            DownstreamTlsContext(
-                common_tls_context=CommonTlsContext(
-                    tls_params=_PARAMETERS,
-                    tls_certificate_sds_secret_configs=[SdsSecretConfig(name=CERTIFICATE, sds_config=from_discovery())],
-                    alpn_protocols=["h2", "http/1.1"],
-                ),
-                require_client_certificate=NO,
-            )
-        ),
+def downstream_socket(clients: ClientCertificateSettings | None = None) -> TransportSocket:
+    """TLS of the public listener, with the certificate from discovery; with ``clients``, clients are asked for theirs.
+
+    Who has none goes on without; one that does not verify ends the handshake. Trust lies in the listener itself and not in discovery,
+    so that connections which were checked by an earlier one drain when it changes. Sessions are not resumed there: a resumed one would
+    keep what was found at its beginning.
+    """
+    common = CommonTlsContext(
+        tls_params=_PARAMETERS,
+        tls_certificate_sds_secret_configs=[SdsSecretConfig(name=CERTIFICATE, sds_config=from_discovery())],
+        alpn_protocols=["h2", "http/1.1"],
     )
+    context = DownstreamTlsContext(common_tls_context=common, require_client_certificate=NO)
+    if clients is not None:
+        validation = CertificateValidationContext(
+            trusted_ca=DataSource(inline_string=clients.authorities_pem),
+            # Envoy counts authorities, the one that is trusted included (seen on 1.40).
+            max_verify_depth=count(clients.intermediates + 1),
+        )
+        if clients.revocation_pem is not None:
+            validation.crl.inline_string = clients.revocation_pem
+        context.common_tls_context.validation_context.CopyFrom(validation)
+        context.disable_stateless_session_resumption = True
+        context.disable_stateful_session_resumption = True
+    return TransportSocket(name=TLS_SOCKET, typed_config=packed(context))
 
 
 def upstream_socket(*, server_name: str, ca_pem: str | None, trust_store: Path, skip_verify: bool) -> TransportSocket:
