@@ -4,7 +4,7 @@ import pytest
 
 from doorward.route.header_template import parse_template
 from doorward.route.internal import InternalRoute
-from doorward.route.route import Match, MatchKind, Route, Upstream, overlaps, unnamed_route_id
+from doorward.route.route import CertificateUse, Match, MatchKind, Route, Upstream, overlaps, unnamed_route_id
 
 ROUTE = Route(
     id="verify",
@@ -43,6 +43,7 @@ NOT_REACH = {
     "show_remedy": True,
     "idle_strict": True,
     "allowed_origins": ("https://app.example.com",),
+    "client_certificate": CertificateUse.PRINCIPAL,
 }
 
 
