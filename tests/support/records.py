@@ -3,9 +3,9 @@
 import secrets
 from collections.abc import AsyncIterator, Sequence
 
-from tests.support.fake_clock import FakeClock
 from tests.support.key_material import keyring
 
+from doorward.clock import Clock
 from doorward.keys.store import Purpose
 from doorward.records.client import Revoked
 from doorward.records.record import Fence, Record, RecordVersion, Write
@@ -19,7 +19,7 @@ PAGE = 100
 class StoreRecords:
     """Obeys the ports that planes declare over ``doorward.records.client.RecordClient``."""
 
-    def __init__(self, clock: FakeClock, store: RecordStore | None = None) -> None:
+    def __init__(self, clock: Clock, store: RecordStore | None = None) -> None:
         self.store = store if store is not None else MemoryStore(clock, SealedCodec(keyring(Purpose.RECORDS)))
         self.clock = clock
         self.puts: list[int] = []

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from prometheus_client import CollectorRegistry
 from tests.support.broker import broker, watching
+from tests.support.jumping_clock import JumpingClock
 from tests.support.key_material import keyring
 from tests.support.redis_server import RedisServer, Topology, redis_server
 
@@ -23,19 +24,6 @@ from doorward_databroker.store.redis import RedisStore
 from doorward_databroker.sweeper import Sweeper
 
 pytestmark = pytest.mark.timeout(30)
-
-
-class JumpingClock:
-    """The machine's clock, as far as nobody sets it; the monotonic one cannot be set."""
-
-    def __init__(self) -> None:
-        self.offset = 0.0
-
-    def now(self) -> float:
-        return time.time() + self.offset
-
-    def monotonic(self) -> float:
-        return time.monotonic()
 
 
 @asynccontextmanager

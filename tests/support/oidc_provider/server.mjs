@@ -20,7 +20,11 @@ const provider = new Provider(`http://localhost:${port}`, {
   }],
   scopes: ['openid', 'offline_access', 'email', 'groups', 'profile'],
   claims: { openid: ['sub'], email: ['email', 'email_verified'], groups: ['groups'], profile: ['name'] },
-  features: { devInteractions: { enabled: true }, rpInitiatedLogout: { enabled: true } },
+  features: { devInteractions: { enabled: true }, rpInitiatedLogout: { enabled: true }, revocation: { enabled: true } },
+  // As strict as they come: every refresh token serves once, and a second use ends all that came of the sign-in.
+  rotateRefreshToken: () => true,
+  issueRefreshToken: (_, client) => client.grantTypeAllowed('refresh_token'),
+  ttl: { AccessToken: 600, IdToken: 86400 },
   pkce: { required: () => true },
   async findAccount(_, id) {
     return { accountId: id, async claims() { return { sub: id, email_verified: true, ...people[id] }; } };
