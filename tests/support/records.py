@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 from tests.support.key_material import keyring
 
 from doorward.clock import Clock
+from doorward.identity import sign_in_stop
 from doorward.keys.store import Purpose
-from doorward.records.client import Revoked
+from doorward.records.client import Revoked, Status
 from doorward.records.record import Fence, Record, RecordVersion, Write
 from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.memory import MemoryStore
@@ -60,10 +61,16 @@ class StoreRecords:
             if not after:
                 return
 
+    async def status(self) -> Status:
+        return Status(version=(await self.store.head()).version, store_healthy=True, watchers=())
+
     async def revoke(self, *, session_id: str | None = None, user_id: str | None = None) -> Revoked:
         if session_id is not None:
             ids = [session_id]
         else:
+            ends = self.clock.now() + sign_in_stop.LIFE_SECONDS
+            mark = Record(type=sign_in_stop.RECORD_TYPE, id=sign_in_stop.of_user(user_id or ""), expires_at=ends)
+            await self.put([Write(record=mark)])
             ids = [record.id async for record in self.query("Session", "user_id", user_id or "")]
         version = RecordVersion(0, 0)
         for found in ids:

@@ -4,6 +4,7 @@ SignInError                    (DoorwardError)
 ├── ProviderUnavailableError   the identity provider does not answer, or answers nonsense: try again later
 ├── ProviderRefusedError       it answered with an error of its own: the person was not signed in
 ├── TokenRejectedError         what it sent does not verify: never a reason to go on
+├── RevokedMeanwhileError      the person's sessions were ended while the sign-in was under way
 ├── OtherPersonError           whoever signed in to confirm a session is not the person whose session it is
 └── NotStrongerError           the same person, but not as freshly or strongly as was asked for
 """
@@ -25,6 +26,10 @@ class ProviderRefusedError(SignInError):
 
 class TokenRejectedError(SignInError):
     """A token, or what belongs to it, does not verify."""
+
+
+class RevokedMeanwhileError(SignInError):
+    """Somebody has ended the person's sessions since the sign-in began; it counts for them too."""
 
 
 class OtherPersonError(SignInError):

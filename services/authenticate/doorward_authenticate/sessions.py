@@ -12,12 +12,15 @@ from doorward.config.directory_settings import DirectorySettings
 from doorward.config.settings import Settings
 from doorward.errors import ConflictError, NotFoundError
 from doorward.identity import session as session_records
+from doorward.identity import sign_in_stop
 from doorward.identity import user as user_records
+from doorward.identity.address import canonical_email
 from doorward.identity.session import Session
 from doorward.identity.user import User
 from doorward.keys.sealed import Sealer
-from doorward.records.client import Revoked
+from doorward.records.client import Revoked, Status
 from doorward.records.record import Record, RecordVersion, Write
+from doorward_authenticate.errors import RevokedMeanwhileError
 from doorward_authenticate.identity_providers.claims import (
     authentication_from,
     personal_claims,
@@ -50,6 +53,10 @@ class Records(Protocol):
 
     async def revoke(self, *, session_id: str) -> Revoked:
         """End a session, and say whether everybody knows."""
+        ...
+
+    async def status(self) -> Status:
+        """How the databroker is, and how far the records have come."""
         ...
 
 
@@ -101,10 +108,23 @@ class SessionWriter:
         self._new_id = new_id
         self._jitter = jitter
 
-    async def begin(self, party: RelyingParty, signed_in: SignedInAt, replaced_ids: AbstractSet[str]) -> LiveSession:
-        """Store a new session, under a new id, and end the browser's previous ones in the same write.
+    async def moment(self) -> RecordVersion:
+        """Where the records are now; a sign-in remembers it from before the identity provider is asked.
 
         Raises:
+            DoorwardError: it cannot be known.
+        """
+        return (await self._records.status()).version
+
+    async def begin(
+        self, party: RelyingParty, signed_in: SignedInAt, replaced_ids: AbstractSet[str], since: RecordVersion
+    ) -> LiveSession:
+        """Store a new session, under a new id, and end the browser's previous ones in the same write.
+
+        ``since`` is the moment at which the sign-in began.
+
+        Raises:
+            RevokedMeanwhileError: the person's sessions have been ended since; the new one is too.
             DoorwardError: not, or not certainly, stored; nobody is signed in.
         """
         now = self._clock.now()
@@ -132,8 +152,21 @@ class SessionWriter:
             writes.insert(0, Write(record=Record(type=session_records.RECORD_TYPE, id=replaced_id, deleted=True)))
             writes.insert(0, Write(record=Record(type=TOKENS_TYPE, id=replaced_id, deleted=True)))
         versions = await self._records.put(writes)
+        await self._obey_stops(session, since)
         await self._end_surplus(session)
         return LiveSession(session, versions[-1])
+
+    async def _obey_stops(self, session: Session, since: RecordVersion) -> None:
+        """End the new session if a revoke that looked before it was stored would have ended it."""
+        provider = sign_in_stop.of_provider(session.identity_provider_id)
+        for mark in (sign_in_stop.of_user(session.user_id), provider, sign_in_stop.ALL):
+            try:
+                record = await self._records.get(sign_in_stop.RECORD_TYPE, mark)
+            except NotFoundError:
+                continue
+            if record.version > since:
+                await self._records.revoke(session_id=session.id)
+                raise RevokedMeanwhileError(f"sessions were ended meanwhile (`{mark}`)")
 
     async def _end_surplus(self, newest: Session) -> None:
         """End the oldest sessions of a person beyond the cap; the new one is never among them.
@@ -206,7 +239,9 @@ class SessionWriter:
 
 def user_record(user: User) -> Record:
     """The record of ``user``."""
-    indexes = {"directory_user": (user.directory_user_id,)} if user.directory_user_id else {}
+    # Any address, verified or not: it is how operators look people up, and nothing is decided by it.
+    found_by = {"directory_user": user.directory_user_id, "email": canonical_email(user.email)}
+    indexes = {index: (value,) for index, value in found_by.items() if value}
     return Record(type=user_records.RECORD_TYPE, id=user.id, data=user.to_bytes(), indexes=indexes)
 
 

@@ -171,6 +171,7 @@ class SignInPages:
                 raise ProviderRefusedError(f"it answered `{error[:64]}`")
             if code is None:
                 raise TokenRejectedError("the answer brings no code")
+            since = await self._sessions.moment()
             signed_in = await party.finish(
                 code=code,
                 response_issuer=_single(query, "iss"),
@@ -179,7 +180,7 @@ class SignInPages:
             )
             replaced = {id_ for id_ in (self._session_id(request),) if id_ is not None}
             replaced |= await self._confirmed(party, signed_in, pending.request)
-            live = await self._sessions.begin(party, signed_in, replaced)
+            live = await self._sessions.begin(party, signed_in, replaced, since)
         except (OtherPersonError, NotStrongerError) as failure:
             response = self._try_again(request, failure, pending.request, party)
         except (SignInError, InvalidTokenError) as failure:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from doorward.clock import Clock
+from doorward.identity import sign_in_stop
 from doorward.records.record import NO_VERSION, Record, RecordVersion, Write
 from doorward_databroker.metrics import DatabrokerMetrics
 from doorward_databroker.peers import SESSION, Peers
@@ -54,6 +55,18 @@ class Revoker:
         else:
             self._metrics.revoke_seconds.observe(self._clock.monotonic() - began)
         return RevokeOutcome(len(session_ids), pending, version)
+
+    async def stop_sign_ins(self, *marks: str) -> None:
+        """Leave marks that sign-ins under way obey; to be stored before sessions are looked for.
+
+        Raises:
+            DoorwardError: not, or not certainly, stored.
+        """
+        ends = self._clock.now() + sign_in_stop.LIFE_SECONDS
+        records = [Record(type=sign_in_stop.RECORD_TYPE, id=mark, expires_at=ends) for mark in dict.fromkeys(marks)]
+        for start in range(0, len(records), _BATCH):
+            writes = [Write(record=record) for record in records[start : start + _BATCH]]
+            await self._store.put(writes, secrets.token_hex(16))
 
     async def sessions_by(self, index: str, value: str) -> list[str]:
         """Ids of the live sessions that an index of theirs finds: those of a user, or of an identity provider."""

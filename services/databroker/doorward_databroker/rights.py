@@ -33,6 +33,7 @@ _RIGHTS: dict[Plane, dict[str, Verb]] = {
         "User": _OWN,
         "SpentCode": Verb.CREATE,
         "SessionActivity": Verb.GET,
+        "SignInStop": Verb.GET,
     },
     Plane.AUTHORIZE: {
         "Session": _READ,

@@ -13,6 +13,7 @@ from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.api.databroker.v1 import databroker_pb2_grpc
 from doorward.clock import Clock
 from doorward.errors import DataCorruptedError, InvalidArgumentError, UnavailableError, WatchExpiredError
+from doorward.identity import sign_in_stop
 from doorward.records.record import (
     Fence,
     Record,
@@ -210,14 +211,18 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
                 session_ids = [request.session_id]
             case "user_id":
                 check_id(request.user_id)
+                await self._revoker.stop_sign_ins(sign_in_stop.of_user(request.user_id))
                 session_ids = await self._revoker.sessions_by("user_id", request.user_id)
             case "identity_provider_id":
                 check_id(request.identity_provider_id)
+                await self._revoker.stop_sign_ins(sign_in_stop.of_provider(request.identity_provider_id))
                 session_ids = await self._revoker.sessions_by("identity_provider_id", request.identity_provider_id)
             case "group":
                 user_ids = await users_of_group(self._store, request.group)
+                await self._revoker.stop_sign_ins(*map(sign_in_stop.of_user, user_ids))
                 session_ids = [name for user in user_ids for name in await self._revoker.sessions_by("user_id", user)]
             case "all_sessions" if request.all_sessions:
+                await self._revoker.stop_sign_ins(sign_in_stop.ALL)
                 session_ids = await self._revoker.every_session()
             case _:
                 raise InvalidArgumentError("name what is to be ended")

@@ -90,9 +90,10 @@ class World:
         nonce, verifier = secrets.token_hex(16), secrets.token_hex(32)
         url = await self.party.authorization_url(state="s", nonce=nonce, code_verifier=verifier)
         code, issuer = await _through_the_pages(url, person)
+        since = await self.writer.moment()
         signed_in = await self.party.finish(code=code, response_issuer=issuer, nonce=nonce, code_verifier=verifier)
         assert signed_in.refresh_token is not None
-        return (await self.writer.begin(self.party, signed_in, set())).session.id
+        return (await self.writer.begin(self.party, signed_in, set(), since)).session.id
 
     async def is_live(self, session_id: str) -> bool:
         try:

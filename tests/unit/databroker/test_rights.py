@@ -63,5 +63,5 @@ def test_a_type_that_is_none_is_nobodys(record_type: str):
 
 
 def test_every_type_has_somebody_who_writes_it():
-    for record_type in RECORD_TYPES:
+    for record_type in set(RECORD_TYPES) - {"SignInStop"}:  # which the databroker writes itself
         assert any(may(plane, verb, record_type) for plane in Plane for verb in (Verb.PUT, Verb.CREATE))

@@ -39,6 +39,7 @@ RECORD_TYPES: dict[str, RecordType] = {
         RecordType("Grant", indexes=("user_id",), ends_with_history=True),
         RecordType("ExternalRecord", indexes=("kind",)),
         RecordType("ExternalSource", ends_with_history=True),
+        RecordType("SignInStop"),
         RecordType("SpentCode", in_feed=False),
         RecordType("SessionActivity", in_feed=False),
         RecordType("Refusal", in_feed=False),

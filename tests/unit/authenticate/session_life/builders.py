@@ -1,7 +1,7 @@
 """Sessions that are looked after, at an identity provider as strict as the strictest."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,12 +97,23 @@ class World:
             lambda: 0.0,
         )
 
-    async def sign_in(self, *, refresh: str | None = "r0", subject: str = "alice") -> str:
-        claims = VerifiedClaims({"sub": subject, "groups": ["staff"], "department": "eng"})
+    async def sign_in(
+        self,
+        *,
+        refresh: str | None = "r0",
+        subject: str = "alice",
+        email: str = "",
+        between: Callable[[], Awaitable[object]] | None = None,
+    ) -> str:
+        """The id of the new session; ``between`` happens while the identity provider is being asked."""
+        claims = VerifiedClaims({"sub": subject, "groups": ["staff"], "department": "eng", "email": email})
         signed_in = SignedInAt(
             claims=claims, userinfo={}, access_token="a0", refresh_token=refresh, id_token="i", access_seconds=LIFE
         )
-        return (await self.writer.begin(self.provider, signed_in, set())).session.id
+        since = await self.writer.moment()
+        if between is not None:
+            await between()
+        return (await self.writer.begin(self.provider, signed_in, set(), since)).session.id
 
     async def user(self, session_id: str) -> User:
         session = Session.from_bytes((await self.records.get("Session", session_id)).data)

@@ -5,13 +5,20 @@ import json
 from dataclasses import replace
 
 import pytest
-from tests.unit.authenticate.session_life.builders import LIFE, World
+from tests.unit.authenticate.session_life.builders import LIFE, SETTINGS, World
 
 from doorward.errors import DataCorruptedError, NotFoundError
+from doorward.identity import sign_in_stop
 from doorward.identity.activity import Activity
 from doorward.identity.session import Session
+from doorward.identity.user import user_id
 from doorward.records.record import Record, Write
-from doorward_authenticate.errors import ProviderRefusedError, ProviderUnavailableError, TokenRejectedError
+from doorward_authenticate.errors import (
+    ProviderRefusedError,
+    ProviderUnavailableError,
+    RevokedMeanwhileError,
+    TokenRejectedError,
+)
 from doorward_authenticate.session_life.keeper import Keeper
 from doorward_authenticate.session_life.refresher import ATTEMPT_SECONDS, Attended
 from doorward_authenticate.session_life.schedule import Rhythm, next_due, next_retry
@@ -255,3 +262,38 @@ async def test_without_userinfo_the_token_endpoint_is_asked(access_ends: bool):
     world.provider.fails = ProviderRefusedError("the token endpoint answered 400 `invalid_grant`")
     assert await world.refresher.attend(session_id) is Attended.ENDED
     assert not await world.is_live(session_id)
+
+
+@pytest.mark.parametrize("revoked", ["user", "provider", "all"])
+async def test_a_revoke_while_the_identity_provider_is_asked_ends_the_sign_in(revoked: str):
+    """What it looks for is not stored yet; the mark that it leaves is obeyed."""
+    world = World()
+    mark = {
+        "user": sign_in_stop.of_user(user_id(SETTINGS.issuer, "alice")),
+        "provider": sign_in_stop.of_provider("corp"),
+        "all": sign_in_stop.ALL,
+    }[revoked]
+
+    async def revoke() -> None:
+        record = Record(type=sign_in_stop.RECORD_TYPE, id=mark, expires_at=world.clock.now() + 600)
+        await world.records.put([Write(record=record)])
+
+    with pytest.raises(RevokedMeanwhileError):
+        await world.sign_in(between=revoke)
+    assert [record.id async for record in world.records.list("Session")] == []
+    assert [record.id async for record in world.records.list("SessionTokens")] == []
+    # It was about what went on then: a sign-in that begins afterwards is as good as any, and so is somebody else's.
+    assert await world.is_live(await world.sign_in())
+
+
+async def test_a_revoke_of_somebody_else_does_not_touch_a_sign_in():
+    world = World()
+    session_id = await world.sign_in(between=lambda: world.records.revoke(user_id=user_id(SETTINGS.issuer, "bob")))
+    assert await world.is_live(session_id)
+
+
+async def test_people_are_found_by_their_address_in_its_one_form():
+    world = World()
+    session_id = await world.sign_in(email="Alice@Example.COM")
+    (found,) = [record.id async for record in world.records.query("User", "email", "alice@example.com")]
+    assert found == (await world.user(session_id)).id
