@@ -9,10 +9,10 @@ import secrets
 
 import grpc.aio
 import structlog
-from doorward.api.external.v1 import external_pb2
 from prometheus_client import CollectorRegistry
 
 from doorward.api.authorize.v1.authorize_pb2_grpc import add_AuthorizeServiceServicer_to_server
+from doorward.api.external.v1 import external_pb2
 from doorward.api.guard.v1.guard_pb2_grpc import add_GuardServiceServicer_to_server
 from doorward.api.process.v1.process_pb2 import Process
 from doorward.api.session.v1 import session_pb2
