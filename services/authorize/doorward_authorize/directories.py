@@ -18,7 +18,7 @@ from doorward.identity.directory import (
     DirectoryGroup,
     DirectoryState,
     DirectoryUser,
-    directory_group_id,
+    groups_of,
 )
 from doorward.identity.user import User
 
@@ -96,32 +96,17 @@ class Directories:
             # However old that is: nobody is let back in because a directory has fallen silent.
             return Standing(is_active=False)
         state = self._records.get(STATE_TYPE, directory.id)
-        synchronised_at = None if state is None else DirectoryState.from_bytes(state).synchronised_at
-        if synchronised_at is None or not entry.groups_known:
+        good_until = 0.0 if state is None else DirectoryState.from_bytes(state).good_until(directory.stale_seconds)
+        if not entry.groups_known or self._clock.now() >= good_until:
             return UNKNOWN
-        good_until = _NEVER if directory.stale_seconds is None else synchronised_at + directory.stale_seconds
-        if self._clock.now() >= good_until:
-            return UNKNOWN
-        return self._with_groups(entry, directory, good_until)
-
-    def _with_groups(self, entry: DirectoryUser, directory: DirectorySettings, good_until: float) -> Standing:
-        ids: set[str] = set()
-        names: set[str] = set()
-        emails: set[str] = set()
-        for number in entry.group_numbers:
-            group = self._group(directory_group_id(directory.id, number))
-            if group is None:
-                return Standing(good_until=good_until)
-            ids.add(group.group_id)
-            if group.name:
-                names.add(group.name)
-            if group.email:
-                emails.add(group.email)
+        groups = groups_of(entry, self._group)
+        if groups is None:
+            return Standing(good_until=good_until)
         return Standing(
-            groups=frozenset(ids | names | emails),
-            group_ids=frozenset(ids),
-            group_names=frozenset(names),
-            group_emails=frozenset(emails),
+            groups=frozenset().union(*(group.callings for group in groups)),
+            group_ids=frozenset(group.group_id for group in groups),
+            group_names=frozenset(group.name for group in groups if group.name),
+            group_emails=frozenset(group.email for group in groups if group.email),
             good_until=good_until,
         )
 

@@ -171,17 +171,10 @@ class _Reader:
     def _groups(self, entry: DirectoryUser, directory: DirectorySettings, records: _Records) -> frozenset[str] | None:
         """As the authorizer reads them: not known when the directory is silent for too long or a group is missing."""
         state = records.states.get(directory.id)
-        if state is None or state.synchronised_at is None or not entry.groups_known:
+        if state is None or self._now >= state.good_until(directory.stale_seconds):
             return None
-        if directory.stale_seconds is not None and self._now >= state.synchronised_at + directory.stale_seconds:
-            return None
-        found: set[str] = set()
-        for number in entry.group_numbers:
-            group = records.groups.get(directories.directory_group_id(directory.id, number))
-            if group is None:
-                return None
-            found.update(text for text in (group.group_id, group.name, group.email) if text)
-        return frozenset(found)
+        groups = directories.groups_of(entry, records.groups.get)
+        return None if groups is None else frozenset().union(*(group.callings for group in groups))
 
 
 def _claims(session: Session) -> dict[str, object] | None:

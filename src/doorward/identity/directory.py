@@ -5,7 +5,7 @@ immutable (`sub`, `oid` with `tid`, `entryUUID`), never a name or an address tha
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -110,6 +110,11 @@ class DirectoryGroup:
     name: str = ""
     email: str = ""
 
+    @property
+    def callings(self) -> frozenset[str]:
+        """Everything that policy may call it."""
+        return frozenset(text for text in (self.group_id, self.name, self.email) if text)
+
     def to_bytes(self) -> bytes:
         """The serialized record payload."""
         return directory_pb2.DirectoryGroup(
@@ -139,6 +144,19 @@ class DirectoryGroup:
         )
 
 
+def groups_of(entry: DirectoryUser, find: Callable[[str], DirectoryGroup | None]) -> list[DirectoryGroup] | None:
+    """The groups of an entry, found by record id; ``None`` when they are not known, or one has gone missing."""
+    if not entry.groups_known:
+        return None
+    found = []
+    for number in entry.group_numbers:
+        group = find(directory_group_id(entry.directory_id, number))
+        if group is None:
+            return None
+        found.append(group)
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectoryState:
     """How far a directory has been read. Times are seconds since the Unix epoch."""
@@ -149,6 +167,12 @@ class DirectoryState:
     users: int = 0
     groups: int = 0
     ambiguous: tuple[str, ...] = ()
+
+    def good_until(self, stale_seconds: float | None) -> float:
+        """When its word becomes too old; at once when it has never been read completely, never without a limit."""
+        if self.synchronised_at is None:
+            return 0.0
+        return float("inf") if stale_seconds is None else self.synchronised_at + stale_seconds
 
     def to_bytes(self) -> bytes:
         """The serialized record payload."""

@@ -27,8 +27,6 @@ from doorward_databroker.directory.port import RemovalsRefusedError
 from doorward_databroker.directory.roster import Group, Person, Roster
 
 BATCH = 400
-REMEMBERED_SECONDS = 90 * 86400.0
-"""How long an entry that has gone is remembered as gone: longer than any session may live."""
 ALWAYS_REMOVABLE = 10
 _AMBIGUOUS_LIMIT = 100
 
@@ -81,7 +79,7 @@ def make_plan(
     people = _people(settings, roster, numbers, {number for number, names in ambiguous.items() if names})
     if not accept_removals:
         _refuse_mass_removal(settings, people, roster.groups, stored)
-    _plan_people(people, stored, plan, now)
+    _plan_people(people, stored, plan)
     _plan_removed_groups(settings, stored, plan)
     names = sorted({name for found in ambiguous.values() for name in found})
     plan.after.state = replace(
@@ -176,7 +174,7 @@ def _directory_user(
     )
 
 
-def _plan_people(wanted: Mapping[str, DirectoryUser], stored: Stored, plan: Plan, now: float) -> None:
+def _plan_people(wanted: Mapping[str, DirectoryUser], stored: Stored, plan: Plan) -> None:
     """Writes for people who are new, changed or gone; those that take something away go before all others."""
     first: list[Write] = []
     for record_id, person in wanted.items():
@@ -193,17 +191,28 @@ def _plan_people(wanted: Mapping[str, DirectoryUser], stored: Stored, plan: Plan
         if record_id in wanted:
             continue
         person = DirectoryUser.from_bytes(data)
-        if person.removed:
-            plan.after.people[record_id] = data
-            continue
-        gone = replace(person, active=False, removed=True, group_numbers=(), groups_known=False)
-        plan.after.people[record_id] = gone.to_bytes()
-        record = Record(
-            type=USER_TYPE, id=record_id, data=plan.after.people[record_id], expires_at=now + REMEMBERED_SECONDS
-        )
-        first.append(Write(record=record))
-        plan.inactive.append(record_id)
+        plan.after.people[record_id] = gone(person).to_bytes()
+        if plan.after.people[record_id] != data:
+            first.append(Write(record=Record(type=USER_TYPE, id=record_id, data=plan.after.people[record_id])))
+        if not person.removed:
+            plan.inactive.append(record_id)
     plan.writes[:0] = first
+
+
+def gone(person: DirectoryUser) -> DirectoryUser:
+    """What stays of an entry that a directory does not have any more: that it is gone, and nothing about the person.
+
+    It stays for good. Forgotten, it would make somebody who left one of whom the directory has never heard: no longer shut out.
+    """
+    return DirectoryUser(
+        directory_id=person.directory_id,
+        entry_id=person.entry_id,
+        join_value="",
+        group_numbers=(),
+        groups_known=False,
+        active=False,
+        removed=True,
+    )
 
 
 def only_loses(person: DirectoryUser, before: bytes | None) -> bool:

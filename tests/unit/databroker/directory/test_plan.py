@@ -1,6 +1,7 @@
 """What is written: only what differs, in an order that never lies, and never because something broke."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -115,16 +116,31 @@ def test_names_that_do_not_count_collide_with_nothing():
     assert [group.name for group in after.groups.values()] == ["", ""]
 
 
-def test_whoever_vanishes_is_remembered_as_gone_and_loses_sessions_once():
+def test_s66_whoever_vanishes_stays_shut_out_for_good_and_loses_sessions_once():
     first = plan(roster({"alice": ["a"], "bob": ["a"]}))
     second = plan(roster({"alice": ["a"]}), first.after)
     (gone,) = second.inactive
     entry = DirectoryUser.from_bytes(second.after.people[gone])
     assert (entry.active, entry.removed, entry.group_numbers) == (False, True, ())
+    # Without an end, so that nobody becomes one of whom the directory has never heard; and without anything about the person.
+    (write,) = [write for write in second.writes if write.record.id == gone]
+    assert write.record.expires_at is None
+    assert (entry.display_name, entry.email, entry.join_value) == ("", "", "")
     third = plan(roster({"alice": ["a"]}), second.after)
     assert (third.inactive, len(third.writes)) == ([], 1)
     back = plan(roster({"alice": ["a"], "bob": ["a"]}), third.after)
     assert groups_of(back.after, "bob") == {"a"}
+
+
+def test_an_older_version_s_entry_of_somebody_who_left_is_written_anew_without_an_end():
+    first = plan(roster({"alice": ["a"], "bob": ["a"]}))
+    (record_id,) = plan(roster({"alice": ["a"]}), first.after).inactive
+    old = replace(DirectoryUser.from_bytes(first.after.people[record_id]), active=False, removed=True)
+    first.after.people[record_id] = old.to_bytes()
+    made = plan(roster({"alice": ["a"]}), first.after)
+    assert made.inactive == []
+    (write,) = [write for write in made.writes if write.record.id == record_id]
+    assert (write.record.expires_at, DirectoryUser.from_bytes(write.record.data).display_name) == (None, "")
 
 
 def test_whoever_is_disabled_loses_sessions():

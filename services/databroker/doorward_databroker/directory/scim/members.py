@@ -20,7 +20,7 @@ from doorward.identity.directory import (
     directory_user_id,
 )
 from doorward.records.record import Record, Write
-from doorward_databroker.directory.plan import REMEMBERED_SECONDS, Stored, only_loses
+from doorward_databroker.directory.plan import Stored, gone, only_loses
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +157,12 @@ class Members:
         for person_id in sorted(self._touched):
             person = self.people.get(person_id)
             if person is not None and person.join_value:
-                self._put(self._entry(person.join_value), made, now)
+                self._put(self._entry(person.join_value), made)
         for value in sorted(self._lost):
             if value and not self._by_join.get(value):
-                self._put_gone(self._entry_id(value), made, now)
+                self._put_gone(self._entry_id(value), made)
             elif value:
-                self._put(self._entry(value), made, now)
+                self._put(self._entry(value), made)
         made.writes += [write for write in self._group_writes.values() if write.record.deleted]
         self._touched.clear()
         self._lost.clear()
@@ -194,7 +194,7 @@ class Members:
             if write.record.id not in known or write.record.data != known[write.record.id].to_bytes()
         ]
         for record_id in [record_id for record_id in self.stored if record_id not in present]:
-            self._put_gone(record_id, made, now)
+            self._put_gone(record_id, made)
         made.writes += [
             Write(record=Record(type=GROUP_TYPE, id=record_id, deleted=True)) for record_id in known.keys() - wanted
         ]
@@ -206,28 +206,25 @@ class Members:
     def _entry_id(self, join_value: str) -> str:
         return directory_user_id(self._settings.id, self._settings.join, join_value)
 
-    def _put(self, entry: DirectoryUser, made: Changes, now: float) -> None:
-        self._put_at(self._entry_id(entry.join_value), entry, made, now)
+    def _put(self, entry: DirectoryUser, made: Changes) -> None:
+        self._put_at(self._entry_id(entry.join_value), entry, made)
 
-    def _put_at(self, record_id: str, entry: DirectoryUser, made: Changes, now: float) -> None:
+    def _put_at(self, record_id: str, entry: DirectoryUser, made: Changes) -> None:
         data = entry.to_bytes()
         before = self.stored.get(record_id)
         if before == data:
             return
         self.stored[record_id] = data
-        ends = now + REMEMBERED_SECONDS if entry.removed else None
-        write = Write(record=Record(type=USER_TYPE, id=record_id, data=data, expires_at=ends))
+        write = Write(record=Record(type=USER_TYPE, id=record_id, data=data))
         (made.first if only_loses(entry, before) else made.writes).append(write)
         if not entry.active and (before is None or DirectoryUser.from_bytes(before).active):
             made.inactive.append(record_id)
 
-    def _put_gone(self, record_id: str, made: Changes, now: float) -> None:
+    def _put_gone(self, record_id: str, made: Changes) -> None:
         before = self.stored.get(record_id)
         if before is None:
             return
-        known = DirectoryUser.from_bytes(before)
-        gone = replace(known, active=False, removed=True, groups_known=False, group_numbers=())
-        self._put_at(record_id, gone, made, now)
+        self._put_at(record_id, gone(DirectoryUser.from_bytes(before)), made)
 
     def _entry(self, join_value: str) -> DirectoryUser:
         """The entry of everybody who joins by this value; of two nobody knows the groups."""
