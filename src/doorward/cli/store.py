@@ -243,7 +243,9 @@ def _entry(value: dict[str, Any]) -> operations_pb2.StoredEntry:
 
 def _shown(value: object) -> str:
     match value:
-        case None | [] | {}:
+        case None | []:
+            return "none"
+        case dict() if not value:  # the pattern `{}` is every dictionary
             return "none"
         case list():
             return "; ".join(_shown(item) for item in value)

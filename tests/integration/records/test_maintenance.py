@@ -129,7 +129,25 @@ async def test_a_key_that_went_too_early_is_reported_and_not_taken_for_signed_ou
     async with part(server.url, "new") as after:
         with pytest.raises(KeyMissingError):
             await after.store.get("Session", "a")
-        assert (await after.maintenance.reseal("")).unreadable == 1
+        # Nor may it mark the store as its own: then the right key would be the one that is refused.
+        with pytest.raises(KeyMissingError):
+            await after.maintenance.reseal("")
+    async with part(server.url, "new", "old") as again:
+        assert await again.under("u") == ["a", "b"]
+        assert (await again.maintenance.reseal("")).unreadable == 0
+    async with part(server.url, "new") as after:
+        assert await after.under("u") == ["a", "b"]
+
+
+async def test_records_of_a_key_that_is_gone_for_good_are_counted_and_the_others_sealed_anew(server: RedisServer):
+    async with part(server.url, "old") as before:
+        await before.put(session("a"))
+    async with part(server.url, "other", "old") as during:
+        await during.put(session("b"))
+    async with part(server.url, "new", "old") as after:
+        done = await after.maintenance.reseal("")
+        assert (done.resealed, done.unreadable) == (1, 1)
+        assert [damaged.id for damaged in (await after.store.page("Session", "", 9)).damaged] == ["b"]
 
 
 @asynccontextmanager

@@ -90,7 +90,14 @@ class Maintenance:
         return found, "" if following in {b"0", 0} else following.decode()
 
     async def reseal(self, cursor: str) -> Resealed:
-        """Seal a page under the newest key, index values included; what others change meanwhile is sealed so anyhow."""
+        """Seal a page under the newest key, index values included; what others change meanwhile is sealed so anyhow.
+
+        Raises:
+            KeyMissingError: the key that the store is in use under is not held: it must not be marked as ours.
+        """
+        (mark,) = await self._link.run(("HGET", self._keys.meta, "seal"))
+        if mark is not None:
+            self._codec.check_mark(mark.decode())
         found, following = await self.page(cursor)
         calls = []
         unreadable = 0

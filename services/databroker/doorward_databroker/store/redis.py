@@ -145,6 +145,8 @@ class RedisStore:
         if report:
             sealed = self._codec.encode(Record(type=_HEARTBEAT, id=databroker_id, data=report))
         call = Call(self._beat, [self._keys.peers, self._keys.meta], [databroker_id, sealed, _SILENT_MS])
+        if self._newest is None:
+            await self.head()  # by which a store of other keys is known, whatever its heartbeats say
         known = self._newest
         answer = await self._link.write(call)
         if answer[1] is not None and schema_of(answer[4]) != SCHEMA:
@@ -173,6 +175,7 @@ class RedisStore:
         """Return once what is stored has the form that this version knows; an older one is migrated first.
 
         Raises:
+            KeyMissingError: it is in use under a key that is not held.
             UnavailableError: it is newer, or another databroker is migrating it.
             DataCorruptedError: it is not ours.
         """
@@ -181,8 +184,10 @@ class RedisStore:
                 await self._bring_to_our_form()
 
     async def _bring_to_our_form(self) -> None:
-        (known,) = await self._link.run(("HMGET", self._keys.meta, "epoch", "schema"))
+        (known,) = await self._link.run(("HMGET", self._keys.meta, "epoch", "schema", "seal"))
         if known[0] is not None:  # else it is new, or not ours, which whoever opens it will see
+            if known[2] is not None:
+                self._codec.check_mark(known[2].decode())
             schema = schema_of(known[1])
             check_schema(schema)
             if schema < SCHEMA:
