@@ -5,11 +5,13 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from tests.support.client_certificates import ClientAuthority
 from tests.support.deployment import Running, free_port, short_folder, start
 from tests.support.echo import EchoServer, echo_server
 from tests.support.http_client import BrowserlessClient
 from tests.support.site import Site, everyone, group, signed_in, site
 from tests.support.split import EVENTS
+from tests.support.token_issuer import TokenIssuer, key_server
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -77,7 +79,22 @@ def http2_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def open_site(shared_echo: EchoServer, http2_port: int) -> Iterator[Site]:
+def token_issuer() -> Iterator[TokenIssuer]:
+    """Whose tokens `open_site` trusts on the route `builds`."""
+    with key_server(TokenIssuer()) as issuer:
+        yield issuer
+
+
+@pytest.fixture(scope="session")
+def client_authority() -> ClientAuthority:
+    """Whose certificates `open_site` trusts on the route `devices`."""
+    return ClientAuthority()
+
+
+@pytest.fixture(scope="session")
+def open_site(
+    shared_echo: EchoServer, http2_port: int, token_issuer: TokenIssuer, client_authority: ClientAuthority
+) -> Iterator[Site]:
     """Routes for everything that clients may try on a request."""
     to = f"http://127.0.0.1:{shared_echo.port}"
     who = {"x-who": "email", "x-groups": "groups"}
@@ -102,6 +119,15 @@ def open_site(shared_echo: EchoServer, http2_port: int) -> Iterator[Site]:
             "allowed_origins": [f"https://other.localhost:{port}"],
         },
         {"name": "rpc", "from": "rpc", "to": f"h2c://127.0.0.1:{http2_port}", "policy": signed_in(), "continuous": True},
+        {"name": "builds", "from": "builds", "to": to, "policy": signed_in(), "token_issuers": ["ci"]},
+        {
+            "name": "devices", "from": "devices", "to": to, "client_certificate": "fact",
+            "policy": [{"allow": {"and": [{"client_certificate": {"san_dns": "laptop7.example.com"}}]}}],
+        },
     ]  # fmt: skip
-    with short_folder() as folder, site(folder, routes, port=port) as made:
-        yield made
+    trusted = {"id": "ci", "issuer": token_issuer.issuer, "audiences": ["doorward"]}
+    with short_folder() as folder:
+        (folder / "clients.crt").write_text(client_authority.pem)
+        settings = {"token_issuers": [trusted], "client_certificates": {"authorities": "clients.crt"}}
+        with site(folder, routes, port=port, **settings) as made:
+            yield made

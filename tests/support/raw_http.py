@@ -5,9 +5,11 @@ import ssl
 from pathlib import Path
 
 
-def raw(ca_file: Path, port: int, server_name: str, text: bytes) -> bytes:
-    """What comes back for ``text`` until the connection closes."""
+def raw(ca_file: Path, port: int, server_name: str, text: bytes, certificate: tuple[str, str] | None = None) -> bytes:
+    """What comes back for ``text`` until the connection closes; ``certificate`` is the client's chain and key, as files."""
     context = ssl.create_default_context(cafile=str(ca_file))
+    if certificate is not None:
+        context.load_cert_chain(*certificate)
     with (
         socket.create_connection(("127.0.0.1", port), 5) as plain,
         context.wrap_socket(plain, server_hostname=server_name) as connection,

@@ -94,9 +94,9 @@ class Site:
     def client(self, *, http2: bool = False) -> BrowserlessClient:
         return BrowserlessClient(self.ca_file, http2=http2)
 
-    def raw(self, name: str, text: bytes) -> bytes:
+    def raw(self, name: str, text: bytes, certificate: tuple[str, str] | None = None) -> bytes:
         """Send bytes as they are to the host ``name``, and return what comes back."""
-        return raw(self.ca_file, self.port, f"{name}.localhost", text)
+        return raw(self.ca_file, self.port, f"{name}.localhost", text, certificate)
 
     def host(self, name: str) -> str:
         """Host and port of ``name`` as a Host header carries them."""

@@ -33,6 +33,7 @@ from doorward_authenticate.app import sign_in_app, sign_in_server
 from doorward_authenticate.codes import Codes
 from doorward_authenticate.identity_providers.fetch import http_client
 from doorward_authenticate.identity_providers.relying_party import OidcRelyingParty, RelyingParty
+from doorward_authenticate.issuer_keys import IssuerKeysKeeper
 from doorward_authenticate.pending import PendingSealer
 from doorward_authenticate.server import SERVICE_NAME, AuthenticateServicer
 from doorward_authenticate.session_life.keeper import Keeper
@@ -120,8 +121,10 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     )
     registry = CollectorRegistry()
     keeper = Keeper(records, refresher, clock, registry)
+    issuer_keys = IssuerKeysKeeper(records, client, lambda: handlers.settings.token_issuers, clock, registry)
     tasks = {
         asyncio.create_task(keeper.run(records, secrets.token_hex(8)), name="session life"),
+        asyncio.create_task(issuer_keys.run(secrets.token_hex(8)), name="issuers' keys"),
         asyncio.create_task(web.serve(), name="pages"),
         asyncio.create_task(neighbours.run(), name="certificate"),
         asyncio.create_task(reporter.run(), name="report"),

@@ -23,6 +23,7 @@ from doorward.route.route import Route
 from doorward_authorize.assertion import AssertionSigner
 from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.cross_origin import PREFLIGHT_SECONDS
+from doorward_authorize.external_tokens import presented_externally
 from doorward_authorize.guard.description import described
 from doorward_authorize.identity_headers import identity_headers
 from doorward_authorize.outcome import Outcome, Verdict
@@ -87,7 +88,7 @@ class Responder:
             request.cookies,
             "cookie" in request.headers,
             settings.authenticate_origin,
-            is_in_authorization(request),
+            _withholds_authorization(request, route, settings),
         )
         if route.continuous:
             # Serialized messages put one after the other are one message with the fields of both.
@@ -179,6 +180,13 @@ def _wanted(outcome: Outcome) -> WantedStepUp | None:
         max_age_seconds=None if age is None else int(age),
         methods=step_up.methods,
         context_classes=step_up.context_classes,
+    )
+
+
+def _withholds_authorization(request: CheckedRequest, route: Route, settings: Settings) -> bool:
+    """Whether `Authorization` holds what is meant for us and not for the application."""
+    return is_in_authorization(request) or (
+        not route.pass_bearer and bool(presented_externally(request, route, settings))
     )
 
 

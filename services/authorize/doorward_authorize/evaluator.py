@@ -111,7 +111,9 @@ class Evaluator:
             return Outcome(verdict=Verdict.BAD_REQUEST, reasons=("path-not-utf-8",), route=route)
         if preflight_origin(request, route.route) is not None:
             return Outcome(verdict=Verdict.PREFLIGHT, reasons=("preflight",), route=route)
-        found = self._principals.of(request, snapshot.settings, learned, self._others(route.route, certificate))
+        found = self._principals.of(
+            request, snapshot.settings, learned, self._others(request, route.route, certificate)
+        )
         if isinstance(found, Conflicting):
             return Outcome(verdict=Verdict.BAD_REQUEST, reasons=("credentials-conflict",), route=route)
         if isinstance(found, Unaccepted | Unknown):
@@ -127,12 +129,14 @@ class Evaluator:
             return _about(found, verdict=Verdict.FOREIGN_ORIGIN, reasons=("foreign-origin",), route=route)
         return self.judge(found, facts, route, policies)
 
-    @staticmethod
-    def _others(route: Route, certificate: VerifiedCertificate | None) -> tuple[Principal | None, ...]:
-        """Who else than a cookie or a token of ours speaks for, on this route."""
+    def _others(
+        self, request: CheckedRequest, route: Route, certificate: VerifiedCertificate | None
+    ) -> tuple[Principal | None, ...]:
+        """Who is spoken for by something else than a cookie or a token of ours, on this route."""
+        found = self._principals.of_external(request, route, self.snapshot.settings) if route.token_issuers else ()
         if certificate is not None and route.client_certificate is CertificateUse.PRINCIPAL:
-            return (principal_of(certificate),)
-        return ()
+            return (*found, principal_of(certificate))
+        return found
 
     def judge(
         self,

@@ -28,6 +28,7 @@ from doorward.identity.directory import GROUP_TYPE, STATE_TYPE, USER_TYPE
 from doorward.identity.external_record import RECORD_TYPE as EXTERNAL_TYPE
 from doorward.identity.external_record import SOURCE_TYPE
 from doorward.identity.grant import RECORD_TYPE as GRANT_TYPE
+from doorward.identity.issuer_keys import RECORD_TYPE as ISSUER_KEYS_TYPE
 from doorward.identity.service_account import RECORD_TYPE as SERVICE_ACCOUNT_TYPE
 from doorward.keys.flow import FlowSealer, SignInSigner
 from doorward.keys.handle import HandleSealer
@@ -55,6 +56,7 @@ from doorward_authorize.directories import Directories
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.explanations import Explanations
 from doorward_authorize.external_records import ExternalRecords
+from doorward_authorize.external_tokens import ExternalTokens
 from doorward_authorize.grants import Grants
 from doorward_authorize.guard.records import CutRecords
 from doorward_authorize.guard.service import SERVICE_NAME as GUARD_SERVICE_NAME
@@ -75,6 +77,7 @@ REPLICATED = (
     sessions.RECORD_TYPE,
     users.RECORD_TYPE,
     SERVICE_ACCOUNT_TYPE,
+    ISSUER_KEYS_TYPE,
     USER_TYPE,
     GROUP_TYPE,
     STATE_TYPE,
@@ -141,7 +144,16 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     replica.subscribe(external.on_record)
     accounts = ServiceAccounts(replica, TokenHasher(keys.keyring(Purpose.SERVICE_ACCOUNT)), clock)
     principals = Principals(
-        handles, replica, DatabrokerSource(client), clock, activity, directories, accounts, grants, external
+        handles,
+        replica,
+        DatabrokerSource(client),
+        clock,
+        activity,
+        directories,
+        accounts,
+        grants=grants,
+        external=external,
+        external_tokens=ExternalTokens(replica, directories, clock),
     )
     evaluator = Evaluator(compile_snapshot(settings, None, clock.monotonic()), principals, replica, clock, metrics)
     flow_keys = keys.keyring(Purpose.FLOW)

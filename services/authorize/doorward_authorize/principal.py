@@ -42,6 +42,20 @@ class Records(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ExternalToken:
+    """A token that verified, with what is needed to look at it again."""
+
+    issuer: str
+    subject: str
+    key: str
+    """Thumbprint of the key that signed it (RFC 7638)."""
+    expires_at: float
+    claims: bytes
+    """JSON of what is not protocol."""
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
     """Somebody who is signed in."""
 
@@ -59,6 +73,8 @@ class Principal:
     external_ids: Mapping[str, str] = field(default_factory=dict)
     """By kind, the id of the external record about this person."""
     credential: Credential = Credential.COOKIE
+    external: ExternalToken | None = None
+    """The token of another issuer that says so."""
 
 
 @dataclass(frozen=True, slots=True)

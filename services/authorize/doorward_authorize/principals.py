@@ -28,14 +28,17 @@ from doorward.keys.handle import HandleSealer, SessionHandle
 from doorward.policy import PrincipalFacts
 from doorward.records.record import RecordVersion
 from doorward.route.internal import InternalRoute
+from doorward.route.route import Route
 from doorward_authorize.activity import ActivityTracker
 from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.directories import Directories, Standing
 from doorward_authorize.external_records import ExternalMark, ExternalRecords
+from doorward_authorize.external_tokens import ExternalTokens
 from doorward_authorize.grants import Grants, GrantsMark
 from doorward_authorize.principal import (
     Conflicting,
     Credential,
+    ExternalToken,
     Found,
     Principal,
     Records,
@@ -107,10 +110,12 @@ class Principals:
         service_accounts: ServiceAccounts | None = None,
         grants: Grants | None = None,
         external: ExternalRecords | None = None,
+        external_tokens: ExternalTokens | None = None,
     ) -> None:
         self._grants = grants if grants is not None else Grants(records.get)
         self._external = external if external is not None else ExternalRecords(records.get, clock)
         self._service_accounts = service_accounts
+        self._external_tokens = external_tokens
         self._directories = directories if directories is not None else Directories(records, clock)
         self._handles = handles
         self._records = records
@@ -145,6 +150,14 @@ class Principals:
         if any(other is not first for other in found) or self._of_cookie(request, settings, learned) is not None:
             return Conflicting()
         return first
+
+    def of_external(self, request: CheckedRequest, route: Route, settings: Settings) -> tuple[Principal | None, ...]:
+        """Whose tokens of other issuers ``request`` presents; ``None`` for one that does not count."""
+        return () if self._external_tokens is None else self._external_tokens.of(request, route, settings)
+
+    def of_external_token(self, token: ExternalToken, route: Route, settings: Settings) -> Principal | None:
+        """Whose token it is, as things are now; for streams that are decided again."""
+        return None if self._external_tokens is None else self._external_tokens.again(token, route, settings)
 
     def _of_cookie(
         self, request: CheckedRequest, settings: Settings, learned: Learned

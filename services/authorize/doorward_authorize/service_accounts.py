@@ -87,9 +87,9 @@ class ServiceAccounts:
 
 def presented_tokens(request: CheckedRequest) -> tuple[str, ...]:
     """What is presented as a token of ours, each once; what does not parse is presented too, and is nobody's."""
-    found = dict.fromkeys(_bearer(value) or value for value in request.headers.get(TOKEN_HEADER, ()))
+    found = dict.fromkeys(bearer(value) or value for value in request.headers.get(TOKEN_HEADER, ()))
     for value in request.headers.get("authorization", ()):
-        token = _bearer(value)
+        token = bearer(value)
         if token is not None and token.startswith(PREFIX):
             found[token] = None
     return tuple(found)
@@ -97,10 +97,10 @@ def presented_tokens(request: CheckedRequest) -> tuple[str, ...]:
 
 def is_in_authorization(request: CheckedRequest) -> bool:
     """Whether `Authorization` holds a token of ours, which must not reach the upstream."""
-    return any((_bearer(value) or "").startswith(PREFIX) for value in request.headers.get("authorization", ()))
+    return any((bearer(value) or "").startswith(PREFIX) for value in request.headers.get("authorization", ()))
 
 
-def _bearer(value: str) -> str | None:
+def bearer(value: str) -> str | None:
     """The credentials of ``Bearer`` (RFC 6750, section 2.1), or ``None`` for another scheme."""
     scheme, _, rest = value.strip(" \t").partition(" ")
     return rest.strip(" \t") if scheme.lower() == "bearer" else None

@@ -34,11 +34,13 @@ _RIGHTS: dict[Plane, dict[str, Verb]] = {
         "SpentCode": Verb.CREATE,
         "SessionActivity": Verb.GET,
         "SignInStop": Verb.GET,
+        "IssuerKeys": Verb.GET | Verb.PUT,
     },
     Plane.AUTHORIZE: {
         "Session": _READ,
         "User": _READ,
         "ServiceAccount": _READ,
+        "IssuerKeys": _READ,
         "DirectoryUser": _READ,
         "DirectoryGroup": _READ,
         "DirectoryState": _READ,

@@ -127,6 +127,21 @@ class IdentityProviderDocument(StrictDocument):
     )
 
 
+class TokenIssuerDocument(StrictDocument):
+    """An issuer whose bearer tokens (JWT) count without a sign-in, on the routes that list it."""
+
+    id: str = Field(pattern=NAME, description="Stable short name.")
+    issuer: str = Field(description="Issuer URL; compared exactly with `iss`. `https`, or `http` on this machine only.")
+    audiences: list[str] = Field(min_length=1, description="One of them must be among the token's `aud`, exactly.")
+    signing_algorithms: list[Literal["RS256", "PS256", "ES256", "EdDSA", "ES384", "RS384", "RS512"]] = Field(
+        default=["RS256", "ES256"], min_length=1, description="Accepted signatures."
+    )
+    key_set_url: str | None = Field(
+        default=None, description="Where its keys are (JWK set); without it, what its metadata say."
+    )
+    claims: ClaimsDocument = Field(default=ClaimsDocument(), description="Claim names.")
+
+
 class SessionDocument(StrictDocument):
     """The life of a sign-in."""
 
@@ -231,6 +246,10 @@ class RouteDocument(StrictDocument):
         description="What a client's certificate is on this route: nothing, a fact that policy may look at beside whoever is "
         "signed in, or who asks.",
     )
+    token_issuers: list[str] = Field(
+        default=[], description="Ids of the token issuers whose bearer tokens in `Authorization` count here."
+    )
+    pass_bearer: bool = Field(default=False, description="Whether the upstream gets such a token.")
     sensitive: bool = Field(default=False, description="Whether the shorter staleness limit applies.")
     explanation: str | None = Field(default=None, max_length=500, description="Sentence for the denial page.")
     show_remedy: bool = Field(
@@ -264,6 +283,7 @@ class Document(StrictDocument):
     databroker: DatabrokerDocument = Field(default=DatabrokerDocument(), description="Records.")
     planes: PlanesDocument = Field(default=PlanesDocument(), description="Addresses of the planes, with mutual TLS.")
     identity_providers: list[IdentityProviderDocument] = Field(default=[], description="Where people sign in.")
+    token_issuers: list[TokenIssuerDocument] = Field(default=[], description="Whose tokens count without a sign-in.")
     directories: object = Field(default=None, description="Where groups come from, one for each identity provider.")
     scim: ScimListenerDocument = Field(
         default=ScimListenerDocument(), description="Listener for directories that push."

@@ -15,12 +15,12 @@ from pathlib import Path
 from doorward.config.client_certificates import ClientCertificateSettings, read_client_certificates
 from doorward.config.directories import DirectoriesReader
 from doorward.config.directory_settings import DirectorySettings
-from doorward.config.document import Document, IdentityProviderDocument, PlanesDocument
+from doorward.config.document import Document, PlanesDocument
 from doorward.config.endpoints import Address, PlaneAddresses, parse_address
 from doorward.config.grants import read_grants
 from doorward.config.named_policies import read_library
 from doorward.config.references import SecretReader, no_secret, read_secret
-from doorward.config.route_checks import check_routes
+from doorward.config.route_checks import check_listed_issuers, check_routes
 from doorward.config.routes import RouteReader, RouteReading, parse_origin
 from doorward.config.settings import (
     DecisionLogSettings,
@@ -31,6 +31,7 @@ from doorward.config.settings import (
     StalenessLimits,
     TlsSettings,
 )
+from doorward.config.token_issuers import check_issuer, read_token_issuers
 from doorward.config.validation import position_of, salvaged, validate
 from doorward.errors import ConfigurationError
 from doorward.route.route import CertificateUse
@@ -40,10 +41,8 @@ MAIN_FILE = "doorward.yaml"
 ROUTES_FOLDER = "routes.d"
 LIMIT_BYTES = 64 * 1024 * 1024
 _LISTEN = re.compile(r"(\[[0-9a-fA-F:]+\]|[0-9.]+|localhost):([0-9]{1,5})\Z", re.ASCII)
-_ISSUER = re.compile(r"(https|http)://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?(/[!-~]*)?\Z", re.ASCII)
 _OPAQUE = frozenset({"routes", "directories", "sets", "policies"})
 _STAND_INS: dict[str, object] = {"version": 1, "authenticate_url": "", "routes": None}
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _REDIS = re.compile(r"(?:unix:///[!-~]+|rediss?(?:\+sentinel|\+cluster)?://[^\s@]+)\Z", re.ASCII)
 
 
@@ -224,6 +223,9 @@ class _Loader:
         directories = self._directories(document, node)
         redis = self._redis(document, node)
         certificates = self._client_certificates(document, node, reading)
+        issuers = read_token_issuers(document.token_issuers, node, self._fatal)
+        if reading is not None:
+            check_listed_issuers(reading.routes, issuers, self._fatal)
         if listen is None or reading is None or origin is None:
             return None
         tls = document.tls
@@ -243,6 +245,7 @@ class _Loader:
             scim_listen=self._scim_listen(document, node, directories),
             scim_tls=self._scim_tls(document),
             client_certificates=certificates,
+            token_issuers=issuers,
             session_lifetime_seconds=document.session.lifetime,
             session_idle_seconds=document.session.idle_timeout,
             session_limit=document.session.max_concurrent,
@@ -416,7 +419,7 @@ class _Loader:
                     f"`{written.id}` needs `email_domains`",
                     "with several identity providers each must name the domains that it vouches for",
                 )
-            self._check_issuer(written, position_of(node, (*place, "issuer")))
+            check_issuer(written.issuer, "issuer", position_of(node, (*place, "issuer")), self._fatal)
             if "openid" not in written.scopes:
                 self._fatal.error(position_of(node, (*place, "scopes")), "the scope `openid` is missing")
             secret = self._read_secret(
@@ -447,13 +450,6 @@ class _Loader:
         if len(set(issuers)) != len(issuers):
             self._fatal.error(position_of(node, ("identity_providers",)), "two identity providers have one issuer")
         return tuple(found)
-
-    def _check_issuer(self, written: IdentityProviderDocument, position: Position) -> None:
-        match = _ISSUER.match(written.issuer)
-        if match is None or "?" in written.issuer or "#" in written.issuer:
-            self._fatal.error(position, f"`issuer` is `{written.issuer}`", "expected `https://host[/path]`")
-        elif match[1] == "http" and match[2] not in _LOOPBACK:
-            self._fatal.error(position, f"`{written.issuer}` is not encrypted", "`http` is for this machine only")
 
     def _generation(self) -> str:
         """Hash of the text and of every file that it refers to, but for secrets: not every plane has those."""

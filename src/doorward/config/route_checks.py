@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from doorward.config.settings import IdentityProviderSettings, RoutePolicy
+from doorward.config.token_issuers import TokenIssuerSettings
 from doorward.policy import Facts, RequestFacts
 from doorward.policy.access import PERSON, Reach, judge_access
 from doorward.policy.checker import Known, check_known
@@ -84,6 +85,25 @@ def _check_public_neighbours(items: Sequence[RoutePolicy], problems: Problems) -
                 item.policy.position,
                 f"`{item.route.name}` is open to everyone, and `{private[0].route.name}` on the same host is not",
                 "scripts of the open part run with the rights of whoever visits it; give it a host of its own",
+            )
+
+
+def check_listed_issuers(
+    routes: Sequence[RoutePolicy], issuers: tuple[TokenIssuerSettings, ...], problems: Problems
+) -> None:
+    """Record what routes list that is nobody, and what has no meaning without a list."""
+    known = {item.id for item in issuers}
+    for item in routes:
+        for name in item.route.token_issuers:
+            if name not in known:
+                problems.error(
+                    item.policy.position,
+                    f"`{item.route.name}` lists the unknown token issuer `{name}`",
+                    "`token_issuers`",
+                )
+        if item.route.pass_bearer and not item.route.token_issuers:
+            problems.error(
+                item.policy.position, f"`{item.route.name}` passes on tokens of nobody", "list `token_issuers`"
             )
 
 

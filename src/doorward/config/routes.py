@@ -249,6 +249,8 @@ class RouteReader:
             allowed_origins=tuple(document.allowed_origins),
             sensitive=document.sensitive,
             client_certificate=CertificateUse(document.client_certificate),
+            token_issuers=tuple(document.token_issuers),
+            pass_bearer=document.pass_bearer,
             idle_strict=document.idle == "strict",
             explanation=document.explanation,
             show_remedy=document.show_remedy,

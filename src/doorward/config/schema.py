@@ -31,6 +31,7 @@ from doorward.config.document import (
     ScimListenerDocument,
     SessionDocument,
     TlsDocument,
+    TokenIssuerDocument,
 )
 from doorward.policy.schema import policy_definitions
 
@@ -43,6 +44,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`identity_providers[]`", IdentityProviderDocument),
     ("`grants[]`", GrantDocument),
     ("`identity_providers[].claims`", ClaimsDocument),
+    ("`token_issuers[]`", TokenIssuerDocument),
     ("`session`", SessionDocument),
     ("`scim`", ScimListenerDocument),
     ("`directories[]` of type `scim`", ScimDocument),

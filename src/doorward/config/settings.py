@@ -7,6 +7,7 @@ from typing import TypeAlias
 from doorward.config.client_certificates import ClientCertificateSettings
 from doorward.config.directory_settings import DirectorySettings
 from doorward.config.endpoints import Address, PlaneAddresses
+from doorward.config.token_issuers import TokenIssuerSettings
 from doorward.keys.secret import Secret
 from doorward.policy import Policy
 from doorward.route.route import CertificateUse, Route
@@ -143,6 +144,8 @@ class Settings:
     directories: tuple[DirectorySettings, ...] = ()
     scim_listen: Address | None = None
     """Where directories that push are listened for."""
+    token_issuers: tuple[TokenIssuerSettings, ...] = ()
+    """Whose tokens count without a sign-in, on the routes that list them."""
     client_certificates: ClientCertificateSettings | None = None
     """``None``: no client is asked for a certificate."""
     scim_tls: TlsSettings | None = None

@@ -90,6 +90,10 @@ class Route:
     idle_strict: bool = False
     """Whether an open guarded stream does not count as using the session."""
     client_certificate: CertificateUse = CertificateUse.IGNORED
+    token_issuers: tuple[str, ...] = ()
+    """Ids of the issuers whose bearer tokens count."""
+    pass_bearer: bool = False
+    """Whether the upstream gets such a token."""
     explanation: str | None = None
     """The operator's sentence for the denial page."""
     show_remedy: bool = False
@@ -132,6 +136,8 @@ _NOT_REACH = frozenset(
         "digest",
         "allowed_origins",
         "client_certificate",
+        "token_issuers",
+        "pass_bearer",
     }
 )
 

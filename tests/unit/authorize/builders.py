@@ -28,8 +28,10 @@ from doorward_authorize.check_response import Responder
 from doorward_authorize.checker import Checker
 from doorward_authorize.decision_log import DecisionLog
 from doorward_authorize.decision_record import RecordEncoder
+from doorward_authorize.directories import Directories
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.explanations import Explanations
+from doorward_authorize.external_tokens import ExternalTokens
 from doorward_authorize.held_decisions import HeldDecisions
 from doorward_authorize.log_file import LogFile
 from doorward_authorize.metrics import AuthorizeMetrics
@@ -116,7 +118,12 @@ class World:
         self.hasher = TokenHasher(self.token_keys)
         self.accounts = ServiceAccounts(self.records, self.hasher, self.clock)
         self.principals = Principals(
-            self.handles, self.records, self.records, self.clock, service_accounts=self.accounts
+            self.handles,
+            self.records,
+            self.records,
+            self.clock,
+            service_accounts=self.accounts,
+            external_tokens=ExternalTokens(self.records, Directories(self.records, self.clock), self.clock),
         )
         self.settings = self.read(config)
         self.evaluator = Evaluator(

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from doorward.config.directory_settings import DirectorySettings
 from doorward.config.settings import IdentityProviderSettings
 from doorward.identity.directory import directory_user_id, join_value
+from doorward.identity.signed_token import PROTOCOL_CLAIMS
 from doorward.identity.user import User, user_id
-from doorward_authenticate.identity_providers.id_token import PROTOCOL_CLAIMS, VerifiedClaims
+from doorward_authenticate.identity_providers.id_token import VerifiedClaims
 
 CLAIMS_LIMIT_BYTES = 64 * 1024
 _TEXT_LIMIT = 320

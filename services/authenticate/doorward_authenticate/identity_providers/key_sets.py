@@ -3,17 +3,15 @@
 import asyncio
 
 import httpx
-from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, Key, OKPKey, RSAKey, import_key
+from joserfc.jwk import Key
 
 from doorward.clock import Clock
+from doorward.identity.issuer_keys import usable_keys
 from doorward_authenticate.errors import ProviderUnavailableError
 from doorward_authenticate.identity_providers.fetch import fetch_json
 
 FRESH_SECONDS = 3600.0
 REFETCH_SECONDS = 60.0
-KEY_LIMIT = 100
-_ASYMMETRIC = (RSAKey, ECKey, OKPKey)
 
 
 def parse_keys(document: dict[str, object]) -> tuple[Key, ...]:
@@ -22,20 +20,10 @@ def parse_keys(document: dict[str, object]) -> tuple[Key, ...]:
     Raises:
         ProviderUnavailableError: it is no JWK set.
     """
-    entries = document.get("keys")
-    if not isinstance(entries, list) or len(entries) > KEY_LIMIT:
-        raise ProviderUnavailableError("the key set is no JWK set")
-    keys: list[Key] = []
-    for entry in entries:
-        if not isinstance(entry, dict) or entry.get("use", "sig") != "sig" or "d" in entry:
-            continue
-        try:
-            key = import_key(entry)
-        except (JoseError, ValueError, TypeError, KeyError):
-            continue  # a kind of key that we do not know is no reason to refuse the others
-        if isinstance(key, _ASYMMETRIC):
-            keys.append(key)
-    return tuple(keys)
+    try:
+        return usable_keys(document)
+    except ValueError as error:
+        raise ProviderUnavailableError(str(error)) from error
 
 
 class KeySource:

@@ -61,6 +61,17 @@ def parse_metadata(document: dict[str, object], issuer: str) -> Metadata:
     )
 
 
+def key_set_url(document: dict[str, object], issuer: str) -> str:
+    """Where the keys of ``issuer`` are, by its metadata; all that is needed of somebody nobody signs in at.
+
+    Raises:
+        ProviderUnavailableError: another issuer's, or unusable.
+    """
+    if document.get("issuer") != issuer:
+        raise ProviderUnavailableError("the discovery document names another issuer")
+    return _url(document, "jwks_uri", issuer)
+
+
 def _strings(document: dict[str, object], name: str) -> list[str]:
     value = document.get(name, [])
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):

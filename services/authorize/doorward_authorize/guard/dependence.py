@@ -3,6 +3,8 @@
 from doorward.config.settings import Settings
 from doorward.identity import session as sessions
 from doorward.identity import user as users
+from doorward.identity.issuer_keys import RECORD_TYPE as ISSUER_KEYS_TYPE
+from doorward.identity.issuer_keys import issuer_keys_id
 from doorward.identity.service_account import ID_PREFIX
 from doorward.identity.service_account import RECORD_TYPE as SERVICE_ACCOUNT_TYPE
 from doorward_authorize.client_certificates import ID_PREFIX as CERTIFICATE_PREFIX
@@ -18,12 +20,21 @@ def records_of(description: Description) -> tuple[tuple[str, str], ...]:
         return ((SERVICE_ACCOUNT_TYPE, description.session_id),)
     if description.session_id.startswith(CERTIFICATE_PREFIX):
         return ()
+    if description.external is not None:
+        keys = issuer_keys_id(description.external.issuer)
+        return (ISSUER_KEYS_TYPE, keys), (users.RECORD_TYPE, description.user_id)
     return (sessions.RECORD_TYPE, description.session_id), (users.RECORD_TYPE, description.user_id)
 
 
 def vouching(settings: Settings) -> tuple[object, ...]:
     """Everything that says who is who."""
-    return settings.identity_providers, settings.directories, settings.grants, settings.client_certificates
+    return (
+        settings.identity_providers,
+        settings.directories,
+        settings.grants,
+        settings.client_certificates,
+        settings.token_issuers,
+    )
 
 
 def differs(before: CompiledRoute | None, after: CompiledRoute | None) -> bool:
@@ -37,4 +48,5 @@ def differs(before: CompiledRoute | None, after: CompiledRoute | None) -> bool:
         or before.route.sensitive != after.route.sensitive
         or before.route.broken != after.route.broken
         or before.route.client_certificate is not after.route.client_certificate
+        or before.route.token_issuers != after.route.token_issuers
     )

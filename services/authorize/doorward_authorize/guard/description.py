@@ -9,6 +9,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from doorward.api.authorize.v1.authorize_pb2 import HeaderValues
 from doorward.api.authorize.v1.authorize_pb2 import RequestFacts as RequestMessage
+from doorward.api.guard.v1.guard_pb2 import ExternalToken as TokenMessage
 from doorward.api.guard.v1.guard_pb2 import StreamDescription
 from doorward.errors import DataCorruptedError, NotFoundError
 from doorward.policy import RequestFacts
@@ -17,6 +18,7 @@ from doorward.route.paths import decoded_path
 from doorward_authorize.certificate import VerifiedCertificate
 from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.outcome import Outcome
+from doorward_authorize.principal import ExternalToken
 
 _HEADER_READ = "http_header/"
 """How a policy declares that it reads a header."""
@@ -33,6 +35,8 @@ class Description:
     """Empty for somebody who is not signed in."""
     user_id: str
     facts: RequestFacts
+    external: ExternalToken | None = None
+    """The token of another issuer that says who asks."""
     certificate: VerifiedCertificate | None = None
     """The client's, where the route looks at it."""
     request_id: str = ""
@@ -49,6 +53,7 @@ def described(request: CheckedRequest, outcome: Outcome, decision_id: str) -> St
         session_id=outcome.session_id or "",
         user_id=outcome.user_id or "",
         request_id=request.request_id,
+        external_token=_described_token(outcome),
         client_certificate=request.certificate.described() if request.certificate is not None else None,
         request=RequestMessage(
             route_id=request.route_id,
@@ -63,6 +68,20 @@ def described(request: CheckedRequest, outcome: Outcome, decision_id: str) -> St
     # A Struct holds text alone.
     metadata.fields[METADATA_STREAM].string_value = base64.b64encode(message.SerializeToString()).decode("ascii")
     return metadata
+
+
+def _described_token(outcome: Outcome) -> TokenMessage | None:
+    token = outcome.principal.external if outcome.principal is not None else None
+    if token is None:
+        return None
+    return TokenMessage(
+        issuer=token.issuer, subject=token.subject, key=token.key, expires_at=token.expires_at, claims=token.claims
+    )
+
+
+def _external(message: StreamDescription) -> ExternalToken:
+    token = message.external_token
+    return ExternalToken(token.issuer, token.subject, token.key, token.expires_at, token.claims, message.session_id)
 
 
 def read_description(data: bytes, host_of: Callable[[str], str | None]) -> Description:
@@ -103,5 +122,6 @@ def read_description(data: bytes, host_of: Callable[[str], str | None]) -> Descr
             route=request.route_id,
         ),
         certificate=certificate,
+        external=_external(message) if message.HasField("external_token") else None,
         request_id=message.request_id,
     )

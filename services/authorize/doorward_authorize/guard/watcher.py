@@ -390,6 +390,8 @@ class Watcher:
         self, described: Description, route: CompiledRoute, settings: Settings
     ) -> Principal | Rejected | None:
         """Whose stream it is, as things are now."""
+        if described.external is not None:
+            return self._principals.of_external_token(described.external, route.route, settings)
         if not described.session_id.startswith(CERTIFICATE_PREFIX):
             return self._principals.of_session(described.session_id, settings)
         speaks = route.route.client_certificate is CertificateUse.PRINCIPAL and described.certificate is not None

@@ -32,6 +32,7 @@ RECORD_TYPES: dict[str, RecordType] = {
         RecordType("SessionTokens", indexes=("due",), ends_with_history=True),
         RecordType("User", indexes=("email", "identity_provider_id", "directory_user")),
         RecordType("ServiceAccount"),
+        RecordType("IssuerKeys"),
         RecordType("DirectoryUser", indexes=("directory_id", "join_value", "email", "group_id")),
         RecordType("DirectoryGroup", indexes=("directory_id", "name")),
         RecordType("DirectoryState"),

@@ -44,6 +44,8 @@ NOT_REACH = {
     "idle_strict": True,
     "allowed_origins": ("https://app.example.com",),
     "client_certificate": CertificateUse.PRINCIPAL,
+    "token_issuers": ("ci",),
+    "pass_bearer": True,
 }
 
 
