@@ -21,6 +21,7 @@ from typing import Any
 import grpc.aio
 import psutil
 import yaml
+from bench.watching import WATCH, watch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.support.deployment import short_folder
 from tests.support.redis_server import RedisServer, redis_server
@@ -40,7 +41,6 @@ from doorward_databroker.store.servers import Servers
 from doorward_databroker.store.writer import _Job
 
 PAYLOAD = 500
-WATCH = "/doorward.api.databroker.v1.DatabrokerService/Watch"
 
 
 class PlainCodec:
@@ -183,36 +183,6 @@ async def _watch(channel: grpc.aio.Channel, types: list[str], name: str) -> Any:
     raise RuntimeError(f"the watch ended: {await stream.details()}")
 
 
-async def watchers(folder: Path, count: int, seconds: float) -> None:
-    """In a process of its own: watch, and print how late each change was, in milliseconds."""
-    late: list[float] = []
-    ready = asyncio.Event()
-    waiting = count
-
-    async def one(number: int) -> None:
-        nonlocal waiting
-        async with open_channel(LocalEndpoints(folder).databroker("authorize"), Plane.DATABROKER) as channel:
-            async for data in _watch(channel, ["User"], f"w{number}"):
-                now = time.time()
-                message = pb.WatchResponse.FromString(data)
-                if message.WhichOneof("message") == "consistent":
-                    waiting -= 1
-                    if not waiting:
-                        ready.set()
-                late.extend((now - float(record.data)) * 1000 for record in message.batch.records if record.data)
-
-    tasks = [asyncio.create_task(one(number)) for number in range(count)]
-    await asyncio.wait_for(ready.wait(), 60)
-    late.clear()
-    print("ready", flush=True)
-    await asyncio.sleep(seconds + 1.0)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    late.sort()
-    print(json.dumps({"seen": len(late), "p50": late[len(late) // 2], "p99": late[int(len(late) * 0.99)]}))
-
-
 async def fan_out(
     endpoints: LocalEndpoints, databroker: psutil.Process, count: int, rate: int, batch: int, seconds: float
 ) -> dict[str, float]:
@@ -247,8 +217,11 @@ async def fan_out(
     result: dict[str, float] = json.loads(output.splitlines()[-1])
     used = sum(databroker.cpu_times()[:2]) - cpu
     return {
-        "watchers": count, "changes_per_s": written / seconds, "failed_puts": failed, "seen_of_sent": result["seen"] / (written * count),
-        "p50_ms": result["p50"], "p99_ms": result["p99"], "databroker_cores": used / (seconds + 1),
+        "watchers": count, "changes_per_s": written / seconds, "failed_puts": failed, "cut": result["cut"],
+        "seen_of_sent": result["seen"] / (written * count), "p50_ms": result["p50"], "p99_ms": result["p99"],
+        "max_ms": result["max"], "messages_per_s": result["messages"] / (seconds + 1),
+        "databroker_cores": used / (seconds + 1), "watchers_cores": result["cores"],
+        "databroker_mb": databroker.memory_info().rss / 1e6,
     }  # fmt: skip
 
 
@@ -368,7 +341,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.watchers:
-        asyncio.run(watchers(arguments.folder, arguments.watchers, arguments.seconds))
+        asyncio.run(watch(arguments.folder, arguments.watchers, arguments.seconds))
         return
     figures = asyncio.run(measure(arguments))
     print(json.dumps({name: round(value, 2) for name, value in figures.items()}))

@@ -8,7 +8,7 @@ import h2.events
 import h2.settings
 
 from doorward.rpc import http2_frames as frames
-from doorward.rpc.grpc_methods import Methods, Receive, Send
+from doorward.rpc.grpc_methods import OK, CallEnded, Methods, Receive, Send
 from doorward.rpc.grpc_server import GrpcServer
 from doorward.rpc.http2_connection import Connection
 
@@ -60,7 +60,7 @@ class Server:
     def __init__(self, max_streams: int = 100) -> None:
         self.served: list[bytes] = []
         self.waiting: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self.cancelled = 0
+        self.cancelled = self.sent = 0
         methods = Methods(
             unary={b"/a/Check": self.check, b"/a/Later": self.later},
             streams={b"/a/Stream": self.stream},
@@ -88,7 +88,12 @@ class Server:
                 return 7
             if message == b"bug":
                 raise RuntimeError("planted")
+            if message == b"over":
+                raise CallEnded(OK)
+            if message == b"denied":
+                raise CallEnded(7, "not für `you`: 100 %\n" + "x" * 200)
             await send(message[::-1])
+            self.sent += 1
         return 0
 
     def feed(self, data: bytes) -> list[tuple[int, int, int, bytes]]:

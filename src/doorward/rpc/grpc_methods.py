@@ -3,14 +3,18 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from doorward.rpc.http2_frames import CallHeaders
+
 MESSAGE_LIMIT_BYTES = 4 * 1024 * 1024
 
 # https://grpc.io/docs/guides/status-codes
+OK = 0
 CANCELLED = 1
 INVALID_ARGUMENT = 3
 DEADLINE_EXCEEDED = 4
 PERMISSION_DENIED = 7
 RESOURCE_EXHAUSTED = 8
+FAILED_PRECONDITION = 9
 UNIMPLEMENTED = 12
 INTERNAL = 13
 UNAVAILABLE = 14
@@ -20,8 +24,18 @@ Unary = Callable[[bytes], bytes | Awaitable[bytes]]
 Receive = Callable[[], Awaitable[bytes | None]]
 """The next message, or ``None`` when the peer has ended its side or the call."""
 Send = Callable[[bytes], Awaitable[None]]
+"""Sends a message; returns once there is room for another one. One at a time in each call."""
 Stream = Callable[[Receive, Send], Awaitable[int]]
-"""Serves a stream and returns the gRPC status that ends it. 0 is taken for a mistake and becomes INTERNAL."""
+"""Serves a stream and returns the gRPC status that ends it. 0 is taken for a mistake and becomes INTERNAL; see ``CallEnded``."""
+
+
+class CallEnded(Exception):  # noqa: N818  # most ends are no errors
+    """Raised by a handler to end its call with a status and a text for the caller. A stream ends with OK in no other way."""
+
+    def __init__(self, status: int, text: str = "") -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,3 +46,7 @@ class Methods:
     streams: Mapping[bytes, Stream]
     overloaded: Unary
     """Answers unary calls for which there is no room."""
+    refused: Callable[[CallHeaders], CallEnded | None] | None = None
+    """Says whether a call is refused by its headers alone."""
+    message_limit_bytes: int = MESSAGE_LIMIT_BYTES
+    """The longest message that a caller may send."""

@@ -1,4 +1,6 @@
-"""A gRPC server for calls that every request waits for: HTTP/2 is read and written here, and calls are answered in the same callback.
+"""A gRPC server for checks, which every request waits for, and for what planes call.
+
+HTTP/2 is read and written here, and calls are answered in the same callback.
 
     bytes ─► Connection: frames, header blocks, flow control ─► a whole message
                  unary call   ─► its handler, at once; the answer leaves in the same write
@@ -29,6 +31,8 @@ QUEUE_LIMIT = 2_000
 """Calls that may wait for their turn; some fifty milliseconds' worth."""
 CONNECTION_LIMIT = 1_024
 _POLL_SECONDS = 0.02
+_FAREWELL_SECONDS = 0.5
+"""For what is still to be sent, and for the peer's half of the end of TLS."""
 
 
 class GrpcServer:
@@ -36,16 +40,19 @@ class GrpcServer:
 
     def __init__(
         self,
-        methods: Methods,
+        methods: Methods | Callable[[asyncio.BaseTransport], Methods],
         *,
         max_streams: int = 10_000,
         admits: Callable[[asyncio.BaseTransport], bool] = lambda _: True,
     ) -> None:
-        """``admits`` looks at a new connection, its certificate for example; one that it refuses is closed unheard.
+        """``methods`` are what is served, or who says so for each new connection.
+
+        ``admits`` looks at a new connection, its certificate for example; one that it refuses is closed unheard.
 
         ``max_streams`` is for each connection.
         """
-        self.methods = methods
+        self.methods_for = (lambda _: methods) if isinstance(methods, Methods) else methods
+        """See ``Host.methods_for``."""
         self.max_streams = max_streams
         self.known_headers: dict[bytes, CallHeaders] = {}
         self.connections: set[Calls] = set()
@@ -87,6 +94,12 @@ class GrpcServer:
             connection.close()
         if isinstance(self._listener, TlsListener):
             self._listener.end_handshakes()
+        deadline = self._loop.time() + _FAREWELL_SECONDS
+        while self.connections and self._loop.time() < deadline:  # noqa: ASYNC110  # of many
+            await asyncio.sleep(_POLL_SECONDS)
+        for connection in tuple(self.connections):
+            connection.abort()
+        await asyncio.sleep(0)  # aborted transports close in the next turn
 
     def admits(self, transport: asyncio.BaseTransport) -> bool:
         """See ``Host.admits``."""

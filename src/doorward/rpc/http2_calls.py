@@ -7,9 +7,10 @@ Every way in which a stream can end ends it with a status that is not OK.
 import asyncio
 import struct
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
+from urllib.parse import quote
 
 import structlog
 
@@ -21,6 +22,7 @@ from doorward.rpc.grpc_methods import (
     INVALID_ARGUMENT,
     MESSAGE_LIMIT_BYTES,
     UNAVAILABLE,
+    CallEnded,
     Methods,
     Stream,
     Unary,
@@ -29,11 +31,14 @@ from doorward.rpc.http2_frames import CallHeaders
 
 PREFIX_BYTES = 5
 WINDOW_BYTES = 32 * 1024 * 1024
-"""What all calls of a connection may have sent without being served."""
+"""What all calls of a connection may have sent without being served; twice the longest message where that is more."""
 BURST = 32
 """Calls answered in one go; about a millisecond's worth."""
-CALL_WINDOW_BYTES = MESSAGE_LIMIT_BYTES + 64 * 1024
+SPARE_BYTES = 64 * 1024
+"""What a call may have sent beyond its longest message."""
+CALL_WINDOW_BYTES = MESSAGE_LIMIT_BYTES + SPARE_BYTES
 DEFAULT_WINDOW = 65_535
+_TEXT_LIMIT = 1_000
 
 _STATUS_200 = b"\x88"
 _CONTENT_TYPE = h2.header_block([(b"content-type", b"application/grpc")])
@@ -44,9 +49,20 @@ _HEAD = h2.frame(h2.HEADERS, h2.END_HEADERS, 0, OPENING)[:5]
 _TAIL = h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, 0, TRAILERS[0])[:5]
 # A whole answer but the message: opening headers, the frame and message prefixes of the data, then the trailers.
 _ANSWER_HEAD = struct.Struct(f">5sI{len(OPENING)}sBHBBIBI")
+_MESSAGE_HEAD = struct.Struct(">BHBBIBI")
 _ANSWER_TAIL = struct.Struct(f">5sI{len(TRAILERS[0])}s")
 
+_PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+
 _log = structlog.stdlib.get_logger(__name__)
+
+
+def trailers(status: int, text: str = "") -> bytes:
+    """The block that ends a call. ``text`` is for people; what does not fit into a header is percent-encoded."""
+    if not text:
+        return TRAILERS[status]
+    encoded = quote(text[:_TEXT_LIMIT], safe=_PLAIN).encode()
+    return TRAILERS[status] + h2.header_block([(b"grpc-message", encoded)])
 
 
 @dataclass(eq=False, slots=True)
@@ -62,6 +78,8 @@ class Call:
     """Bytes of its messages that count against the connection's window."""
     allowed: int = CALL_WINDOW_BYTES
     """Bytes that we allow the peer to send."""
+    credit: int = 0
+    """Bytes dealt with that we have not yet allowed again."""
     ended: bool = False
     """The peer has ended its side."""
     opened: bool = False
@@ -69,21 +87,28 @@ class Call:
     task: "asyncio.Task[bytes] | asyncio.Task[None] | None" = None
     messages: "deque[bytes] | None" = None
     waiter: "asyncio.Future[None] | None" = None
-    unsent: deque[bytes] = field(default_factory=deque)
+    sender: "asyncio.Future[None] | None" = None
+    unsent: deque[bytes | memoryview] = field(default_factory=deque)
     status: int | None = None
     """Set once the call is to end when everything unsent is sent."""
+    text: str = ""
+    """What is said with the status."""
 
 
 class Host(Protocol):
     """What the connections of a server share."""
 
-    methods: Methods
     max_streams: int
     known_headers: dict[bytes, CallHeaders]
     connections: "set[Calls]"
 
     def admits(self, transport: asyncio.BaseTransport) -> bool:
         """Whether a new connection is wanted."""
+        ...
+
+    @property
+    def methods_for(self) -> Callable[[asyncio.BaseTransport], Methods]:
+        """What is served on a new connection."""
         ...
 
     @property
@@ -109,11 +134,20 @@ class Calls:
         self._window = DEFAULT_WINDOW
         self._call_window = DEFAULT_WINDOW
         self._frame_limit = h2.FRAME_LIMIT
-        self._allowed = WINDOW_BYTES
+        self._methods: Methods | None = None
+        self._allowed = self._most = WINDOW_BYTES
         self._credit = 0
         self._burst = 0
-        self._out: list[bytes] = []
+        self._out: list[bytes | memoryview] = []
+        self._flushing = False
+        self._paused = False
+        """The peer does not read."""
         self._going = False
+
+    @property
+    def _served(self) -> Methods:
+        assert self._methods is not None  # noqa: S101  # said when the connection was made
+        return self._methods
 
     # Unary calls.
 
@@ -127,7 +161,7 @@ class Calls:
         server = self._server
         if self._burst >= BURST or server.has_queue:
             if not server.enqueue(self, call, body[PREFIX_BYTES:]):
-                self.serve(call, body[PREFIX_BYTES:], server.methods.overloaded)
+                self.serve(call, body[PREFIX_BYTES:], self._served.overloaded)
             return
         self._burst += 1
         self.serve(call, body[PREFIX_BYTES:])
@@ -137,7 +171,7 @@ class Calls:
         if self._calls.get(call.stream) is not call:
             return  # reset while it waited
         try:
-            answer = (handler or self._server.methods.unary[call.headers.path])(message)
+            answer = (handler or self._served.unary[call.headers.path])(message)
         except Exception as error:
             self._failed(call, error)
             return
@@ -166,12 +200,15 @@ class Calls:
                 self._failed(call, error)
             elif self._calls.get(call.stream) is call:
                 self._answer(call, task.result())
-            self.flush()
+            self._flush_soon()
 
         task.add_done_callback(done)
 
     def _failed(self, call: Call, error: BaseException) -> None:
         """A bug in a handler is an error to the peer, and must not take the connection with it."""
+        if isinstance(error, CallEnded):
+            self.refuse(call, error.status, error.text)
+            return
         _log.error("a call failed", path=call.headers.path.decode("latin-1"), error=str(error), exc_info=error)
         self.refuse(call, INTERNAL)
 
@@ -194,21 +231,21 @@ class Calls:
         call.status = 0
         self._pump(call)
 
-    def refuse(self, call: Call, status: int) -> None:
-        """End a call with a status that is not OK. The caller flushes."""
-        if self._calls.get(call.stream) is not call:
+    def refuse(self, call: Call, status: int, text: str = "") -> None:
+        """End a call without an answer. The caller flushes. Of several ends the first one counts."""
+        if self._calls.get(call.stream) is not call or call.status is not None:
             return
         if not call.opened and not call.unsent:
-            self._only_headers(call.stream, OPENING + TRAILERS[status])
+            self._only_headers(call.stream, OPENING + trailers(status, text))
             self._gone(call)
         else:
-            call.status = status
+            call.status, call.text = status, text
             self._pump(call)
 
     # Streams.
 
     async def _stream(self, call: Call, handler: Stream) -> None:
-        """Run a stream's handler; every way out ends the stream with a status that is not OK."""
+        """Run a stream's handler; every way out but one ends the stream with a status that is not OK."""
         status = INTERNAL
         try:
             status = await handler(lambda: self._receive(call), lambda message: self._send(call, message)) or INTERNAL
@@ -235,17 +272,36 @@ class Calls:
         counted = len(message) + PREFIX_BYTES
         call.received -= counted
         self._give_back(counted)
-        call.allowed += counted
-        self._out.append(h2.window_update(call.stream, counted))
-        self.flush()
+        call.credit += counted
+        if call.credit >= SPARE_BYTES // 2:
+            # Not for each of many small messages: an acknowledgement would cost a write.
+            call.allowed += call.credit
+            self._out.append(h2.window_update(call.stream, call.credit))
+            call.credit = 0
+            self.flush()
         return message
 
     async def _send(self, call: Call, message: bytes) -> None:
         if self._calls.get(call.stream) is not call:
             return  # nobody is left to be told
-        call.unsent.append(b"\0" + len(message).to_bytes(4, "big") + message)
-        self._pump(call)
+        size = len(message)
+        length = size + PREFIX_BYTES
+        if call.opened and not call.unsent and length <= min(self._window, call.window, self._frame_limit):
+            # Nearly always; many streams are sent the same bytes, which are copied once, into what is written.
+            self._window -= length
+            call.window -= length
+            head = _MESSAGE_HEAD.pack(length >> 16, length & 0xFFFF, h2.DATA, 0, call.stream, 0, size)
+            self._out += (head, message)
+        else:
+            call.unsent.append(b"\0" + size.to_bytes(4, "big") + message)
+            self._pump(call)
         self.flush()
+        while (call.unsent or self._paused) and self._calls.get(call.stream) is call:
+            call.sender = self._loop.create_future()
+            try:
+                await call.sender
+            finally:
+                call.sender = None
 
     def _messages(self, call: Call) -> None:
         """Take whole messages out of a stream's bytes."""
@@ -253,7 +309,7 @@ class Calls:
         assert body is not None and call.messages is not None  # noqa: S101, PT018  # of streams alone
         while len(body) >= PREFIX_BYTES:
             size = int.from_bytes(body[1:PREFIX_BYTES], "big")
-            if body[0] or size > MESSAGE_LIMIT_BYTES:
+            if body[0] or size > self._served.message_limit_bytes:
                 self.refuse(call, INVALID_ARGUMENT)
                 return
             stop = PREFIX_BYTES + size
@@ -265,8 +321,9 @@ class Calls:
 
     @staticmethod
     def _wake(call: Call) -> None:
-        if call.waiter is not None and not call.waiter.done():
-            call.waiter.set_result(None)
+        for waiter in (call.waiter, call.sender):
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
 
     # Bytes out.
 
@@ -278,7 +335,7 @@ class Calls:
             call.opened = True
             self._out.append(h2.frame(h2.HEADERS, h2.END_HEADERS, call.stream, OPENING))
         while call.unsent:
-            data = call.unsent[0]
+            data = memoryview(call.unsent[0])
             room = min(self._window, call.window, self._frame_limit)
             if room <= 0:
                 return
@@ -290,8 +347,9 @@ class Calls:
                 call.unsent.popleft()
             else:
                 call.unsent[0] = data[room:]
+        self._wake(call)
         if call.status is not None:
-            block = TRAILERS[call.status]
+            block = trailers(call.status, call.text)
             self._out.append(h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, call.stream, block))
             self._gone(call)
 
@@ -309,10 +367,20 @@ class Calls:
             self._transport.write(b"".join(self._out))
         self._out.clear()
 
+    def _flush_soon(self) -> None:
+        """Write once for all calls that end in the same turn of the loop."""
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flushing = False
+        self.flush()
+
     def _give_back(self, counted: int) -> None:
         """``counted`` received bytes are dealt with: the peer may send as many again."""
         self._credit += counted
-        if self._credit >= WINDOW_BYTES // 2:
+        if self._credit >= self._most // 2:
             self._out.append(h2.window_update(0, self._credit))
             self._allowed += self._credit
             self._credit = 0
@@ -375,3 +443,8 @@ class Calls:
         """Close the connection once what is written has left."""
         if self._transport is not None:
             self._transport.close()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()

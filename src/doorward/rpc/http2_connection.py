@@ -13,18 +13,19 @@ from typing import cast
 import structlog
 
 from doorward.rpc import http2_frames as h2
-from doorward.rpc.grpc_methods import INVALID_ARGUMENT, MESSAGE_LIMIT_BYTES, UNIMPLEMENTED
+from doorward.rpc.grpc_methods import INVALID_ARGUMENT, UNIMPLEMENTED
 from doorward.rpc.http2_calls import (
-    CALL_WINDOW_BYTES,
     DEFAULT_WINDOW,
     OPENING,
     PREFIX_BYTES,
+    SPARE_BYTES,
     TRAILERS,
     UNSUPPORTED_MEDIA,
     WINDOW_BYTES,
     Call,
     Calls,
     Host,
+    trailers,
 )
 from doorward.rpc.http2_frames import ConnectionFault, HeaderReader, StreamFault
 
@@ -54,13 +55,16 @@ class Connection(Calls, asyncio.Protocol):
             stream.abort()
             return
         server.connections.add(self)
+        self._methods = methods = server.methods_for(transport)
+        call_window = methods.message_limit_bytes + SPARE_BYTES
+        self._allowed = self._most = max(WINDOW_BYTES, 2 * call_window)
         values = {
             h2.HEADER_TABLE_SIZE: 0,
             h2.MAX_CONCURRENT_STREAMS: server.max_streams,
-            h2.INITIAL_WINDOW_SIZE: CALL_WINDOW_BYTES,
+            h2.INITIAL_WINDOW_SIZE: call_window,
             h2.MAX_HEADER_LIST: h2.BLOCK_LIMIT,
         }
-        stream.write(h2.settings(values) + h2.window_update(0, WINDOW_BYTES - DEFAULT_WINDOW))
+        stream.write(h2.settings(values) + h2.window_update(0, self._most - DEFAULT_WINDOW))
 
     def connection_lost(self, error: Exception | None) -> None:
         """End everything that was going on here."""
@@ -72,11 +76,16 @@ class Connection(Calls, asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The peer does not read: then neither do we."""
+        self._paused = True
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """The peer reads again."""
+        self._paused = False
+        for call in tuple(self._calls.values()):
+            if call.sender is not None:
+                self._wake(call)
         if self._transport is not None:
             self._transport.resume_reading()
 
@@ -174,11 +183,15 @@ class Connection(Calls, asyncio.Protocol):
             # Refused before anything was done with it: the peer may try elsewhere.
             self._out.append(h2.reset(stream, h2.REFUSED_STREAM))
             return
-        call = Call(stream, headers, self._call_window)
+        methods = self._served
+        call = Call(stream, headers, self._call_window, allowed=methods.message_limit_bytes + SPARE_BYTES)
         if not headers.is_grpc:
             self._only_headers(stream, UNSUPPORTED_MEDIA)
             return
-        methods = self._server.methods
+        refused = methods.refused(headers) if methods.refused is not None else None
+        if refused is not None:
+            self._only_headers(stream, OPENING + trailers(refused.status, refused.text))
+            return
         if headers.path not in methods.unary:
             handler = methods.streams.get(headers.path)
             if handler is None:
@@ -220,11 +233,14 @@ class Connection(Calls, asyncio.Protocol):
         call.body += payload
         if call.messages is not None:
             self._messages(call)
-        elif len(call.body) >= PREFIX_BYTES and int.from_bytes(call.body[1:PREFIX_BYTES], "big") > MESSAGE_LIMIT_BYTES:
+        elif len(call.body) >= PREFIX_BYTES and self._is_too_long(call.body):
             self.refuse(call, INVALID_ARGUMENT)  # now: its end would never fit through the window
             return
         if flags & h2.END_STREAM:
             self._end_of_input(call)
+
+    def _is_too_long(self, body: bytearray) -> bool:
+        return int.from_bytes(body[1:PREFIX_BYTES], "big") > self._served.message_limit_bytes
 
     def _end_of_input(self, call: Call) -> None:
         call.ended = True

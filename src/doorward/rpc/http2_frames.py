@@ -67,6 +67,7 @@ class CallHeaders:
     content_type: bytes
     timeout_seconds: float | None
     """`grpc-timeout`; ``None`` when the caller waits for ever."""
+    user_agent: bytes = b""
 
     @property
     def is_grpc(self) -> bool:
@@ -132,6 +133,7 @@ def _call_headers(headers: Iterable[tuple[bytes, bytes]]) -> CallHeaders:
     plain = False
     content_type = b""
     timeout = None
+    user_agent = b""
     for name, value in headers:
         if name.startswith(b":"):
             if plain or name not in _SINGLE or name in pseudo:
@@ -143,6 +145,8 @@ def _call_headers(headers: Iterable[tuple[bytes, bytes]]) -> CallHeaders:
             raise StreamFault(PROTOCOL_ERROR)
         if name == b"content-type":
             content_type = value
+        elif name == b"user-agent":
+            user_agent = value
         elif name == b"grpc-timeout":
             match = _TIMEOUT.match(value)
             if match is None:
@@ -151,21 +155,32 @@ def _call_headers(headers: Iterable[tuple[bytes, bytes]]) -> CallHeaders:
     path = pseudo.get(b":path", b"")
     if b":method" not in pseudo or b":scheme" not in pseudo or not path.startswith(b"/"):
         raise StreamFault(PROTOCOL_ERROR)
-    return CallHeaders(pseudo[b":method"], path, content_type, timeout)
+    return CallHeaders(pseudo[b":method"], path, content_type, timeout, user_agent)
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes | memoryview = b"") -> bytes:
     """One frame."""
     length = len(payload)
     return FRAME.pack(length >> 16, length & 0xFFFF, kind, flags, stream) + payload
 
 
 def header_block(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Headers as literals that enter no table (RFC 7541, section 6.2.2); names and values under 127 bytes."""
-    block = bytearray()
-    for name, value in headers:
-        block += b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
-    return bytes(block)
+    """Headers as literals that enter no table (RFC 7541, section 6.2.2)."""
+    return b"".join(b"\0" + _literal(name) + _literal(value) for name, value in headers)
+
+
+def _literal(text: bytes) -> bytes:
+    """A string that is not compressed (RFC 7541, sections 5.1 and 5.2)."""
+    length = len(text)
+    if length < 127:
+        return bytes([length]) + text
+    length -= 127
+    prefix = bytearray([127])
+    while length > 127:
+        prefix.append(length & 127 | 128)
+        length >>= 7
+    prefix.append(length)
+    return bytes(prefix) + text
 
 
 def settings(values: dict[int, int]) -> bytes:

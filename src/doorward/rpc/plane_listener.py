@@ -22,17 +22,20 @@ def admitted(callers: Collection[Plane]) -> Callable[[asyncio.BaseTransport], bo
     allowed = frozenset(callers)
 
     def admits(transport: asyncio.BaseTransport) -> bool:
-        tls = transport.get_extra_info("ssl_object")
-        if tls is None:
+        if transport.get_extra_info("ssl_object") is None:
             return True
-        shown = (tls.getpeercert() or {}).get("subjectAltName", ())
-        named = plane_of_uris([value for kind, value in shown if kind == "URI"])
+        named = plane_behind(transport)
         if named not in allowed:
             _log.warning("refused a caller", peer=transport.get_extra_info("peername"), plane=named)
-            return False
-        return True
+        return named in allowed
 
     return admits
+
+
+def plane_behind(transport: asyncio.BaseTransport) -> str | None:
+    """The plane that the verified certificate behind a connection names, if it is exactly one."""
+    shown = (transport.get_extra_info("ssl_object").getpeercert() or {}).get("subjectAltName", ())
+    return plane_of_uris([value for kind, value in shown if kind == "URI"])
 
 
 async def listen(server: GrpcServer, place: Path | Address, identity: PlaneIdentity | None) -> None:

@@ -1,5 +1,6 @@
 """The planes' names, as callers are known by."""
 
+import functools
 import re
 from enum import StrEnum
 
@@ -24,6 +25,7 @@ class Plane(StrEnum):
     """A person at the command line, with access to the run folder or a certificate."""
 
 
+@functools.lru_cache(64)
 def contract_of(user_agent: str) -> int | None:
     """The contract that a caller speaks by its user agent; ``None`` for callers that are no plane of ours."""
     match = _CONTRACT.search(user_agent)

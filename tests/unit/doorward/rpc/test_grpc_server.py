@@ -317,6 +317,95 @@ async def test_a_stream_carries_messages_both_ways_and_never_ends_with_ok():
         assert (headers["grpc-status"], ended) == (expected, True)
 
 
+@pytest.mark.parametrize(
+    ("last", "status", "text"),
+    [(b"over", "0", None), (b"denied", "7", "not f%C3%BCr `you`: 100 %25%0A" + "x" * 200)],
+)
+async def test_a_stream_ends_as_its_handler_says(last: bytes, status: str, text: str | None):
+    client = Client(Server())
+    stream = client.open("/a/Stream")
+    client.h2.send_data(stream, prefixed(last))
+    client.step()
+    await asyncio.sleep(0)
+    client.step()
+    _, headers, ended = client.answer(stream)
+    assert (headers["grpc-status"], headers.get("grpc-message"), ended) == (status, text, True)
+
+
+async def test_a_stream_waits_for_a_peer_that_does_not_take_what_it_is_sent():
+    """Otherwise whatever a slow watcher does not take would pile up here, beyond every bound that is kept elsewhere."""
+    server = Server()
+    client = Client(server, acknowledges=False, INITIAL_WINDOW_SIZE=20_000)
+    stream = client.open("/a/Stream")
+    for _ in range(4):
+        client.h2.send_data(stream, prefixed(bytes(9_000)))
+        client.step()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    client.step()
+    assert server.sent == 2
+    assert len(client.answer(stream)[0]) == 20_000
+    client.h2.increment_flow_control_window(20_000, stream)
+    client.step()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    client.step()
+    assert server.sent == 4
+    assert client.answer(stream)[0] == prefixed(bytes(9_000)) * 4
+
+
+async def test_a_stream_waits_while_the_connection_is_full_and_ends_with_it():
+    server = Server()
+    client = Client(server)
+    stream = client.open("/a/Stream")
+    server.connection.pause_writing()
+    for message in (b"one", b"two"):
+        client.h2.send_data(stream, prefixed(message))
+    client.step()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    client.step()
+    assert (client.answer(stream)[0], server.sent) == (prefixed(b"eno"), 0)
+    server.connection.resume_writing()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    client.step()
+    assert (client.answer(stream)[0], server.sent) == (prefixed(b"eno") + prefixed(b"owt"), 2)
+    server.connection.pause_writing()
+    client.h2.send_data(stream, prefixed(b"three"))
+    client.step()
+    await asyncio.sleep(0)
+    client.h2.reset_stream(stream)
+    client.step()
+    await asyncio.sleep(0)
+    assert not server.connection.is_busy
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 60_000), min_size=1, max_size=4), st.integers(1, 40_000), st.integers(5_000, 50_000))
+async def test_messages_of_a_stream_arrive_whole_through_any_window(sizes: list[int], initial: int, step: int):
+    server = Server()
+    client = Client(server, acknowledges=False, INITIAL_WINDOW_SIZE=initial)
+    stream = client.open("/a/Stream")
+    expected = b""
+    for size in sizes:
+        message = bytes(index & 0xFF for index in range(size))
+        expected += prefixed(message[::-1])
+        body = prefixed(message)
+        while body:
+            room = min(len(body), 16_384)
+            client.h2.send_data(stream, body[:room])
+            body = body[room:]
+        client.step()
+    while len(client.answer(stream)[0]) < len(expected):
+        client.h2.increment_flow_control_window(step)
+        client.h2.increment_flow_control_window(step, stream)
+        client.step()
+        await asyncio.sleep(0)
+        client.step()
+    assert client.answer(stream)[0] == expected
+
+
 async def test_draining_refuses_new_calls_waits_for_running_ones_and_ends_streams_not_ok():
     server = Server()
     client = Client(server)
