@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from doorward.api.authenticate.v1.authenticate_pb2_grpc import add_AuthenticateServiceServicer_to_server
 from doorward.api.process.v1.process_pb2 import Process
 from doorward.clock import Clock, SystemClock
-from doorward.config.load import load_settings
+from doorward.config.apart import ConfigurationReader
 from doorward.config.reload import watch_settings
 from doorward.config.settings import Settings
 from doorward.keys.code import CodeSealer
@@ -53,7 +53,8 @@ def run(options: ServeOptions) -> int:
 
 async def serve(options: ServeOptions, stop: Stop) -> None:
     """Serve until ``stop``. Identity providers and databroker are looked for when they are needed."""
-    settings = load_settings(options.config_path)
+    reader = ConfigurationReader(options.config_path)
+    settings = await reader.settings()
     clock = SystemClock()
     neighbours = Neighbours(Plane.AUTHENTICATE, options, settings.planes, clock)
     keys = KeyStore(options.keys_dir)
@@ -128,7 +129,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         asyncio.create_task(web.serve(), name="pages"),
         asyncio.create_task(neighbours.run(), name="certificate"),
         asyncio.create_task(reporter.run(), name="report"),
-        asyncio.create_task(watch_settings(options.config_path, settings, on_change), name="reload"),
+        asyncio.create_task(watch_settings(reader, settings, on_change), name="reload"),
     }
     probes = ProbeServer(registry, lambda: stop.serving)
     stopping = asyncio.create_task(stop.wait(), name="stop")

@@ -18,7 +18,7 @@ from doorward.api.process.v1.process_pb2 import Process
 from doorward.api.session.v1 import session_pb2
 from doorward.api.user.v1 import user_pb2
 from doorward.clock import SystemClock
-from doorward.config.apart import load_settings_apart
+from doorward.config.apart import ConfigurationReader
 from doorward.config.references import no_secret
 from doorward.config.reload import watch_settings
 from doorward.config.settings import DecisionLogSettings, Settings
@@ -114,7 +114,8 @@ class DatabrokerSource:
 async def serve(options: ServeOptions, stop: Stop) -> None:
     """Serve until ``stop``. Without the databroker, checks are answered 503 and it is looked for until it is back."""
     gc.set_threshold(*COLLECT_AFTER)
-    settings = await load_settings_apart(options.config_path, secrets=no_secret)
+    reader = ConfigurationReader(options.config_path, secrets=no_secret)
+    settings = await reader.settings()
     clock = SystemClock()
     neighbours = Neighbours(Plane.AUTHORIZE, options, settings.planes, clock)
     keys = KeyStore(options.keys_dir)
@@ -237,7 +238,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         asyncio.create_task(watcher.run(), name="guarded streams"),
         asyncio.create_task(activity.run(), name="activity"),
         asyncio.create_task(explanations.run(), name="refusals"),
-        asyncio.create_task(watch_settings(options.config_path, settings, on_change, secrets=no_secret), name="reload"),
+        asyncio.create_task(watch_settings(reader, settings, on_change), name="reload"),
         asyncio.create_task(neighbours.run(), name="certificate"),
         asyncio.create_task(reporter.run(), name="report"),
     }

@@ -14,6 +14,7 @@ from doorward.api.databroker.v1.operations_pb2_grpc import add_OperationsService
 from doorward.api.process.v1.process_pb2 import Process
 from doorward.api.process.v1.process_pb2_grpc import add_ProcessServiceServicer_to_server
 from doorward.clock import SystemClock
+from doorward.config.apart import ConfigurationReader
 from doorward.config.endpoints import LocalEndpoints
 from doorward.config.load import load_settings
 from doorward.config.references import no_secret, read_secret
@@ -59,6 +60,7 @@ def run(options: ServeOptions) -> int:
 async def serve(options: ServeOptions, stop: Stop) -> None:
     """Serve until ``stop``. A store that is away makes calls fail, and never ends the process."""
     settings = load_settings(options.config_path, secrets=no_secret, store_secrets=read_secret)
+    reader = ConfigurationReader(options.config_path, secrets=no_secret)
     clock = SystemClock()
     neighbours = Neighbours(Plane.DATABROKER, options, settings.planes, clock)
     keys = KeyStore(options.keys_dir)
@@ -129,7 +131,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         asyncio.create_task(_serving(servers, heartbeat), name="health"),
         asyncio.create_task(neighbours.run(), name="certificate"),
         asyncio.create_task(report_always(), name="report"),
-        asyncio.create_task(watch_settings(options.config_path, settings, on_change, secrets=no_secret), name="reload"),
+        asyncio.create_task(watch_settings(reader, settings, on_change), name="reload"),
     ]
     probes = ProbeServer(registry, lambda: stop.serving and heartbeat.healthy)
     stopping = asyncio.create_task(stop.wait(), name="stop")

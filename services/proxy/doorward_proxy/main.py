@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from doorward.api.process.v1.process_pb2 import Process
 from doorward.clock import SystemClock
-from doorward.config.load import load_settings
+from doorward.config.apart import ConfigurationReader
 from doorward.config.references import no_secret
 from doorward.config.reload import watch_settings
 from doorward.config.settings import Settings
@@ -62,7 +62,8 @@ def run(options: ServeOptions) -> int:
 async def serve(options: ServeOptions, stop: Stop) -> None:
     """Serve until ``stop``: pages, discovery and Envoy; Envoy drains first."""
     gc.set_threshold(*COLLECT_AFTER)
-    settings = load_settings(options.config_path, secrets=no_secret)
+    reader = ConfigurationReader(options.config_path, secrets=no_secret)
+    settings = await reader.settings()
     binary = find_envoy(settings.envoy_path)
     await _check_version(binary)
     plane = ProxyPlane(options, settings, binary)
@@ -75,11 +76,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     try:
         await probes.start(options.health or plane.neighbours.local.probes(Plane.PROXY, options.worker))
         tasks += await plane.start()
-        tasks.append(
-            asyncio.create_task(
-                watch_settings(options.config_path, settings, on_change, secrets=no_secret), name="reload"
-            )
-        )
+        tasks.append(asyncio.create_task(watch_settings(reader, settings, on_change), name="reload"))
         await _until_stopped(stop, tasks, asyncio.create_task(_announce(plane, stop)))
     finally:
         await plane.stop()

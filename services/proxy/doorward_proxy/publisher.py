@@ -87,6 +87,8 @@ class Publisher:
         self._wake = asyncio.Event()
         self._settings: Settings | None = None
         self._snapshot: Snapshot | None = None
+        self._waiting_since: float | None = None
+        """When the first of the settings came that wait to be published."""
         self.status = PublisherStatus(None, (), None)
 
     def submit(self, settings: Settings) -> None:
@@ -122,9 +124,11 @@ class Publisher:
                 _log.error("the configuration could not be published", error=str(error), exc_info=True)
 
     async def _publish(self, settings: Settings) -> None:
+        if self._waiting_since is None:
+            self._waiting_since = self._clock.monotonic()
         snapshot = self._admitted(settings)
-        await self._await_deciders(settings.generation)
-        self._hand_over(settings, snapshot, ())
+        if await self._await_deciders(settings.generation, self._waiting_since + AUTHORIZE_SECONDS):
+            self._hand_over(settings, snapshot, ())
 
     def _admitted(self, settings: Settings) -> Snapshot:
         """The snapshot for ``settings``.
@@ -142,19 +146,20 @@ class Publisher:
         return snapshot
 
     def _hand_over(self, settings: Settings, snapshot: Snapshot, isolated: tuple[tuple[str, str], ...]) -> None:
-        self._settings, self._snapshot = settings, snapshot
+        self._settings, self._snapshot, self._waiting_since = settings, snapshot, None
         self._discovery.publish(snapshot)
         self._metrics.published.inc()
         self._metrics.isolated.set(len(isolated))
         self.status = PublisherStatus(settings.generation, isolated, None)
         _log.info("published", generation=settings.generation, version=snapshot.version, isolated=len(isolated))
 
-    async def _await_deciders(self, generation: str) -> None:
-        """Return once everybody who decides runs ``generation``, or after two seconds with a warning.
+    async def _await_deciders(self, generation: str, deadline: float) -> bool:
+        """Return true once everybody who decides runs ``generation``, or at ``deadline`` with a warning.
 
-        Authorize denies what it does not know, so being early costs refusals, never a leak.
+        Authorize denies what it does not know, so being early costs refusals, never a leak. False when newer settings wait: nobody
+        who runs those already would say so of these again. The deadline is that of the first change that waits, so that changes
+        without end are published all the same.
         """
-        deadline = self._clock.monotonic() + AUTHORIZE_SECONDS
         missing = ["nobody is known"]
         while self._clock.monotonic() < deadline:
             try:
@@ -163,10 +168,13 @@ class Publisher:
             except (UnavailableError, TimeoutError) as error:
                 missing = [str(error)]
             if not missing:
-                return
+                return True
+            if self._superseded():
+                return False
             await asyncio.sleep(_POLL_SECONDS)
         self._metrics.unsynchronised.inc()
         _log.warning("publishing before everybody who decides has it", generation=generation, missing=missing)
+        return True
 
     async def _isolate(self, refusal: Refusal) -> None:
         """Find the hosts that Envoy refuses, and publish the rest with those on 503."""

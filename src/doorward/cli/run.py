@@ -13,8 +13,9 @@ from typing import TypeAlias
 from rich.console import Console
 
 from doorward.cli.policy_files import read_node
-from doorward.config.load import load_settings, main_file
+from doorward.config.load import load_settings
 from doorward.config.settings import Settings
+from doorward.config.sources import main_file
 from doorward.config.validation import position_of
 from doorward.errors import ConfigurationError
 from doorward.runtime.deployment import Deployment

@@ -1,88 +1,144 @@
 """Reads a configuration in a process of its own, so that reading ten thousand routes holds nobody up.
 
-    we ──► python -m doorward.config.apart FILE …        reads, checks, and ends
-    we ◄── what became of it, then the routes some at a time
+    we ──► python -m doorward.config.apart FILE …        waits to be asked, and ends with us
+    we ──► a line                                        reads what has changed, and checks
+    we ◄── what became of it, the routes that we have not been sent before, and the numbers of all of them in order
 
-Whatever is sent is taken apart in small pieces, with a turn of the event loop between any two. The child runs our own code on the
-operator's file with our own rights; what it sends is believed as much as what we read ourselves.
+Whatever is sent is taken apart in small pieces, with a turn of the event loop between any two. A route that has not changed is the same
+object as before, so that nobody need look at it again. The child runs our own code on the operator's file with our own rights; what
+it sends is believed as much as what we read ourselves.
 """
 
+import array
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import pickle
 import sys
+from asyncio.subprocess import Process
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from doorward.config.load import Loaded, load
 from doorward.config.references import SecretReader, no_secret, read_secret
+from doorward.config.remembered import Remembered
 from doorward.config.settings import RoutePolicy, Settings
 from doorward.errors import ConfigurationError
 
 _SLICE = 10
 """Routes in one piece: well under a millisecond to take apart."""
+_ORDER_SLICE = 2_000
 _LENGTH_BYTES = 4
 _PIECE_LIMIT = 256 * 1024 * 1024
 _SECONDS = 120.0
+_REST_SECONDS = 300.0
+_MANY_ROUTES = 1_000
+"""A reader of fewer routes is ended when it has rested: it costs more memory than it saves time."""
 
 
-async def load_settings_apart(
-    path: Path, *, secrets: SecretReader = read_secret, store_secrets: SecretReader = no_secret
-) -> Settings:
-    """As ``load.load_settings``, read in a process of its own.
+class ConfigurationReader:
+    """Reads the configuration at ``path`` again and again, and each time only what has changed.
 
-    Raises:
-        ConfigurationError: the file cannot be used; carries every problem.
+    ``secrets`` as in ``load.load``. Concurrency: belongs to one event loop; one reading at a time.
     """
-    loaded = await load_apart(path, secrets=secrets, store_secrets=store_secrets)
-    if loaded.settings is None:
-        raise ConfigurationError([problem.render() for problem in loaded.problems if problem.severity == "error"])
-    return loaded.settings
 
+    def __init__(
+        self,
+        path: Path,
+        *,
+        secrets: SecretReader = read_secret,
+    ) -> None:
+        self.path = path
+        self._arguments = [str(path), "secrets" if secrets is read_secret else "none"]
+        self._process: Process | None = None
+        self._held: dict[int, RoutePolicy] = {}
+        self._rest: asyncio.TimerHandle | None = None
 
-async def load_apart(
-    path: Path, *, secrets: SecretReader = read_secret, store_secrets: SecretReader = no_secret
-) -> Loaded:
-    """As ``load.load``, read in a process of its own.
+    async def load(self) -> Loaded:
+        """As ``load.load``.
 
-    Raises:
-        ConfigurationError: it cannot be read, is no YAML at all, or the reader ended without an answer.
-    """
-    arguments = [str(path), _word(secrets), _word(store_secrets)]
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "doorward.config.apart", *arguments),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        limit=_PIECE_LIMIT,
-    )
-    try:
-        if process.stdout is None:
-            raise EOFError
-        async with asyncio.timeout(_SECONDS):
-            return await _receive(process.stdout)
-    except (asyncio.IncompleteReadError, TimeoutError, pickle.UnpicklingError, EOFError) as error:
-        raise ConfigurationError(
-            [f"{path}: error: its reader ended without an answer ({type(error).__name__})"]
-        ) from None
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-
-
-async def _receive(stream: asyncio.StreamReader) -> Loaded:
-    first = await _piece(stream)
-    if isinstance(first, list):
-        raise ConfigurationError(first)
-    loaded: Loaded = first
-    if loaded.settings is None:
+        Raises:
+            ConfigurationError: it cannot be read, is no YAML at all, or the reader ended without an answer.
+        """
+        if self._rest is not None:
+            self._rest.cancel()
+        try:
+            async with asyncio.timeout(_SECONDS):
+                loaded = await self._ask()
+        except BaseException as error:
+            # Whatever has been sent and not been taken would be the answer to the next question.
+            await self.close()
+            if isinstance(error, asyncio.IncompleteReadError | OSError | pickle.UnpicklingError | EOFError | KeyError):
+                # A TimeoutError is an OSError.
+                raise ConfigurationError(
+                    [f"{self.path}: error: its reader ended without an answer ({type(error).__name__})"]
+                ) from None
+            raise
+        if len(self._held) < _MANY_ROUTES:
+            self._rest = asyncio.get_running_loop().call_later(_REST_SECONDS, self._end)
+        if isinstance(loaded, list):
+            raise ConfigurationError(loaded)
         return loaded
-    routes: list[RoutePolicy] = []
-    while piece := await _piece(stream):
-        routes += piece
-        await asyncio.sleep(0)
-    return dataclasses.replace(loaded, settings=dataclasses.replace(loaded.settings, routes=tuple(routes)))
+
+    async def settings(self) -> Settings:
+        """As ``load.load_settings``.
+
+        Raises:
+            ConfigurationError: the file cannot be used; carries every problem.
+        """
+        loaded = await self.load()
+        if loaded.settings is None:
+            raise ConfigurationError([problem.render() for problem in loaded.problems if problem.severity == "error"])
+        return loaded.settings
+
+    async def close(self) -> None:
+        """End the process; the next reading starts another one. Idempotent."""
+        process = self._process
+        self._end()
+        if process is not None:
+            await process.wait()
+
+    def _end(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+        process, self._process, self._rest, self._held = self._process, None, None, {}
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+
+    async def _ask(self) -> Loaded | list[str]:
+        if self._process is None or self._process.returncode is not None:
+            self._held = {}
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "doorward.config.apart", *self._arguments),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                limit=_PIECE_LIMIT,
+            )
+        asking, answering = self._process.stdin, self._process.stdout
+        if asking is None or answering is None:
+            raise EOFError
+        asking.write(b"\n")
+        await asking.drain()
+        first: Loaded | list[str] = await _piece(answering)
+        if isinstance(first, list) or first.settings is None:
+            return first
+        held = self._held
+        while fresh := await _piece(answering):
+            held.update(fresh)
+            await asyncio.sleep(0)
+        routes: list[RoutePolicy] = []
+        order = array.array("L")
+        order.frombytes(await _piece(answering))
+        kept: dict[int, RoutePolicy] = {}
+        for start in range(0, len(order), _ORDER_SLICE):
+            some = order[start : start + _ORDER_SLICE]
+            routes += map(held.__getitem__, some)
+            kept.update((number, held[number]) for number in some)
+            await asyncio.sleep(0)
+        self._held = kept
+        return dataclasses.replace(first, settings=dataclasses.replace(first.settings, routes=tuple(routes)))
 
 
 async def _piece(stream: asyncio.StreamReader) -> Any:
@@ -90,31 +146,58 @@ async def _piece(stream: asyncio.StreamReader) -> Any:
     return pickle.loads(await stream.readexactly(length))  # noqa: S301  # our own child wrote it
 
 
-def _word(reader: SecretReader) -> str:
-    return "secrets" if reader is read_secret else "none"
+class _Child:
+    """Answers each line with what became of the configuration."""
+
+    def __init__(self, path: Path, secrets: SecretReader, answers: BinaryIO) -> None:
+        self._path = path
+        self._secrets = secrets
+        self._answers = answers
+        self._remembered = Remembered()
+        self._sent: dict[int, tuple[int, RoutePolicy]] = {}
+        """Number and route by the route's identity; the route is kept, so that no other object gets it."""
+        self._next = 0
+
+    def answer(self) -> None:
+        try:
+            loaded = load(self._path, secrets=self._secrets, remembered=self._remembered)
+        except ConfigurationError as error:
+            self._send(error.problems)
+            return
+        settings = loaded.settings
+        if settings is None:
+            self._send(loaded)
+            return
+        self._send(dataclasses.replace(loaded, settings=dataclasses.replace(settings, routes=())))
+        fresh: list[tuple[int, RoutePolicy]] = []
+        sent: dict[int, tuple[int, RoutePolicy]] = {}
+        for item in settings.routes:
+            known = self._sent.get(id(item))
+            if known is None:
+                known = (self._next, item)
+                self._next += 1
+                fresh.append(known)
+            sent[id(item)] = known
+        self._sent = sent
+        for start in range(0, len(fresh), _SLICE):
+            self._send(fresh[start : start + _SLICE])
+        self._send(())
+        self._send(array.array("L", (number for number, _ in sent.values())).tobytes())
+
+    def _send(self, piece: object) -> None:
+        data = pickle.dumps(piece, protocol=pickle.HIGHEST_PROTOCOL)
+        self._answers.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+        self._answers.flush()
 
 
 def main() -> None:
-    """The child: read, send, end."""
-    path, readers = Path(sys.argv[1]), {"secrets": read_secret, "none": no_secret}
-    try:
-        loaded = load(path, secrets=readers[sys.argv[2]], store_secrets=readers[sys.argv[3]])
-    except ConfigurationError as error:
-        _send(error.problems)
-        return
-    settings = loaded.settings
-    if settings is None:
-        _send(loaded)
-        return
-    _send(dataclasses.replace(loaded, settings=dataclasses.replace(settings, routes=())))
-    for start in range(0, len(settings.routes), _SLICE):
-        _send(settings.routes[start : start + _SLICE])
-    _send(())
-
-
-def _send(piece: object) -> None:
-    data = pickle.dumps(piece, protocol=pickle.HIGHEST_PROTOCOL)
-    sys.stdout.buffer.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+    """The child: reads when it is asked, until nobody is left to ask."""
+    secrets = read_secret if sys.argv[2] == "secrets" else no_secret
+    child = _Child(Path(sys.argv[1]), secrets, sys.stdout.buffer)
+    gc.disable()  # trees are no cycles, and looking for some in ten thousand routes takes longer than reading one file
+    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
+        while sys.stdin.buffer.readline():
+            child.answer()
 
 
 if __name__ == "__main__":

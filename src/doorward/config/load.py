@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import re
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +19,10 @@ from doorward.config.endpoints import Address, PlaneAddresses, parse_address
 from doorward.config.grants import read_grants
 from doorward.config.named_policies import read_library
 from doorward.config.references import SecretReader, no_secret, read_secret
-from doorward.config.route_checks import check_listed_issuers, check_routes
-from doorward.config.routes import RouteReader, RouteReading, parse_origin
+from doorward.config.remembered import Remembered, digest_of
+from doorward.config.route_checks import check_listed_issuers
+from doorward.config.route_lists import RouteList, RouteReading, join
+from doorward.config.routes import RouteReader, parse_origin
 from doorward.config.settings import (
     DecisionLogSettings,
     IdentityProviderSettings,
@@ -31,14 +32,13 @@ from doorward.config.settings import (
     StalenessLimits,
     TlsSettings,
 )
+from doorward.config.sources import ROUTES_FOLDER, main_file, sources_of
 from doorward.config.token_issuers import check_issuer, read_token_issuers
 from doorward.config.validation import position_of, salvaged, validate
 from doorward.errors import ConfigurationError
 from doorward.route.route import CertificateUse
 from doorward.source import Mapping, Node, Position, Problem, Problems, Sequence, read_yaml
 
-MAIN_FILE = "doorward.yaml"
-ROUTES_FOLDER = "routes.d"
 LIMIT_BYTES = 64 * 1024 * 1024
 _LISTEN = re.compile(r"(\[[0-9a-fA-F:]+\]|[0-9.]+|localhost):([0-9]{1,5})\Z", re.ASCII)
 _OPAQUE = frozenset({"routes", "directories", "sets", "policies"})
@@ -78,74 +78,61 @@ def load_settings(
     return loaded.settings
 
 
-def load(path: Path, *, secrets: SecretReader = read_secret, store_secrets: SecretReader = no_secret) -> Loaded:
+def load(
+    path: Path,
+    *,
+    secrets: SecretReader = read_secret,
+    store_secrets: SecretReader = no_secret,
+    remembered: Remembered | None = None,
+) -> Loaded:
     """Read ``path`` and report everything about it.
 
-    ``secrets`` finds what the file refers to; who only looks at routes and policies needs none of it.
+    ``secrets`` finds what the file refers to; who only looks at routes and policies needs none of it. With what is ``remembered``
+    of an earlier reading, only files that have changed are read again.
 
     Raises:
         ConfigurationError: it cannot be read, or is no YAML at all.
     """
     began = time.time_ns()
     file = main_file(path)
-    text, node = _read(file)
+    remembered = remembered or Remembered()
+    text, node = _read(file, remembered)
     routes_folder = path / ROUTES_FOLDER if file != path else None
-    loaded = _Loader(file.parent, text, [file], secrets, store_secrets, routes_folder).load(node)
+    loaded = _Loader(file, text, secrets, store_secrets, routes_folder, remembered).load(node)
     sources = sources_of([*loaded.files, *([path, path / ROUTES_FOLDER] if routes_folder else [])], began)
     settings = None if loaded.settings is None else dataclasses.replace(loaded.settings, sources=sources)
     return dataclasses.replace(loaded, settings=settings, sources=sources)
 
 
-def sources_of(paths: Iterable[Path], began_ns: int | None) -> tuple[Source, ...]:
-    """How files and folders look now. What has changed since ``began_ns`` looks like nothing, so that it is read again."""
-    found = []
-    for path in dict.fromkeys(paths):
-        try:
-            state = path.stat()
-        except OSError:
-            found.append((str(path), 0, 0, 0))
-            continue
-        if began_ns is not None and state.st_mtime_ns >= began_ns:
-            found.append((str(path), 0, 0, 0))
-        else:
-            found.append((str(path), state.st_mtime_ns, state.st_size, state.st_ino))
-    return tuple(found)
-
-
-def main_file(path: Path) -> Path:
-    """The file that everything but further routes stands in: ``path`` itself, or ``doorward.yaml`` in the folder ``path``."""
-    return path / MAIN_FILE if path.is_dir() else path
-
-
-def _read(path: Path) -> tuple[str, Mapping]:
+def _read(path: Path, remembered: Remembered) -> tuple[str, Mapping]:
     """The text and the tree of a configuration file.
 
     Raises:
         ConfigurationError: it cannot be read, or is no YAML mapping.
     """
-    text, node = _read_any(path)
+    text = _text_of(path)
+    node = remembered.tree(path, text, lambda: read_yaml(text, str(path)))
     if not isinstance(node, Mapping):
         start = Position(str(path), 1, 1)
         raise ConfigurationError([Problem(start, "expected a mapping with `version: 1` and `routes`").render()])
     return text, node
 
 
-def _read_any(path: Path) -> tuple[str, Node | None]:
-    """The text and the tree of a file.
+def _text_of(path: Path) -> str:
+    """The text of a file.
 
     Raises:
-        ConfigurationError: it cannot be read, or is no YAML.
+        ConfigurationError: it cannot be read.
     """
     start = Position(str(path), 1, 1)
     try:
         if path.stat().st_size > LIMIT_BYTES:
             raise ConfigurationError([Problem(start, f"larger than {LIMIT_BYTES} bytes").render()])
-        text = path.read_text()
+        return path.read_text()
     except OSError as error:
         raise ConfigurationError([Problem(start, f"cannot be read: {error.strerror}").render()]) from error
     except UnicodeDecodeError as error:
         raise ConfigurationError([Problem(start, "not UTF-8 text").render()]) from error
-    return text, read_yaml(text, str(path))
 
 
 def load_plane_addresses(path: Path) -> PlaneAddresses:
@@ -154,7 +141,7 @@ def load_plane_addresses(path: Path) -> PlaneAddresses:
     Raises:
         ConfigurationError: the file cannot be read, or what it says about planes is wrong.
     """
-    _, node = _read(main_file(path))
+    _, node = _read(main_file(path), Remembered())
     problems = Problems()
     written = node.get("planes")
     addresses = PlaneAddresses()
@@ -174,20 +161,22 @@ def load_plane_addresses(path: Path) -> PlaneAddresses:
 class _Loader:
     def __init__(
         self,
-        folder: Path,
+        file: Path,
         text: str,
-        files: list[Path],
         secrets: SecretReader,
         store_secrets: SecretReader,
-        routes_folder: Path | None = None,
+        routes_folder: Path | None,
+        remembered: Remembered,
     ) -> None:
+        self._remembered = remembered
         self._routes_folder = routes_folder
         self._read_secret = secrets
         self._read_store_secret = store_secrets
         self._secret_files: list[Path] = []
-        self._folder = folder
-        self._text = text
-        self._files = files
+        self._folder = file.parent
+        self._files = [file]
+        self._texts = {file: hashlib.sha256(text.encode())}
+        """Hashes of the texts that were read."""
         self._fatal = Problems()
         self._contained = Problems()
 
@@ -206,19 +195,13 @@ class _Loader:
             # Not to be served; read on all the same, so that the operator hears of everything at once.
             document = salvaged(Document, node, opaque=_OPAQUE, stand_ins=_STAND_INS)
         origin = self._authenticate_origin(node)
-        routes_node = self._all_routes(node)
-        reading = None
-        if routes_node is not None:
-            library = read_library(node, self._contained)
-            reader = RouteReader(self._folder, origin[0] if origin else "", library, self._fatal, self._contained)
-            reading = reader.read(routes_node)
-            self._files.extend(reading.used_files)
+        reading = self._routes(node, origin[0] if origin else "")
         if document is None:
             return None
         listen = self._listen(document, node)
         providers = self._identity_providers(document, node)
         if reading is not None:
-            check_routes(reading.routes, providers, self._contained)
+            self._remembered.checks.check(reading.routes, providers, self._contained)
         grants = read_grants(document, reading.routes if reading else (), node, self._fatal, self._contained)
         directories = self._directories(document, node)
         redis = self._redis(document, node)
@@ -231,7 +214,7 @@ class _Loader:
         tls = document.tls
         return Settings(
             generation=self._generation(),
-            secrets_digest=_digest_of(self._secret_files),
+            secrets_digest=digest_of(self._secret_files),
             listen=listen,
             authenticate_host=origin[0],
             authenticate_port=origin[1],
@@ -273,30 +256,40 @@ class _Loader:
             warnings=self._contained.all,
         )
 
-    def _all_routes(self, node: Mapping) -> Node | None:
+    def _routes(self, node: Mapping, authenticate_host: str) -> RouteReading | None:
         """The routes of the main file, then those of each file in ``routes.d``, by the files' names."""
-        written = node.get("routes")
-        if self._routes_folder is None or not self._routes_folder.is_dir():
-            return written
-        if written is not None and not isinstance(written, Sequence):
-            return written  # the reader says what is wrong with it
-        items = list(written.items) if written is not None else []
-        for path in sorted(self._routes_folder.glob("*.yaml")):
-            self._files.append(path)
-            try:
-                _, found = _read_any(path)
-            except ConfigurationError as error:
-                for problem in error.problems:
-                    self._fatal.error(Position(str(path), 1, 1), problem.partition(": error: ")[2] or problem)
-                continue
-            entries = found.get("routes") if isinstance(found, Mapping) and len(found.entries) == 1 else found
-            if not isinstance(entries, Sequence):
-                position = found.position if found is not None else Position(str(path), 1, 1)
-                self._fatal.error(position, "expected a list of routes, or `routes:` with one and nothing else")
-                continue
-            items += entries.items
-        position = written.position if written is not None else node.position
-        return Sequence(tuple(items), position)
+        reader = RouteReader(self._folder, authenticate_host, read_library(node, self._contained))
+        self._remembered.begin((self._folder, authenticate_host, node.get("sets"), node.get("policies")))
+        lists = []
+        main, written = self._files[0], node.get("routes")
+        if written is not None:
+            digest = self._texts[main].hexdigest()
+            lists.append(self._remembered.routes(main, digest, lambda: reader.read(written)))
+        if self._routes_folder is not None and self._routes_folder.is_dir():
+            for path in sorted(self._routes_folder.glob("*.yaml")):
+                self._files.append(path)
+                found = self._routes_in(path, reader)
+                lists += [found] if found is not None else []
+        elif written is None:
+            return None
+        self._remembered.keep_only(self._files)
+        reading = join(lists, self._fatal, self._contained)
+        self._files.extend(reading.used_files)
+        return reading
+
+    def _routes_in(self, path: Path, reader: RouteReader) -> RouteList | None:
+        """The routes in a file of ``routes.d``, or ``None`` after recording why it holds none."""
+        start = Position(str(path), 1, 1)
+        try:
+            text = _text_of(path)
+            self._texts[path] = hashlib.sha256(text.encode())
+            return self._remembered.routes(
+                path, self._texts[path].hexdigest(), lambda: _list_in(read_yaml(text, str(path)), start, reader)
+            )
+        except ConfigurationError as error:
+            for problem in error.problems:
+                self._fatal.error(start, problem.partition(": error: ")[2] or problem)
+        return None
 
     def _authenticate_origin(self, node: Mapping) -> tuple[str, int] | None:
         written = node.get("authenticate_url")
@@ -453,19 +446,22 @@ class _Loader:
 
     def _generation(self) -> str:
         """Hash of the text and of every file that it refers to, but for secrets: not every plane has those."""
-        text = hashlib.sha256(self._text.encode()).hexdigest()
-        return hashlib.sha256(f"{text}{_digest_of(self._files[1:])}".encode()).hexdigest()[:32]
+        main, *others = self._files
+        digest = hashlib.sha256()
+        for path in others:
+            text = self._texts.get(path)
+            digest.update(digest_of([path]).encode() if text is None else path.name.encode() + b"\0" + text.digest())
+        return hashlib.sha256(f"{self._texts[main].hexdigest()}{digest.hexdigest()}".encode()).hexdigest()[:32]
 
 
-def _digest_of(files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        try:
-            content = path.read_bytes()
-        except OSError:
-            content = b""
-        digest.update(str(path.name).encode() + b"\0" + hashlib.sha256(content).digest())
-    return digest.hexdigest()
+def _list_in(tree: Node | None, start: Position, reader: RouteReader) -> RouteList:
+    entries = tree.get("routes") if isinstance(tree, Mapping) and len(tree.entries) == 1 else tree
+    if isinstance(entries, Sequence):
+        return reader.read(entries)
+    position = tree.position if tree is not None else start
+    found = Problems()
+    found.error(position, "expected a list of routes, or `routes:` with one and nothing else")
+    return RouteList(fatal=found.all)
 
 
 def _plane_addresses(document: PlanesDocument, node: Mapping, problems: Problems) -> PlaneAddresses:

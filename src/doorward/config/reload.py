@@ -11,10 +11,10 @@ from pathlib import Path
 import structlog
 from watchfiles import awatch
 
-from doorward.config.apart import load_apart
-from doorward.config.load import ROUTES_FOLDER, Loaded, main_file, sources_of
-from doorward.config.references import SecretReader, read_secret
-from doorward.config.settings import Settings
+from doorward.config.apart import ConfigurationReader
+from doorward.config.load import Loaded
+from doorward.config.settings import Settings, Source
+from doorward.config.sources import ROUTES_FOLDER, main_file, sources_of
 from doorward.errors import ConfigurationError
 
 _DEBOUNCE_MS = 50
@@ -25,31 +25,42 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 async def watch_settings(
-    path: Path,
+    reader: ConfigurationReader,
     current: Settings,
     on_change: Callable[[Settings], Awaitable[None]],
     on_reject: Callable[[ConfigurationError], Awaitable[None]] | None = None,
-    *,
-    secrets: SecretReader = read_secret,
 ) -> None:
-    """Call ``on_change`` with each next settings until cancelled.
+    """Call ``on_change`` with each next settings until cancelled; ``reader`` is closed then.
 
     A file that cannot be used is logged, handed to ``on_reject`` and otherwise ignored. Reading is done by a process of its
     own, and only when a file has changed. An exception from ``on_change`` is logged; the watch goes on.
     """
+    try:
+        await _watch(reader, current, on_change, on_reject)
+    finally:
+        await reader.close()
+
+
+async def _watch(
+    reader: ConfigurationReader,
+    current: Settings,
+    on_change: Callable[[Settings], Awaitable[None]],
+    on_reject: Callable[[ConfigurationError], Awaitable[None]] | None,
+) -> None:
+    path = reader.path
     sources = current.sources
     generation = (current.generation, current.secrets_digest)
     rejected: tuple[str, ...] = ()
     while True:
         looked = sources_of([Path(name) for name, *_ in sources] or [main_file(path)], None)
         if sources and sources == looked:
-            await _changed({Path(name).parent for name, *_ in sources} | _folders(path))
+            await _changed({Path(name).parent for name, *_ in sources} | _folders(path), sources)
             continue
         # A file changed while it was read: what was read and the hashes of it may belong to different texts.
         is_torn = any(was != now and not any(was[1:]) for was, now in zip(sources, looked, strict=False))
         settings = None
         try:
-            loaded = await load_apart(path, secrets=secrets)
+            loaded = await reader.load()
         except ConfigurationError as error:
             problems = tuple(error.problems)
             sources = looked
@@ -81,8 +92,8 @@ def _errors(loaded: Loaded) -> tuple[str, ...]:
     return tuple(problem.render() for problem in loaded.problems if problem.severity == "error")
 
 
-async def _changed(folders: set[Path]) -> None:
-    """Return when something in ``folders`` may have changed."""
+async def _changed(folders: set[Path], sources: tuple[Source, ...]) -> None:
+    """Return when something in ``folders`` may have changed since it looked like ``sources``."""
     stop = asyncio.Event()
 
     async def first_event() -> None:
@@ -92,7 +103,9 @@ async def _changed(folders: set[Path]) -> None:
 
     watcher = asyncio.ensure_future(first_event())
     try:
-        await asyncio.wait({watcher}, timeout=_POLL_SECONDS)
+        await asyncio.sleep(0)  # now the folders are watched; what has changed just before would not be heard of
+        if sources_of([Path(name) for name, *_ in sources], None) == sources:
+            await asyncio.wait({watcher}, timeout=_POLL_SECONDS)
     finally:
         stop.set()
         watcher.cancel()

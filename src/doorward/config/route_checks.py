@@ -4,38 +4,70 @@ from collections.abc import Iterator, Sequence
 
 from doorward.config.settings import IdentityProviderSettings, RoutePolicy
 from doorward.config.token_issuers import TokenIssuerSettings
-from doorward.policy import Facts, RequestFacts
+from doorward.policy import Facts, Policy, RequestFacts
 from doorward.policy.access import PERSON, Reach, judge_access
 from doorward.policy.checker import Known, check_known
 from doorward.policy.criteria import BY_NAME
 from doorward.policy.criteria.port import Fact
 from doorward.policy.nodes import terms
 from doorward.route.route import CertificateUse, Match, MatchKind, Route
-from doorward.source import Problems
+from doorward.source import Problem, Problems
 
 
-def check_routes(
-    routes: Sequence[RoutePolicy], identity_providers: Sequence[IdentityProviderSettings], problems: Problems
-) -> None:
-    """Record warnings about ``routes``, which are in the order in which they match."""
-    sound = [item for item in routes if item.route.broken is None]
-    by_host: dict[str, list[RoutePolicy]] = {}
-    for item in sound:
-        by_host.setdefault(item.route.host, []).append(item)
-    for items in by_host.values():
-        if len(items) > 1:
-            _check_order(items, problems)
-            _check_public_neighbours(items, problems)
-    for item in sound:
-        if item.route.client_certificate is CertificateUse.IGNORED:
-            _check_certificate(item, problems)
-    known = Known(email_domains=vouched_domains(identity_providers))
-    if known.email_domains is not None:
-        checked: set[int] = set()
+class RouteChecks:
+    """Records warnings about routes, and remembers them: a host whose routes are the same objects is looked at once."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[str, tuple[list[RoutePolicy], tuple[Problem, ...]]] = {}
+        self._policies: dict[int, tuple[Policy, tuple[Problem, ...]]] = {}
+        self._known: Known | None = None
+
+    def check(
+        self, routes: Sequence[RoutePolicy], identity_providers: Sequence[IdentityProviderSettings], problems: Problems
+    ) -> None:
+        """Record warnings about ``routes``, which are in the order in which they match."""
+        sound = [item for item in routes if item.route.broken is None]
+        by_host: dict[str, list[RoutePolicy]] = {}
         for item in sound:
-            if id(item.policy) not in checked:
-                checked.add(id(item.policy))
-                check_known(item.policy, known, problems)
+            by_host.setdefault(item.route.host, []).append(item)
+        hosts: dict[str, tuple[list[RoutePolicy], tuple[Problem, ...]]] = {}
+        for host, items in by_host.items():
+            before = self._hosts.get(host)
+            hosts[host] = before if before is not None and _same(before[0], items) else (items, _of_host(items))
+            problems.extend(hosts[host][1])
+        self._hosts = hosts
+        known = Known(email_domains=vouched_domains(identity_providers))
+        if known != self._known:
+            self._policies, self._known = {}, known
+        if known.email_domains is not None:
+            policies: dict[int, tuple[Policy, tuple[Problem, ...]]] = {}
+            for item in sound:
+                key = id(item.policy)
+                if key not in policies:
+                    policies[key] = self._policies.get(key) or (item.policy, _of_policy(item.policy, known))
+                    problems.extend(policies[key][1])
+            self._policies = policies
+
+
+def _same(before: Sequence[RoutePolicy], items: Sequence[RoutePolicy]) -> bool:
+    return len(before) == len(items) and all(one is other for one, other in zip(before, items, strict=True))
+
+
+def _of_host(items: Sequence[RoutePolicy]) -> tuple[Problem, ...]:
+    found = Problems()
+    if len(items) > 1:
+        _check_order(items, found)
+        _check_public_neighbours(items, found)
+    for item in items:
+        if item.route.client_certificate is CertificateUse.IGNORED:
+            _check_certificate(item, found)
+    return found.all
+
+
+def _of_policy(policy: Policy, known: Known) -> tuple[Problem, ...]:
+    found = Problems()
+    check_known(policy, known, found)
+    return found.all
 
 
 def vouched_domains(identity_providers: Sequence[IdentityProviderSettings]) -> frozenset[str] | None:

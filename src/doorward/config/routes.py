@@ -1,15 +1,15 @@
 """Routes from the operator's text: each checked alone, so that a broken one keeps its place and stops no other."""
 
-import dataclasses
 import re
 from collections.abc import Mapping as Headers
 from pathlib import Path
 
 from doorward.config.document import NAME, RouteDocument
 from doorward.config.references import read_text
+from doorward.config.route_lists import RouteList, nobody
 from doorward.config.settings import RoutePolicy
 from doorward.config.validation import position_of, salvaged, validate
-from doorward.policy import Library, Policy, check_policy, compile_policy, parse_policy
+from doorward.policy import Library, Policy, check_policy, parse_policy
 from doorward.route.header_template import Template, has_variables, parse_template
 from doorward.route.paths import ambiguity
 from doorward.route.route import CertificateUse, Match, MatchKind, Route, Upstream, unnamed_route_id
@@ -51,49 +51,41 @@ _STAND_INS: dict[str, object] = {"from": "", "to": "http://stand-in.invalid", "p
 _ANYWHERE = Match(kind=MatchKind.PREFIX, value="/")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RouteReading:
-    """What became of the ``routes`` list."""
-
-    routes: tuple[RoutePolicy, ...]
-    broken_hosts: tuple[tuple[str, str], ...]
-    used_files: tuple[Path, ...]
-
-
 class RouteReader:
-    """Reads one ``routes`` list.
+    """Reads lists of routes, each by itself; ``library`` is what their policies may refer to by name."""
 
-    ``fatal`` collects what leaves no safe way to go on (a route whose host is unknown has no place to answer 503 in);
-    ``contained`` collects what breaks a single route or host; ``library`` is what policies may refer to by name.
-    """
-
-    def __init__(
-        self, folder: Path, authenticate_host: str, library: Library, fatal: Problems, contained: Problems
-    ) -> None:
+    def __init__(self, folder: Path, authenticate_host: str, library: Library) -> None:
         self._folder = folder
         self._library = library
         self._authenticate_host = authenticate_host
-        self._fatal = fatal
-        self._contained = contained
+        self._begin()
+
+    def _begin(self) -> None:
+        self._fatal = Problems()
+        self._contained = Problems()
         self._used_files: list[Path] = []
         self._broken_hosts: dict[str, str] = {}
 
-    def read(self, node: Node) -> RouteReading:
-        """Read the list under ``routes``."""
+    def read(self, node: Node) -> RouteList:
+        """Read the list ``node``."""
+        self._begin()
+        routes: list[tuple[RoutePolicy, Position]] = []
         if not isinstance(node, Sequence):
             self._fatal.error(node.position, "`routes` must be a list")
-            return RouteReading((), (), ())
-        routes: list[tuple[RoutePolicy, Position]] = []
-        for item in node.items:
+        for item in node.items if isinstance(node, Sequence) else ():
             if not isinstance(item, Mapping):
                 self._fatal.error(item.position, "a route must be a mapping with `from`, `to` and `policy`")
                 continue
             found = self._route(item)
             if found is not None:
                 routes.append((found, item.position))
-        kept = self._without_duplicates(routes)
-        self._check_path_parameters(kept, node)
-        return RouteReading(tuple(kept), tuple(sorted(self._broken_hosts.items())), tuple(self._used_files))
+        return RouteList(
+            routes=tuple(routes),
+            broken_hosts=tuple(self._broken_hosts.items()),
+            used_files=tuple(self._used_files),
+            fatal=self._fatal.all,
+            contained=self._contained.all,
+        )
 
     def _route(self, node: Mapping) -> RoutePolicy | None:
         place = self._place(node)
@@ -187,7 +179,7 @@ class RouteReader:
         written = node.get("policy")
         if written is None:
             # `policy` is required, so this route is broken already.
-            return _nobody(node.position)
+            return nobody(node.position)
         policy = parse_policy(written, problems, self._library)
         if not problems.has_errors:
             check_policy(policy, problems)
@@ -321,63 +313,6 @@ class RouteReader:
             found.error(position_of(node, ("claim_headers", name)), f"`{name}` is also in `set_request_headers`")
         for name in sorted(both):
             found.error(position_of(node, ("remove_request_headers",)), f"`{name}` is both set and removed")
-
-    def _without_duplicates(self, routes: list[tuple[RoutePolicy, Position]]) -> list[RoutePolicy]:
-        """Each match once, and each id once. A match that stands twice is nobody's: it keeps its place and answers 503."""
-        by_match: dict[tuple[str, Match], list[tuple[RoutePolicy, Position]]] = {}
-        for item, position in routes:
-            by_match.setdefault((item.route.host, item.route.match), []).append((item, position))
-        ids: set[str] = set()
-        kept = []
-        for claims in by_match.values():
-            item, position = claims[0]
-            if len(claims) > 1:
-                item = self._ambiguous(claims)
-            if item.route.id in ids:
-                # Two routes of one name on different matches: neither may be decided by the other's policy.
-                self._fatal.error(position, f"two routes are named `{item.route.id}`", "names must be unique")
-                continue
-            ids.add(item.route.id)
-            kept.append(item)
-        return kept
-
-    def _ambiguous(self, claims: list[tuple[RoutePolicy, Position]]) -> RoutePolicy:
-        """What stands in place of several routes of one match, each of them reported."""
-        for item, position in claims:
-            others = ", ".join(f"`{other.route.name}` ({place})" for other, place in claims if place != position)
-            self._contained.error(
-                position,
-                f"`{item.route.name}` matches exactly what {others} matches; such requests are answered 503",
-                "keep one of them",
-            )
-        (first, position), *_ = claims
-        reason = f"{len(claims)} routes have this match: {', '.join(str(place) for _, place in claims)}"
-        return RoutePolicy(
-            route=dataclasses.replace(first.route, upstreams=(), broken=reason), policy=_nobody(position)
-        )
-
-    def _check_path_parameters(self, routes: list[RoutePolicy], node: Sequence) -> None:
-        """On a host that lets ``;`` through, nothing may depend on how a path is read."""
-        lax = {item.route.host for item in routes if item.route.path_parameters}
-        for item in routes:
-            if item.route.host not in lax:
-                continue
-            match = item.route.match
-            if item.route.is_tunnel:
-                continue
-            if match != Match(kind=MatchKind.PREFIX, value="/"):
-                self._fatal.error(
-                    node.position, f"`{item.route.name}` matches a path on a host with `path_parameters: allow`"
-                )
-            elif "http_path" in compile_policy(item.policy).reads:
-                self._fatal.error(
-                    node.position, f"`{item.route.name}` has a path criterion and `path_parameters: allow`"
-                )
-
-
-def _nobody(position: Position) -> Policy:
-    """The policy of what cannot be served: nothing may be allowed by it meanwhile."""
-    return parse_policy(Sequence((), position), Problems())
 
 
 def parse_origin(text: str) -> tuple[str, int] | None:

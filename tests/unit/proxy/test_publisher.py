@@ -2,6 +2,8 @@
 
 import asyncio
 import dataclasses
+import itertools
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -130,6 +132,33 @@ async def test_without_authorize_they_are_published_late_and_counted(answer: str
         bench.publisher.submit(settings_of(route()))
         await bench.discovery.wait(1)
         assert bench.metrics.unsynchronised._value.get() == 1
+
+
+async def test_what_is_superseded_is_not_waited_for() -> None:
+    """Who decides has gone on to newer settings: nobody would ever report those in between."""
+    async with running() as bench:
+        bench.authorize.answer = "g2"
+        began = time.monotonic()
+        bench.publisher.submit(settings_of(route("a.localhost"), generation="g1"))
+        await asyncio.sleep(0.05)
+        bench.publisher.submit(settings_of(route("b.localhost"), generation="g2"))
+        assert (await bench.discovery.wait(1)).generation == "g2"
+        assert time.monotonic() - began < 1.5
+        assert len(bench.discovery.published) == 1
+
+
+async def test_changes_without_end_are_published_all_the_same() -> None:
+    async with running() as bench:
+        bench.authorize.answer = "never"
+
+        async def change() -> None:
+            for number in itertools.count():
+                bench.publisher.submit(settings_of(route("a.localhost"), generation=f"g{number}"))
+                await asyncio.sleep(0.05)
+
+        changing = asyncio.create_task(change())
+        await bench.discovery.wait(1)
+        changing.cancel()
 
 
 async def test_what_the_gate_refuses_is_not_published_and_the_next_is() -> None:

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from doorward.api.directory.v1.directory_pb2_grpc import add_DirectoryServiceServicer_to_server
 from doorward.clock import SystemClock
+from doorward.config.apart import ConfigurationReader
 from doorward.config.load import load_settings
 from doorward.config.references import no_secret
 from doorward.config.reload import watch_settings
@@ -38,6 +39,7 @@ def run(options: ServeOptions) -> int:
 async def serve(options: ServeOptions, stop: Stop) -> None:
     """Serve until ``stop``. Directories that are away are looked for until they are back."""
     settings = load_settings(options.config_path, secrets=no_secret)
+    reader = ConfigurationReader(options.config_path, secrets=no_secret)
     clock = SystemClock()
     neighbours = Neighbours(Plane.DIRECTORY, options, settings.planes, clock)
     client = http_client()
@@ -85,9 +87,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         current = changed
         working = asyncio.create_task(work(changed), name="directories")
 
-    watching = asyncio.create_task(
-        watch_settings(options.config_path, settings, on_change, secrets=no_secret), name="reload"
-    )
+    watching = asyncio.create_task(watch_settings(reader, settings, on_change), name="reload")
     certificate = asyncio.create_task(neighbours.run(), name="certificate")
     # A directory that is away makes nothing of ours unready: what it said last goes on counting.
     probes = ProbeServer(registry, lambda: stop.serving)

@@ -8,9 +8,9 @@ import pytest
 from tests.unit.doorward.config.test_reload import replace
 
 from doorward.config import apart
-from doorward.config.apart import load_apart, load_settings_apart
-from doorward.config.load import load, load_plane_addresses, load_settings
-from doorward.config.references import no_secret
+from doorward.config.apart import ConfigurationReader
+from doorward.config.load import Loaded, load, load_plane_addresses, load_settings
+from doorward.config.references import SecretReader, no_secret, read_secret
 from doorward.config.reload import watch_settings
 from doorward.config.settings import Settings
 from doorward.errors import ConfigurationError
@@ -36,6 +36,14 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "routes.d" / "10-a.yaml").write_text(ROUTE.format("a1") + ROUTE.format("a2"))
     (tmp_path / "routes.d" / "ignored.txt").write_text("{")
     return tmp_path
+
+
+async def read_apart(folder: Path, secrets: SecretReader = read_secret) -> Loaded:
+    reader = ConfigurationReader(folder, secrets=secrets)
+    try:
+        return await reader.load()
+    finally:
+        await reader.close()
 
 
 def names(settings: Settings) -> list[str]:
@@ -96,11 +104,11 @@ def test_a_match_in_two_files_is_answered_by_neither_and_both_are_named(folder: 
 
 async def test_reading_apart_comes_to_the_same(folder: Path):
     (folder / "routes.d" / "40-many.yaml").write_text("".join(ROUTE.format(f"n{number}") for number in range(45)))
-    here, there = load(folder), await load_apart(folder)
+    here, there = load(folder), await read_apart(folder)
     assert there == here
     assert there.settings is not None
     assert there.settings.identity_providers[0].client_secret.reveal() == "s3cret"
-    without = await load_settings_apart(folder, secrets=no_secret)
+    without = (await read_apart(folder, no_secret)).settings
     assert without.identity_providers[0].client_secret.reveal() != "s3cret"
     assert without.generation == here.settings.generation if here.settings else False
 
@@ -108,16 +116,16 @@ async def test_reading_apart_comes_to_the_same(folder: Path):
 async def test_what_cannot_be_read_apart_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch):
     (folder / "doorward.yaml").write_text("version: 9\n")
     with pytest.raises(ConfigurationError, match="version"):
-        await load_settings_apart(folder)
+        await ConfigurationReader(folder).settings()
     (folder / "doorward.yaml").write_text("{")
     with pytest.raises(ConfigurationError, match=r"doorward\.yaml"):
-        await load_apart(folder)
+        await read_apart(folder)
     program = folder / "python"
     program.write_text("#!/bin/sh\nprintf '\\0\\0\\0\\011garbage'\n")
     program.chmod(0o700)
     monkeypatch.setattr(apart.sys, "executable", str(program))
     with pytest.raises(ConfigurationError, match="ended without an answer"):
-        await load_apart(folder)
+        await read_apart(folder)
     assert sys.executable == str(program)
 
 
@@ -127,7 +135,7 @@ async def test_a_file_that_appears_changes_and_goes_is_noticed(folder: Path):
     async def on_change(settings: Settings) -> None:
         changes.put_nowait(settings)
 
-    task = asyncio.create_task(watch_settings(folder, load_settings(folder), on_change))
+    task = asyncio.create_task(watch_settings(ConfigurationReader(folder), load_settings(folder), on_change))
     try:
         (folder / "routes.d" / "30-c.yaml").write_text(ROUTE.format("c"))
         assert "c" in names(await asyncio.wait_for(changes.get(), 20))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from doorward.config import load as loading
+from doorward.config.apart import ConfigurationReader
 from doorward.config.load import load_settings
 from doorward.config.reload import watch_settings
 from doorward.config.settings import Settings
@@ -40,7 +41,7 @@ async def watched(
     async def on_reject(error: ConfigurationError) -> None:
         rejections.put_nowait(error)
 
-    task = asyncio.create_task(watch_settings(path, load_settings(path), on_change, on_reject))
+    task = asyncio.create_task(watch_settings(ConfigurationReader(path), load_settings(path), on_change, on_reject))
     try:
         yield changes, rejections, failed
     finally:
@@ -91,7 +92,7 @@ async def test_a_file_that_changes_while_it_is_read_is_applied(tmp_path: Path, m
     (tmp_path / "routes.d").mkdir()
     path = tmp_path / "routes.d" / "app.yaml"
     path.write_text("routes:\n" + routes.format(port=1))
-    read = loading._read_any
+    read = loading._text_of
 
     def read_and_change(file: Path) -> Any:
         found = read(file)
@@ -100,11 +101,11 @@ async def test_a_file_that_changes_while_it_is_read_is_applied(tmp_path: Path, m
         return found
 
     with monkeypatch.context() as patched:
-        patched.setattr(loading, "_read_any", read_and_change)
+        patched.setattr(loading, "_text_of", read_and_change)
         current = load_settings(tmp_path)
     assert current.routes[0].route.upstreams[0].port == 1
     changes: asyncio.Queue[Settings] = asyncio.Queue()
-    task = asyncio.create_task(watch_settings(tmp_path, current, changes.put))
+    task = asyncio.create_task(watch_settings(ConfigurationReader(tmp_path), current, changes.put))
     try:
         assert (await asyncio.wait_for(changes.get(), 10)).routes[0].route.upstreams[0].port == 2
     finally:

@@ -1,0 +1,30 @@
+"""Where a configuration stands, and how its files look: by that a change is noticed."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from doorward.config.settings import Source
+
+MAIN_FILE = "doorward.yaml"
+ROUTES_FOLDER = "routes.d"
+
+
+def sources_of(paths: Iterable[Path], began_ns: int | None) -> tuple[Source, ...]:
+    """How files and folders look now. What has changed since ``began_ns`` looks like nothing, so that it is read again."""
+    found = []
+    for path in dict.fromkeys(paths):
+        try:
+            state = path.stat()
+        except OSError:
+            found.append((str(path), 0, 0, 0))
+            continue
+        if began_ns is not None and state.st_mtime_ns >= began_ns:
+            found.append((str(path), 0, 0, 0))
+        else:
+            found.append((str(path), state.st_mtime_ns, state.st_size, state.st_ino))
+    return tuple(found)
+
+
+def main_file(path: Path) -> Path:
+    """The file that everything but further routes stands in: ``path`` itself, or ``doorward.yaml`` in the folder ``path``."""
+    return path / MAIN_FILE if path.is_dir() else path
