@@ -86,6 +86,7 @@ class Person:
     """Whether an end was asked for, however that went."""
     ended_from: float | None = None
     """From when on every request that begins must be refused."""
+    ended_how: str = ""
     allowed: int = 0
 
 
@@ -190,6 +191,7 @@ class Driver:
                 self.history.failed += 1
                 continue
             person.ended_from = time.monotonic()
+            person.ended_how = f"{'applied' if outcome.applied else 'pending'} as {outcome.version}"
             if outcome.applied:
                 self.history.applied.append(person.ended_from - began)
             else:
@@ -225,7 +227,10 @@ class Driver:
         person.allowed += 1
         self.history.allowed += 1
         if ended_before is not None and began >= ended_before:
-            late = f"{person.session_id}: let in by a request that began {began - ended_before:.3f} s too late"
+            late = (
+                f"{person.session_id} ({person.acknowledged}, {person.ended_how}): let in by a request that began"
+                f" {began - ended_before:.3f} s too late, at {time.strftime('%H:%M:%S', time.gmtime())}"
+            )
             self.history.violations.append(late)
         return True
 

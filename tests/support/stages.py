@@ -29,6 +29,9 @@ from doorward.rpc.credentials import PlaneIdentity
 from doorward.rpc.planes import Plane
 
 PAUSES = (0.2, 1.0, 3.0, 6.5)
+REPLICAS = 2
+CONFIRMING = 1
+"""With both, nothing could be written while one is away; so the one that is promoted may be the one that has not confirmed."""
 _MEMBERS = ("authorize", "databroker", "valkey")
 
 
@@ -87,7 +90,7 @@ class TwoDatabrokers(Split):
     def document(self, process: str) -> dict[str, Any]:
         made = super().document(process)
         made["planes"]["databroker"].append(f"127.0.0.1:{self.ports['databroker-2']}")
-        made["databroker"]["redis_replicas"] = 1
+        made["databroker"]["redis_replicas"] = CONFIRMING
         return made
 
 
@@ -113,7 +116,7 @@ class Store:
         return [wire.port for wire in self.among].index(int(answer.split(b"\r\n")[4]))
 
     @property
-    def has_replica(self) -> bool:
+    def is_whole(self) -> bool:
         """Whether the primary may take writes."""
         return b"connected_slaves:0" not in self.nodes[self.primary].ask("INFO replication")
 
@@ -122,9 +125,11 @@ class Store:
 def store(brokers: Sequence[str]) -> Iterator[Store]:
     """Three nodes, a sentinel and the wires for ``brokers``."""
     with wires() as laid, ExitStack() as stack:
-        ports = [free_port() for _ in range(3)]
+        ports = [free_port() for _ in range(1 + REPLICAS)]
         among = [laid.lay(port) for port in ports]
-        options = ("--repl-diskless-sync-delay", "0", "--min-replicas-to-write", "1", "--min-replicas-max-lag", "2")
+        options = (
+            "--repl-diskless-sync-delay", "0", "--min-replicas-to-write", str(CONFIRMING), "--min-replicas-max-lag", "2",
+        )  # fmt: skip
         nodes = []
         for number, port in enumerate(ports):
             own = (*options, "--replica-announce-port", str(among[number].port))
@@ -133,7 +138,7 @@ def store(brokers: Sequence[str]) -> Iterator[Store]:
             nodes.append(stack.enter_context(redis_server("redis", *own, port=port)))
         for node in nodes[1:]:
             wait_for(lambda node=node: b"master_link_status:up" in node.ask("INFO replication"), 20, what="a replica")
-        watching = sentinel(stack, among[0].port, replicas=2)
+        watching = sentinel(stack, among[0].port, replicas=REPLICAS)
         from_broker = {name: [laid.lay(port) for port in ports] for name in brokers}
         to_sentinel = {
             name: laid.lay(watching.port, {shown.port: led.port for shown, led in zip(among, own_wires, strict=True)})
@@ -251,7 +256,7 @@ class Apart:
     async def _whole(self) -> None:
         """Wait until the primary has a replica again: before that it takes no writes, and there is nothing to see."""
         for _ in range(200):
-            if self.store.has_replica:
+            if self.store.is_whole:
                 return
             await asyncio.sleep(0.1)
 

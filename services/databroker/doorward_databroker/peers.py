@@ -7,6 +7,7 @@ whoever reads the heartbeats after a tombstone was stored sees every authorizer 
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import structlog
 
@@ -19,6 +20,17 @@ from doorward_databroker.watch import Watcher, WatchHub
 SESSION = "Session"
 
 _log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """Another databroker's newest report, when it was first seen, and what it says."""
+
+    report: bytes
+    since: float
+    watchers: Mapping[str, RecordVersion]
+    mended_epoch: int | None
+    """``None`` from a version that does not say."""
 
 
 class Peers:
@@ -34,8 +46,8 @@ class Peers:
         """Every process of the deployment."""
         self._gone: dict[str, tuple[RecordVersion, float]] = {}
         """Watchers whose stream ended: how far they had come, and until when a lease of theirs can last."""
-        self._others: dict[str, tuple[bytes, float, Mapping[str, RecordVersion]]] = {}
-        """Each other databroker's newest report, when it was first seen, and what it says."""
+        self._others: dict[str, _Heard] = {}
+        hub.others_behind = self.unmended
 
     def watcher_gone(self, watcher: Watcher) -> None:
         """Remember a watcher whose stream ended: it decides by its copy until its lease has run out."""
@@ -48,21 +60,27 @@ class Peers:
         """What the next heartbeat says; never the same twice, so that silence can be told from no change."""
         self._count += 1
         behind = {name: [version.epoch, version.number] for name, version in self._own().items()}
-        said = {"count": self._count, "watchers": behind, "processes": self.processes.shared()}
+        said = {
+            "count": self._count,
+            "watchers": behind,
+            "mended_epoch": self._hub.mended_epoch,
+            "processes": self.processes.shared(),
+        }
         return json.dumps(said).encode()
 
     def hear(self, beat: Beat) -> None:
         """Take in what the others have said."""
         now = self._clock.monotonic()
-        heard = {}
+        # A store that has lost history may have lost a heartbeat too; what was granted by then has not ended with it.
+        heard = {name: known for name, known in self._others.items() if known.since + self._limit > now}
         for name, report in beat.peers.items():
             if name == self.id:
                 continue
             known = self._others.get(name)
-            if known is not None and known[0] == report:
+            if known is not None and known.report == report:
                 heard[name] = known
                 continue
-            heard[name] = (report, now, _watchers(name, report))
+            heard[name] = _Heard(report, now, _watchers(name, report), _mended_epoch(report))
             self._merge_processes(name, report)
         self._others = heard
 
@@ -76,12 +94,21 @@ class Peers:
         """Names of the authorizers that may still decide by data from before ``version``."""
         now = self._clock.monotonic()
         reached: dict[str, RecordVersion] = {}
-        seen = [self._own()] + [watchers for _, since, watchers in self._others.values() if since + self._limit > now]
+        seen = [self._own()] + [heard.watchers for heard in self._others.values() if heard.since + self._limit > now]
         for watchers in seen:
             for name, acknowledged in watchers.items():
                 # One that has moved to another databroker is as far as it has come there.
                 reached[name] = max(acknowledged, reached.get(name, NO_VERSION))
         return {name for name, acknowledged in reached.items() if acknowledged < version}
+
+    def unmended(self, epoch: int) -> list[str]:
+        """Databrokers heard of lately that have not put back yet what they knew before ``epoch``."""
+        now = self._clock.monotonic()
+        return [
+            name
+            for name, heard in self._others.items()
+            if heard.since + self._limit > now and heard.mended_epoch is not None and heard.mended_epoch < epoch
+        ]
 
     @property
     def databrokers(self) -> list[str]:
@@ -105,3 +132,11 @@ def _watchers(name: str, report: bytes) -> Mapping[str, RecordVersion]:
         # It may hold anybody; until it says something readable, a revoke waits for it.
         _log.error("a databroker's heartbeat cannot be read", databroker=name)
         return {f"databroker {name}": NO_VERSION}
+
+
+def _mended_epoch(report: bytes) -> int | None:
+    try:
+        value = json.loads(report)["mended_epoch"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return value if isinstance(value, int) else None

@@ -15,7 +15,7 @@ Concurrency: belongs to one event loop. Within a watcher's queue order is the fe
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -37,6 +37,9 @@ _WAIT_SECONDS = 1.0
 _PAUSE_SECONDS = 0.1
 _ENTER_SECONDS = 2.0
 _HOLD_SECONDS = 600.0
+OTHERS_SECONDS = 1.5
+"""How long a databroker that has mended waits for the others; one that is dead must not keep everybody waiting."""
+_LOOK_SECONDS = 0.02
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -99,6 +102,10 @@ class WatchHub:
         self.mended = asyncio.Event()
         """Clear from when the store is seen to have lost history until what can be put back has been."""
         self.mended.set()
+        self.mended_epoch = 0
+        """The newest epoch for which this databroker has put back what it knew."""
+        self.others_behind: Callable[[int], Collection[str]] = lambda _: ()
+        """Which other databrokers have not, as far as is known."""
         self.acknowledged = asyncio.Condition()
         """Notified when a watcher acknowledges or goes."""
         self.cuts = 0
@@ -129,6 +136,7 @@ class WatchHub:
                 position = self._position
                 if position is None:
                     position = await self._store.head()
+                    self.mended_epoch = position.version.epoch
                     await self._move(position)
                 entries = await self._read(position)
             except WatchExpiredError as error:
@@ -175,11 +183,27 @@ class WatchHub:
             self._window = Window()
             self.damaged.clear()
             self._store.lost.clear()
-            await self._move(await self._store.head())
+            head = await self._store.head()
+            await self._move(head)
+            self.mended_epoch = head.version.epoch
+            await self._wait_for_others(head.version.epoch)
             self.mended.set()
         except DoorwardError as error:
             _log.error("the store cannot be mended yet", reason=str(error))
             await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _wait_for_others(self, epoch: int) -> None:
+        """Serve nobody before the other databrokers have put back what they knew: it may be a sign-out."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + OTHERS_SECONDS
+        while True:
+            behind = self.others_behind(epoch)
+            if not behind:
+                return
+            if loop.time() >= deadline:
+                _log.warning("other databrokers have not mended the store yet", databrokers=sorted(behind))
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def report_loss(self, claimed: Position) -> None:
         """Begin anew because a watcher knows a newer history than the store has, unless that is settled already.

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 from tests.support.broker import Broker, TestWatcher, broker, until, watching
 from tests.support.key_material import keyring
-from tests.support.stages import Store, store
+from tests.support.stages import CONFIRMING, Store, store
 
 from doorward.clock import SystemClock
 from doorward.errors import DoorwardError
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(60)
 @asynccontextmanager
 async def broker_of(laid: Store, name: str) -> AsyncIterator[Broker]:
     servers = Servers.parse(f"redis+sentinel://127.0.0.1:{laid.to_sentinel[name].port}/records")
-    records = RedisStore(Link(servers, replicas=1), SealedCodec(keyring(Purpose.RECORDS)), SystemClock())
+    records = RedisStore(Link(servers, replicas=CONFIRMING), SealedCodec(keyring(Purpose.RECORDS)), SystemClock())
     try:
         async with broker(records, SystemClock(), name) as made:
             await made.store.head()

@@ -12,6 +12,7 @@ from doorward.clock import SystemClock
 from doorward.errors import UnavailableError, WatchExpiredError
 from doorward.keys.store import Purpose
 from doorward.records.record import Record, RecordVersion
+from doorward_databroker import watch
 from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.memory import MemoryStore
 from doorward_databroker.store.port import Damaged, FeedEntry, Position
@@ -216,3 +217,56 @@ async def test_a_heartbeat_that_cannot_be_read_is_waited_for(one: Broker):
     await one.store.beat("odd", b"\xff not json")
     one.peers.hear(await one.store.beat("one", b""))
     assert one.peers.behind(RecordVersion(1, 1)) == {"databroker odd"}
+
+
+async def test_s43_nobody_is_served_before_every_databroker_has_put_back_what_it_knew(one: Broker):
+    """The one that knows least is ready first; what the other one still has to put back may be a sign-out."""
+    await one.put(session("a"))
+    async with broker(one.store, one.clock, "two") as two:
+        for side in (one, two, one):
+            await side.caught_up()
+            await side.heartbeat.beat()
+        first = asyncio.create_task(one.hub._start_over("lost"))
+        await until(lambda: one.hub.mended_epoch == 2)
+        await one.heartbeat.beat()
+        assert not one.hub.mended.is_set()
+        assert one.peers.unmended(2) == ["two"]
+        second = asyncio.create_task(two.hub._start_over("lost"))
+        await until(lambda: two.hub.mended_epoch == 2)
+        await two.heartbeat.beat()
+        await one.heartbeat.beat()
+        await asyncio.gather(first, second)
+        assert one.hub.mended.is_set()
+        assert two.hub.mended.is_set()
+
+
+async def test_a_databroker_that_died_is_not_waited_for_for_long(one: Broker, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(watch, "OTHERS_SECONDS", 0.05)
+    async with broker(one.store, one.clock, "two") as two:
+        await two.caught_up()
+        await two.heartbeat.beat()
+    await one.put(session("a"))
+    await one.caught_up()
+    await one.heartbeat.beat()
+    await one.hub._start_over("lost")
+    assert one.hub.mended.is_set()
+    assert one.peers.unmended(2) == ["two"]
+
+
+async def test_a_databroker_whose_heartbeat_the_store_has_lost_is_still_waited_for():
+    clock = FakeClock()
+    store = MemoryStore(clock, SealedCodec(keyring(Purpose.RECORDS)))
+    async with broker(store, clock, "one") as one, broker(store, clock, "two") as two:
+        async with watching(two.watcher("w")) as watcher:
+            await watcher.consistent.wait()
+            watcher.ping(1)
+            await two.heartbeat.beat()
+            one.peers.hear(await store.beat("one", b""))
+            version = (await one.put(session("a"))).version
+            store._peers.clear()
+            clock.advance(4.9)
+            one.peers.hear(await store.beat("one", b""))
+            assert one.peers.behind(version) == {"w"}
+            clock.advance(0.2)
+            one.peers.hear(await store.beat("one", b""))
+            assert one.peers.behind(version) == set()

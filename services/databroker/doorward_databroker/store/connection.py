@@ -116,6 +116,11 @@ class Link:
         self.address = ""
         """Whom we talk to, for people to read."""
 
+    @property
+    def replicas(self) -> int:
+        """How many replicas must hold a write before it counts."""
+        return self._replicas
+
     async def close(self) -> None:
         """Close every connection."""
         clients, self._clients = self._clients, None

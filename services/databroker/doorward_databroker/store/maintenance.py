@@ -63,8 +63,8 @@ class Maintenance:
 
     async def warnings(self) -> list[str]:
         """What about the server puts records at risk."""
-        memory, persistence = await self._link.run(("INFO", "memory"), ("INFO", "persistence"))
-        facts = _facts(memory) | _facts(persistence)
+        sections = await self._link.run(("INFO", "memory"), ("INFO", "persistence"), ("INFO", "replication"))
+        facts = {name: value for section in sections for name, value in _facts(section).items()}
         found = []
         if facts.get("maxmemory_policy", "noeviction") != "noeviction" and facts.get("maxmemory", "0") != "0":
             found.append(f"maxmemory-policy is `{facts['maxmemory_policy']}`: records would vanish (use noeviction)")
@@ -72,6 +72,12 @@ class Maintenance:
             found.append("appendonly is off: a restart loses what was acknowledged")
         if facts.get("aof_last_write_status", "ok") != "ok":
             found.append("the append-only file cannot be written")
+        following = int(facts.get("connected_slaves", "0"))
+        if following > self._link.replicas:
+            found.append(
+                f"{following} replicas follow and redis_replicas is {self._link.replicas}: a failover may choose one that"
+                " has not confirmed the newest writes"
+            )
         return found
 
     async def page(self, cursor: str) -> tuple[list[Stored], str]:
