@@ -29,6 +29,9 @@ PASSWORDS = {
 }
 
 
+CLUSTER_TOKEN = "eyJ.cluster.token"  # a token of nobody
+
+
 @pytest.fixture(scope="session")
 def demo() -> Iterator[Running]:
     with short_folder() as folder:
@@ -118,6 +121,14 @@ def open_site(
             "name": "cors", "from": "cors", "to": to, "policy": signed_in(),
             "allowed_origins": [f"https://other.localhost:{port}"],
         },
+        {
+            "name": "cluster", "from": "cluster", "to": to, "policy": signed_in(),
+            "kubernetes_service_account_token_file": "cluster-token",
+        },
+        {
+            "name": "tokens", "from": "tokens", "to": to, "policy": signed_in(),
+            "set_request_headers": {"authorization": "Bearer ${access_token}", "x-id-token": "${id_token}"},
+        },
         {"name": "rpc", "from": "rpc", "to": f"h2c://127.0.0.1:{http2_port}", "policy": signed_in(), "continuous": True},
         {"name": "builds", "from": "builds", "to": to, "policy": signed_in(), "token_issuers": ["ci"]},
         {
@@ -127,6 +138,7 @@ def open_site(
     ]  # fmt: skip
     trusted = {"id": "ci", "issuer": token_issuer.issuer, "audiences": ["doorward"]}
     with short_folder() as folder:
+        (folder / "cluster-token").write_text(CLUSTER_TOKEN + "\n")
         (folder / "clients.crt").write_text(client_authority.pem)
         settings = {"token_issuers": [trusted], "client_certificates": {"authorities": "clients.crt"}}
         with site(folder, routes, port=port, **settings) as made:

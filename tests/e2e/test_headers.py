@@ -1,11 +1,14 @@
 """What a client writes about itself reaches no upstream and no decision. Every plane is real."""
 
 import asyncio
+import base64
+import json
 import ssl
 from typing import Any
 
+import httpx
 import pytest
-from tests.e2e.conftest import PASSWORDS
+from tests.e2e.conftest import CLUSTER_TOKEN, PASSWORDS
 from tests.support.deployment import wait_for
 from tests.support.echo import EchoServer
 from tests.support.http2 import Http2Upstream, http2_request
@@ -192,3 +195,49 @@ def test_an_upstream_cannot_set_our_cookies_and_does_not_see_them(open_site: Sit
         assert answer.headers.get_list("set-cookie") == ["theirs=kept; Path=/"]
         assert client.cookie("closed.localhost", SESSION) == mine
         assert dict(answer.json()["headers"])["cookie"] == "theirs=1"
+
+
+def test_a_cluster_is_asked_by_its_service_account_for_whoever_asks(open_site: Site, echo: EchoServer):
+    """The account's token alone would make everybody the account; a client's own word on whom to be would make anybody anyone."""
+    cookie = cookie_of(open_site, "cluster")
+    echo.seen.clear()
+    forged = b"".join(
+        b"%s: system:masters\r\n" % name
+        for name in (
+            b"Impersonate-User",
+            b"impersonate-group",
+            b"Impersonate-Uid",
+            b"Impersonate-Extra-scopes",
+            b"Authorization",
+        )
+    )
+    lines = f"GET /api/v1/pods HTTP/1.1\r\nhost: {open_site.host('cluster')}\r\ncookie: {cookie}\r\n".encode()
+    answer = open_site.raw("cluster", lines + forged + b"connection: close\r\n\r\n")
+    assert status_of(answer) == 200
+    seen = echo.seen[-1]
+    assert values(seen, "authorization") == [f"Bearer {CLUSTER_TOKEN}"]
+    assert values(seen, "impersonate-user") == ["alice@example.com"]
+    assert values(seen, "impersonate-group") == ["admins", "eng"]
+    assert not [name for name, _ in seen["headers"] if name.startswith(("impersonate-uid", "impersonate-extra"))]
+    assert "system:masters" not in str(seen)
+
+
+def test_an_upstream_gets_the_providers_tokens_where_its_route_asks_and_nowhere_else(open_site: Site, echo: EchoServer):
+    cookie = cookie_of(open_site, "tokens")
+    seen = echo.seen[-1]
+    (token,) = values(seen, "authorization")
+    (id_token,) = values(seen, "x-id-token")
+    claims = json.loads(base64.urlsafe_b64decode(id_token.split(".")[1] + "=="))
+    assert (claims["sub"], claims["aud"]) == ("alice", "site")
+    answer = httpx.get(
+        f"http://127.0.0.1:{open_site.provider_port}/userinfo", headers={"authorization": token}, trust_env=False
+    )
+    assert answer.json()["sub"] == "alice"
+    with open_site.client() as client:
+        client.request("GET", open_site.url("tokens") + "/", cookie_header=cookie)
+        client.sign_in(open_site.url("closed") + "/", *PASSWORDS["alice"])
+    assert values(echo.seen[-2], "authorization") == [token]
+    assert not values(echo.seen[-1], "authorization")
+    written = open_site.run.log.read_text() + open_site.run.decisions_file.read_text()
+    for secret in (token.removeprefix("Bearer "), id_token, CLUSTER_TOKEN):
+        assert secret not in written

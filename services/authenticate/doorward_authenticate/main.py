@@ -119,6 +119,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         lambda: sessions.limits.rhythm,
         clock,
         directories=lambda: sessions.limits.directories,
+        provider_tokens=lambda: sessions.limits.provider_tokens,
     )
     registry = CollectorRegistry()
     keeper = Keeper(records, refresher, clock, registry)

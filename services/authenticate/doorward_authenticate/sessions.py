@@ -16,10 +16,12 @@ from doorward.identity import sign_in_stop
 from doorward.identity import user as user_records
 from doorward.identity.address import canonical_email
 from doorward.identity.session import Session
+from doorward.identity.upstream_token import RECORD_TYPE as UPSTREAM_TYPE
 from doorward.identity.user import User
 from doorward.keys.sealed import Sealer
 from doorward.records.client import Revoked, Status
 from doorward.records.record import Record, RecordVersion, Write
+from doorward.route.header_template import Variable
 from doorward_authenticate.errors import RevokedMeanwhileError
 from doorward_authenticate.identity_providers.claims import (
     authentication_from,
@@ -30,6 +32,7 @@ from doorward_authenticate.identity_providers.relying_party import RelyingParty,
 from doorward_authenticate.session_life.schedule import Rhythm, next_due
 from doorward_authenticate.session_life.tokens import RECORD_TYPE as TOKENS_TYPE
 from doorward_authenticate.session_life.tokens import KeptTokens, ProviderTokens
+from doorward_authenticate.session_life.upstream import upstream_writes
 
 SPENT_TYPE = "SpentCode"
 SPENT_SECONDS = 120.0
@@ -77,6 +80,8 @@ class SessionLimits:
     rhythm: Rhythm
     directories: Mapping[str, DirectorySettings] = field(default_factory=dict)
     """By identity provider."""
+    provider_tokens: frozenset[Variable] = frozenset()
+    """What routes put into headers."""
 
     @classmethod
     def of(cls, settings: Settings) -> "SessionLimits":
@@ -85,6 +90,7 @@ class SessionLimits:
             lifetime_seconds=settings.session_lifetime_seconds,
             most_sessions=settings.session_limit,
             directories={item.identity_provider_id: item for item in settings.directories},
+            provider_tokens=settings.provider_tokens,
             rhythm=Rhythm(ask_every_seconds=settings.ask_provider_seconds, idle_seconds=settings.session_idle_seconds),
         )
 
@@ -143,14 +149,17 @@ class SessionWriter:
             provider_session_id=how.provider_session_id,
             claims_json=personal_claims(signed_in.claims, signed_in.userinfo),
         )
+        kept = self._kept(session, signed_in)
         writes = [
             Write(record=user_record(user)),
-            Write(record=self._tokens_record(session, signed_in)),
+            Write(record=kept.to_record(self._tokens)),
+            *upstream_writes(kept, self.limits.provider_tokens),
             Write(record=session_record(session), absent=True),
         ]
         for replaced_id in sorted(replaced_ids - {session.id}):
             writes.insert(0, Write(record=Record(type=session_records.RECORD_TYPE, id=replaced_id, deleted=True)))
             writes.insert(0, Write(record=Record(type=TOKENS_TYPE, id=replaced_id, deleted=True)))
+            writes.insert(0, Write(record=Record(type=UPSTREAM_TYPE, id=replaced_id, deleted=True)))
         versions = await self._records.put(writes)
         await self._obey_stops(session, since)
         await self._end_surplus(session)
@@ -218,8 +227,8 @@ class SessionWriter:
             return False
         return True
 
-    def _tokens_record(self, session: Session, signed_in: SignedInAt) -> Record:
-        """The identity provider's tokens, sealed before they leave this plane."""
+    def _kept(self, session: Session, signed_in: SignedInAt) -> KeptTokens:
+        """The identity provider's tokens, and when they are to be looked after."""
         now = self._clock.now()
         tokens = ProviderTokens(
             access_token=signed_in.access_token,
@@ -228,13 +237,12 @@ class SessionWriter:
             access_expires_at=None if signed_in.access_seconds is None else now + signed_in.access_seconds,
             claims=dict(signed_in.claims),
         )
-        kept = KeptTokens(
+        return KeptTokens(
             session_id=session.id,
             tokens=tokens,
             due_at=next_due(tokens, self.limits.rhythm, now, self._jitter()),
             session_ends_at=session.expires_at,
         )
-        return kept.to_record(self._tokens)
 
 
 def user_record(user: User) -> Record:

@@ -26,11 +26,13 @@ from doorward_authorize.cross_origin import PREFLIGHT_SECONDS
 from doorward_authorize.external_tokens import presented_externally
 from doorward_authorize.guard.description import described
 from doorward_authorize.identity_headers import identity_headers
+from doorward_authorize.kubernetes import TokenFiles, impersonation
 from doorward_authorize.outcome import Outcome, Verdict
 from doorward_authorize.principal import Principal
 from doorward_authorize.refusals import SECURITY_HEADERS, refused
 from doorward_authorize.service_accounts import is_in_authorization
 from doorward_authorize.sign_in_redirect import SignInRedirect
+from doorward_authorize.upstream_tokens import ProviderTokens, UpstreamTokens
 
 _OVERWRITE = HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 _APPEND = HeaderValueOption.HeaderAppendAction.APPEND_IF_EXISTS_OR_ADD
@@ -47,12 +49,21 @@ _PERMISSION_DENIED = 7
 class Responder:
     """Words answers. Concurrency: belongs to one event loop."""
 
-    def __init__(self, signer: AssertionSigner, redirect: SignInRedirect, clock: Clock) -> None:
+    def __init__(
+        self,
+        signer: AssertionSigner,
+        redirect: SignInRedirect,
+        clock: Clock,
+        tokens: UpstreamTokens | None = None,
+    ) -> None:
         self._clock = clock
+        self._tokens = tokens if tokens is not None else UpstreamTokens(lambda *_: None, clock)
+        self._token_files = TokenFiles(clock)
         self._signer = signer
         self._redirect = redirect
         self._ready: dict[
-            tuple[int, int, Cookies, bool, str, bool, str | None], tuple[Route, Principal | None, bytes]
+            tuple[int, int, Cookies, bool, str, bool, str | None, ProviderTokens, str | None],
+            tuple[Route, Principal | None, bytes],
         ] = {}
         self._ready_bytes = 0
 
@@ -122,11 +133,17 @@ class Responder:
         assertion = None
         if principal is not None and (route.pass_assertion or route.request_templates):
             assertion = self._signer.sign(principal, issuer, route.host)
-        key = (id(route), id(principal), cookies, sent, issuer, token_sent, assertion)
+        tokens: ProviderTokens = ()
+        if principal is not None and route.provider_tokens:
+            tokens = self._tokens.of(principal, route.provider_tokens)
+        speaks_by = None if route.kubernetes_token_file is None else self._token_files.read(route.kubernetes_token_file)
+        key = (id(route), id(principal), cookies, sent, issuer, token_sent, assertion, tokens, speaks_by)
         known = self._ready.get(key)
         if known is not None:
             return known[2]
-        answer = self._upstream(route, principal, cookies, sent, issuer, token_sent=token_sent).SerializeToString()
+        answer = self._upstream(
+            route, principal, cookies, sent, issuer, tokens, speaks_by, token_sent=token_sent
+        ).SerializeToString()
         # Cookies of ours are in no answer, but they are in the key, and anybody may send any number of bytes called so.
         cost = len(answer) + _ENTRY_BYTES + sum(len(name) + len(value) + _COOKIE_BYTES for name, value in cookies)
         self._ready_bytes += cost
@@ -137,13 +154,22 @@ class Responder:
         return answer
 
     def _upstream(
-        self, route: Route, principal: Principal | None, cookies: Cookies, sent: bool, issuer: str, *, token_sent: bool
+        self,
+        route: Route,
+        principal: Principal | None,
+        cookies: Cookies,
+        sent: bool,
+        issuer: str,
+        tokens: ProviderTokens,
+        speaks_by: str | None,
+        *,
+        token_sent: bool,
     ) -> CheckResponse:
         to_set: dict[str, str] = {}
         to_remove = {CLIENT_ADDRESS_HEADER, TOKEN_HEADER, ASSERTION_HEADER}
         if token_sent:
             to_remove.add("authorization")
-        for name, value in identity_headers(route, principal, self._signer, issuer):
+        for name, value in identity_headers(route, principal, self._signer, issuer, tokens):
             if value is None:
                 to_remove.add(name)
             else:
@@ -153,7 +179,14 @@ class Responder:
             to_set["cookie"] = theirs.decode("latin-1")
         elif sent:
             to_remove.add("cookie")
-        return _ok(to_set, to_remove)
+        answer = _ok(to_set, to_remove - {"authorization"} if speaks_by is not None else to_remove)
+        if speaks_by is not None:
+            seen: set[str] = set()
+            for name, value in impersonation(principal, speaks_by):
+                # The first replaces whatever came with the request; a further one of the same name is a header beside it.
+                answer.ok_response.headers.append(_header(name, value, _APPEND if name in seen else _OVERWRITE))
+                seen.add(name)
+        return answer
 
     def _preflight(self, request: CheckedRequest) -> CheckResponse:
         """An answer to a listed origin (Fetch, section 3.2.6); the upstream never sees the preflight."""

@@ -1,7 +1,7 @@
 """Headers that tell the upstream who asks."""
 
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from doorward.policy.criteria.membership import claim_values
 from doorward.route.header_template import Template, Variable
@@ -9,26 +9,32 @@ from doorward.route.internal import ASSERTION_HEADER
 from doorward.route.route import Route
 from doorward_authorize.assertion import AssertionSigner
 from doorward_authorize.principal import Principal
+from doorward_authorize.upstream_tokens import ProviderTokens
 
 VALUE_LIMIT = 8192
 
 
 def identity_headers(
-    route: Route, principal: Principal | None, signer: AssertionSigner, issuer: str
+    route: Route, principal: Principal | None, signer: AssertionSigner, issuer: str, tokens: ProviderTokens = ()
 ) -> Iterator[tuple[str, str | None]]:
     """Name and value of each; ``None`` means that the header must not reach the upstream."""
     if route.pass_assertion:
         yield ASSERTION_HEADER, signer.sign(principal, issuer, route.host) if principal is not None else None
     for name, fact in route.claim_headers:
         yield name, _fact(principal, fact)
+    held = dict(tokens)
     for name, template in route.request_templates:
         yield (
             name,
-            _filled(template, principal, lambda: signer.sign(principal, issuer, route.host)) if principal else None,
+            _filled(template, principal, lambda: signer.sign(principal, issuer, route.host), held)
+            if principal
+            else None,
         )
 
 
-def _filled(template: Template, principal: Principal, assertion: Callable[[], str]) -> str | None:
+def _filled(
+    template: Template, principal: Principal, assertion: Callable[[], str], tokens: Mapping[Variable, str]
+) -> str | None:
     """The value of a template, or ``None`` when one of its facts is not known."""
     filled = []
     for part in template:
@@ -37,6 +43,8 @@ def _filled(template: Template, principal: Principal, assertion: Callable[[], st
                 value: str | None = part.text
             case Variable.ASSERTION:
                 value = assertion()
+            case Variable.ACCESS_TOKEN | Variable.ID_TOKEN:
+                value = _token_text(tokens.get(part.variable))
             case Variable.CLAIM:
                 value = _claim(principal, part.text)
             case _:
@@ -46,6 +54,11 @@ def _filled(template: Template, principal: Principal, assertion: Callable[[], st
         filled.append(value)
     text = "".join(filled).strip(" \t")
     return text if text and len(text) <= VALUE_LIMIT else None
+
+
+def _token_text(token: str | None) -> str | None:
+    """A token as it is: encoded it would be another one, so what no header can carry is not sent."""
+    return token if token is not None and all("!" <= character <= "~" for character in token) else None
 
 
 def _claim(principal: Principal, path: str) -> str | None:

@@ -30,6 +30,7 @@ from doorward.identity.external_record import SOURCE_TYPE
 from doorward.identity.grant import RECORD_TYPE as GRANT_TYPE
 from doorward.identity.issuer_keys import RECORD_TYPE as ISSUER_KEYS_TYPE
 from doorward.identity.service_account import RECORD_TYPE as SERVICE_ACCOUNT_TYPE
+from doorward.identity.upstream_token import RECORD_TYPE as UPSTREAM_TOKEN_TYPE
 from doorward.keys.flow import FlowSealer, SignInSigner
 from doorward.keys.handle import HandleSealer
 from doorward.keys.sealed import Sealer
@@ -72,6 +73,7 @@ from doorward_authorize.service_accounts import ServiceAccounts
 from doorward_authorize.sign_in_redirect import SignInRedirect
 from doorward_authorize.snapshot import compile_in_slices, compile_snapshot
 from doorward_authorize.transport import check_methods
+from doorward_authorize.upstream_tokens import UpstreamTokens
 
 REPLICATED = (
     sessions.RECORD_TYPE,
@@ -84,6 +86,7 @@ REPLICATED = (
     GRANT_TYPE,
     EXTERNAL_TYPE,
     SOURCE_TYPE,
+    UPSTREAM_TOKEN_TYPE,
 )
 """Every type that a decision may depend on."""
 _STOP_SECONDS = 1.0
@@ -162,6 +165,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         AssertionSigner(keys.keyring(Purpose.ASSERTION), clock),
         SignInRedirect(FlowSealer(Sealer(flow_keys)), SignInSigner(flow_keys), clock),
         clock,
+        UpstreamTokens(replica.get, clock),
     )
     log, export = _decision_log(settings.decision_log, keys, authorizer_id, metrics)
     held = HeldDecisions()

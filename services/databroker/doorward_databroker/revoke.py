@@ -17,6 +17,7 @@ WAIT_SECONDS = 2.0
 _STEP_SECONDS = 0.05
 _BATCH = 200
 TOKENS = "SessionTokens"
+UPSTREAM_TOKEN = "SessionUpstreamToken"  # noqa: S105  # a record type
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class Revoker:
             writes = [
                 Write(record=Record(type=kind, id=session_id, deleted=True))
                 for session_id in session_ids[start : start + _BATCH]
-                for kind in (SESSION, TOKENS)
+                for kind in (SESSION, TOKENS, UPSTREAM_TOKEN)
             ]
             version = (await self._store.put(writes, secrets.token_hex(16)))[-1]
         return version if version != NO_VERSION else (await self._store.head()).version

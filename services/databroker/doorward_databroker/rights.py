@@ -30,6 +30,7 @@ _RIGHTS: dict[Plane, dict[str, Verb]] = {
     Plane.AUTHENTICATE: {
         "Session": _OWN,
         "SessionTokens": _OWN,
+        "SessionUpstreamToken": _OWN,
         "User": _OWN,
         "SpentCode": Verb.CREATE,
         "SessionActivity": Verb.GET,
@@ -44,6 +45,7 @@ _RIGHTS: dict[Plane, dict[str, Verb]] = {
         "DirectoryUser": _READ,
         "DirectoryGroup": _READ,
         "DirectoryState": _READ,
+        "SessionUpstreamToken": _READ,
         "Grant": _READ,
         "ExternalRecord": _READ,
         "ExternalSource": _READ,

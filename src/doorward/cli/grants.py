@@ -19,7 +19,6 @@ from doorward.errors import ConfigurationError, NotFoundError
 from doorward.identity import user as users
 from doorward.identity.address import canonical_email
 from doorward.identity.grant import RECORD_TYPE, Grant, grant_id
-from doorward.identity.user import User
 from doorward.policy.written_facts import read_time
 from doorward.records.client import RecordClient
 from doorward.records.record import Record, Write
@@ -128,11 +127,7 @@ async def _user_id(client: RecordClient, user: str) -> str:
     address = canonical_email(user)
     if address is None:
         raise ConfigurationError([f"--user: error: `{user}` is neither an address nor a user id"])
-    found = [
-        record.id
-        async for record in client.list(users.RECORD_TYPE)
-        if canonical_email(User.from_bytes(record.data).email) == address
-    ]
+    found = [record.id async for record in client.query(users.RECORD_TYPE, "email", address)]
     if len(found) != 1:
         count = "nobody" if not found else f"{len(found)} people"
         raise ConfigurationError(

@@ -219,6 +219,11 @@ class RouteDocument(StrictDocument):
     set_request_headers: dict[str, str] = Field(
         default={}, description="Headers set towards the upstream; `${…}` stands for a fact."
     )
+    kubernetes_service_account_token_file: str | None = Field(
+        default=None,
+        description="File with a service account's token: the Kubernetes API of the upstream is asked by it, for whoever asks "
+        "(`Impersonate-User`, `Impersonate-Group`).",
+    )
     remove_request_headers: list[str] = Field(default=[], description="Headers removed towards the upstream.")
     set_response_headers: dict[str, str] = Field(default={}, description="Headers set towards the client.")
     preserve_host: bool = Field(default=False, description="Whether the upstream sees the public host.")

@@ -205,6 +205,9 @@ class RouteReader:
             found.error(
                 position_of(node, ("to",)), "tunnels and `tcp://` go together", "`from: tcp+https://…`, `to: tcp://…`"
             )
+        token_file = document.kubernetes_service_account_token_file
+        if token_file is not None:
+            self._check_impersonation(document, tunnel, (*request_headers, *templates, *claim_headers), node, found)
         tls_given = document.tls_server_name or document.tls_ca_file or document.tls_skip_verify
         if tls_given and any(upstream.scheme != "https" for upstream in upstreams):
             found.error(position_of(node, ("to",)), "TLS settings for an upstream without TLS", "write `https://`")
@@ -227,6 +230,7 @@ class RouteReader:
             upstreams=upstreams,
             set_request_headers=request_headers,
             request_templates=templates,
+            kubernetes_token_file=None if token_file is None else str(self._folder / token_file),
             remove_request_headers=removed,
             set_response_headers=response_headers,
             preserve_host=document.preserve_host,
@@ -250,6 +254,20 @@ class RouteReader:
             tls_ca_pem=authorities,
             tls_skip_verify=document.tls_skip_verify,
         )
+
+    @staticmethod
+    def _check_impersonation(
+        document: RouteDocument, tunnel: bool, headers: tuple[tuple[str, object], ...], node: Mapping, found: Problems
+    ) -> None:
+        position = position_of(node, ("kubernetes_service_account_token_file",))
+        if tunnel:
+            found.error(position, "what goes through a tunnel has no headers")
+        for name, _ in headers:
+            if name == "authorization" or name.startswith("impersonate-"):
+                found.error(position, f"`{name}` is the service account's on this route")
+        targets = [document.to] if isinstance(document.to, str) else document.to
+        if not all(text.startswith("https://") for text in targets):
+            found.warning(position, "the service account's token travels to this upstream without TLS", "`https://`")
 
     @staticmethod
     def _has_no_end(document: RouteDocument, tunnel: bool) -> bool:

@@ -10,6 +10,7 @@ from doorward.config.endpoints import Address, PlaneAddresses
 from doorward.config.token_issuers import TokenIssuerSettings
 from doorward.keys.secret import Secret
 from doorward.policy import Policy
+from doorward.route.header_template import Variable
 from doorward.route.route import CertificateUse, Route
 from doorward.source import Problem
 
@@ -202,6 +203,11 @@ class Settings:
             item.route.host for item in self.routes if item.route.client_certificate is not CertificateUse.IGNORED
         }
         return tuple(sorted(asking - dict(self.broken_hosts).keys()))
+
+    @property
+    def provider_tokens(self) -> frozenset[Variable]:
+        """The identity providers' tokens that some route puts into a header."""
+        return frozenset().union(*(item.route.provider_tokens for item in self.routes))
 
     def directory_of(self, provider_id: str) -> DirectorySettings | None:
         """The directory that describes the users of an identity provider, if there is one."""

@@ -20,6 +20,10 @@ class Variable(StrEnum):
     GROUPS = "groups"
     SUBJECT = "subject"
     SESSION = "session"
+    ACCESS_TOKEN = "access_token"  # noqa: S105  # a variable's name
+    """The identity provider's access token of the session."""
+    ID_TOKEN = "id_token"  # noqa: S105  # a variable's name
+    """The newest ID token of the session."""
     CLAIM = "claim"
     """With a path: ``claim/department``."""
 
@@ -34,6 +38,9 @@ class Part:
 
 
 Template = tuple[Part, ...]
+
+PROVIDER_TOKENS = frozenset({Variable.ACCESS_TOKEN, Variable.ID_TOKEN})
+"""What is the identity provider's and leaves authenticate only where a route asks for it."""
 
 _PIECE = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
 

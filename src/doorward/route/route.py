@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
-from doorward.route.header_template import Template
+from doorward.route.header_template import PROVIDER_TOKENS, Template, Variable
 
 
 class MatchKind(StrEnum):
@@ -70,6 +70,8 @@ class Route:
     set_request_headers: tuple[tuple[str, str], ...] = ()
     request_templates: tuple[tuple[str, Template], ...] = ()
     """Headers whose values hold facts; authorize sets them, or removes what lacks a fact."""
+    kubernetes_token_file: str | None = None
+    """File with the token of the Kubernetes service account that speaks for whoever asks; ``None``: an ordinary upstream."""
     remove_request_headers: tuple[str, ...] = ()
     set_response_headers: tuple[tuple[str, str], ...] = ()
     preserve_host: bool = False
@@ -108,6 +110,12 @@ class Route:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "digest", _digest(self))
+
+    @property
+    def provider_tokens(self) -> frozenset[Variable]:
+        """The identity provider's tokens that some header holds."""
+        used = {part.variable for _, template in self.request_templates for part in template if part.variable}
+        return PROVIDER_TOKENS & used
 
     @property
     def is_tunnel(self) -> bool:

@@ -40,6 +40,7 @@ from doorward_authorize.service_accounts import ServiceAccounts
 from doorward_authorize.sign_in_redirect import SignInRedirect
 from doorward_authorize.snapshot import compile_snapshot
 from doorward_authorize.transport import CHECK_METHOD, check_methods
+from doorward_authorize.upstream_tokens import UpstreamTokens
 
 ISSUER = "https://idp.example.com"
 CONFIG = """\
@@ -149,7 +150,12 @@ class World:
         self.checker = Checker(
             authorizer_id="test",
             evaluator=self.evaluator,
-            responder=Responder(self.assertions, SignInRedirect(self.flows, self.signer, self.clock), self.clock),
+            responder=Responder(
+                self.assertions,
+                SignInRedirect(self.flows, self.signer, self.clock),
+                self.clock,
+                UpstreamTokens(self.records.get, self.clock),
+            ),
             log=self.log,
             held=self.held,
             explanations=self.explanations,

@@ -160,7 +160,7 @@ def test_s74_what_is_shown_to_people_has_no_place_for_a_secret(message: Descript
 
 
 def test_s74_what_holds_secrets_is_not_exported():
-    assert not {"SessionTokens", "ServiceAccount", "ScimResource", "SpentCode"} & set(EXPORTED)
+    assert not {"SessionTokens", "SessionUpstreamToken", "ServiceAccount", "ScimResource", "SpentCode"} & set(EXPORTED)
 
 
 PLANES = st.sampled_from([Plane.PROXY, Plane.AUTHORIZE, Plane.AUTHENTICATE, Plane.DIRECTORY, Plane.OPERATOR])
@@ -191,7 +191,7 @@ async def test_s76_no_sequence_of_calls_grows_a_planes_rights(plane: Plane, acti
         may_end_sessions = plane in {Plane.AUTHENTICATE, Plane.DIRECTORY, Plane.OPERATOR}
         for kind in RECORD_TYPES:
             writable = any(verb in {Verb.PUT, Verb.CREATE, Verb.DELETE} for verb, name in before if name == kind)
-            if writable or (may_end_sessions and kind in {"Session", "SessionTokens"}):
+            if writable or (may_end_sessions and kind in {"Session", "SessionTokens", "SessionUpstreamToken"}):
                 continue
             assert (await store.get(kind, "x")).data == b"first"
             assert await store.stored_version(kind, "y") is None

@@ -22,12 +22,14 @@ from doorward.identity.user import User
 from doorward.keys.sealed import Sealer
 from doorward.records.client import Revoked
 from doorward.records.record import Record, RecordVersion, Write
+from doorward.route.header_template import Variable
 from doorward_authenticate.errors import ProviderRefusedError, ProviderUnavailableError, TokenRejectedError
 from doorward_authenticate.identity_providers.claims import personal_claims, user_from
 from doorward_authenticate.identity_providers.id_token import VerifiedClaims
 from doorward_authenticate.identity_providers.relying_party import RelyingParty
 from doorward_authenticate.session_life.schedule import Rhythm, access_ends_soon, next_due, next_retry
 from doorward_authenticate.session_life.tokens import RECORD_TYPE, KeptTokens
+from doorward_authenticate.session_life.upstream import upstream_writes
 from doorward_authenticate.sessions import session_record, user_record
 
 ATTEMPT_SECONDS = 60.0
@@ -94,7 +96,10 @@ class Refresher:
         clock: Clock,
         jitter: Callable[[], float] = random.random,
         directories: Callable[[], Mapping[str, DirectorySettings]] = dict,
+        provider_tokens: Callable[[], frozenset[Variable]] = frozenset,
     ) -> None:
+        """``provider_tokens`` are those that routes ask for."""
+        self._provider_tokens = provider_tokens
         self._directories = directories
         self._records = records
         self._sealer = sealer
@@ -203,9 +208,7 @@ class Refresher:
         """Close the attempt, and store what it found, in one write."""
         kept = replace(found.kept, due_at=due_at, attempt_until=None, failures=0)
         try:
-            await self._records.put(
-                [*writes, Write(record=kept.to_record(self._sealer), expected=found.tokens_version)]
-            )
+            await self._put_tokens(kept, found.tokens_version, [*writes, *self._for_upstreams(kept)])
         except ConflictError:
             return Attended.GONE  # ended, or taken over: whoever did it has the last word
         return outcome
@@ -242,7 +245,8 @@ class Refresher:
         sent_attempt = found.kept.attempt
         for attempt in range(_STORE_TRIES):
             try:
-                found.tokens_version = (await self._put_tokens(found.kept, found.tokens_version))[0]
+                given = self._for_upstreams(found.kept)
+                found.tokens_version = (await self._put_tokens(found.kept, found.tokens_version, given))[-1]
                 return True
             except ConflictError:
                 try:
@@ -259,8 +263,14 @@ class Refresher:
                 await asyncio.sleep(_STORE_PAUSE_SECONDS)
         return False
 
-    async def _put_tokens(self, kept: KeptTokens, expected: RecordVersion) -> tuple[RecordVersion, ...]:
-        return await self._records.put([Write(record=kept.to_record(self._sealer), expected=expected)])
+    def _for_upstreams(self, kept: KeptTokens) -> list[Write]:
+        return upstream_writes(kept, self._provider_tokens())
+
+    async def _put_tokens(
+        self, kept: KeptTokens, expected: RecordVersion, before: list[Write] | None = None
+    ) -> tuple[RecordVersion, ...]:
+        """Store the tokens, after ``before`` and in one write with it; theirs is the last version."""
+        return await self._records.put([*(before or []), Write(record=kept.to_record(self._sealer), expected=expected)])
 
     async def _find(self, session_id: str) -> _Found:
         tokens = await self._records.get(RECORD_TYPE, session_id)

@@ -30,6 +30,7 @@ RECORD_TYPES: dict[str, RecordType] = {
     for kind in (
         RecordType("Session", indexes=("user_id", "identity_provider_id", "provider_session"), ends_with_history=True),
         RecordType("SessionTokens", indexes=("due",), ends_with_history=True),
+        RecordType("SessionUpstreamToken", ends_with_history=True),
         RecordType("User", indexes=("email", "identity_provider_id", "directory_user")),
         RecordType("ServiceAccount"),
         RecordType("IssuerKeys"),

@@ -16,6 +16,7 @@ from doorward.identity.user import User
 from doorward.keys.sealed import Sealer
 from doorward.keys.secret import Secret
 from doorward.keys.store import Purpose
+from doorward.route.header_template import Variable
 from doorward_authenticate.errors import ProviderRefusedError
 from doorward_authenticate.identity_providers.id_token import VerifiedClaims
 from doorward_authenticate.identity_providers.relying_party import Renewed, SignedInAt
@@ -74,9 +75,21 @@ class FakeProvider:
         return dict(self.person)
 
 
+def signed_in(refresh: str | None = "r0", subject: str = "alice", email: str = "") -> SignedInAt:
+    claims = VerifiedClaims({"sub": subject, "groups": ["staff"], "department": "eng", "email": email})
+    return SignedInAt(
+        claims=claims, userinfo={}, access_token="a0", refresh_token=refresh, id_token="i", access_seconds=LIFE
+    )
+
+
 class World:
     def __init__(
-        self, *, idle: float | None = None, most: int | None = None, records: StoreRecords | None = None
+        self,
+        *,
+        idle: float | None = None,
+        most: int | None = None,
+        records: StoreRecords | None = None,
+        provider_tokens: frozenset[Variable] = frozenset(),
     ) -> None:
         self.clock = records.clock if records is not None else FakeClock()
         self.records = records or StoreRecords(self.clock)
@@ -84,7 +97,9 @@ class World:
         self.provider = FakeProvider()
         self.rhythm = Rhythm(ask_every_seconds=600, idle_seconds=idle)
         self.refresher = self.another_replica()
-        limits = SessionLimits(lifetime_seconds=36_000, most_sessions=most, rhythm=self.rhythm)
+        limits = SessionLimits(
+            lifetime_seconds=36_000, most_sessions=most, rhythm=self.rhythm, provider_tokens=provider_tokens
+        )
         self.writer = SessionWriter(self.records, self.sealer, limits, self.clock, jitter=lambda: 0.0)
 
     def another_replica(self, records: StoreRecords | None = None) -> Refresher:
@@ -95,6 +110,7 @@ class World:
             lambda: self.rhythm,
             self.clock,
             lambda: 0.0,
+            provider_tokens=lambda: self.writer.limits.provider_tokens,
         )
 
     async def sign_in(
@@ -106,14 +122,10 @@ class World:
         between: Callable[[], Awaitable[object]] | None = None,
     ) -> str:
         """The id of the new session; ``between`` happens while the identity provider is being asked."""
-        claims = VerifiedClaims({"sub": subject, "groups": ["staff"], "department": "eng", "email": email})
-        signed_in = SignedInAt(
-            claims=claims, userinfo={}, access_token="a0", refresh_token=refresh, id_token="i", access_seconds=LIFE
-        )
         since = await self.writer.moment()
         if between is not None:
             await between()
-        return (await self.writer.begin(self.provider, signed_in, set(), since)).session.id
+        return (await self.writer.begin(self.provider, signed_in(refresh, subject, email), set(), since)).session.id
 
     async def user(self, session_id: str) -> User:
         session = Session.from_bytes((await self.records.get("Session", session_id)).data)

@@ -5,14 +5,16 @@ import json
 from dataclasses import replace
 
 import pytest
-from tests.unit.authenticate.session_life.builders import LIFE, SETTINGS, World
+from tests.unit.authenticate.session_life.builders import LIFE, SETTINGS, World, signed_in
 
 from doorward.errors import DataCorruptedError, NotFoundError
 from doorward.identity import sign_in_stop
 from doorward.identity.activity import Activity
 from doorward.identity.session import Session
+from doorward.identity.upstream_token import UpstreamToken
 from doorward.identity.user import user_id
 from doorward.records.record import Record, Write
+from doorward.route.header_template import Variable
 from doorward_authenticate.errors import (
     ProviderRefusedError,
     ProviderUnavailableError,
@@ -297,3 +299,46 @@ async def test_people_are_found_by_their_address_in_its_one_form():
     session_id = await world.sign_in(email="Alice@Example.COM")
     (found,) = [record.id async for record in world.records.query("User", "email", "alice@example.com")]
     assert found == (await world.user(session_id)).id
+
+
+async def test_upstreams_get_what_routes_ask_for_and_follow_every_renewal():
+    """A token that no header holds has no business outside this plane."""
+    asked = frozenset({Variable.ACCESS_TOKEN})
+    world = World(provider_tokens=asked)
+
+    async def given(session_id: str) -> UpstreamToken:
+        return UpstreamToken.from_bytes((await world.records.get("SessionUpstreamToken", session_id)).data)
+
+    session_id = await world.sign_in()
+    first = await given(session_id)
+    assert (first.access_token, first.id_token) == ("a0", "")
+    assert first.access_token_at(world.clock.now() + LIFE - 1) == "a0"
+    assert first.access_token_at(world.clock.now() + LIFE) is None
+    world.clock.advance(LIFE)
+    assert await world.refresher.attend(session_id) is Attended.RENEWED
+    assert (await given(session_id)).access_token_at(world.clock.now()) == "a1"
+    world.provider.fails = ProviderRefusedError("gone")
+    world.clock.advance(LIFE)
+    assert await world.refresher.attend(session_id) is Attended.ENDED
+    await world.writer.begin(world.provider, signed_in(), {session_id}, await world.writer.moment())
+    with pytest.raises(NotFoundError):
+        await given(session_id)
+
+
+async def test_nothing_is_given_where_no_route_asks():
+    world = World()
+    session_id = await world.sign_in()
+    world.clock.advance(LIFE)
+    assert await world.refresher.attend(session_id) is Attended.RENEWED
+    with pytest.raises(NotFoundError):
+        await world.records.get("SessionUpstreamToken", session_id)
+
+
+async def test_tokens_that_are_renewed_while_userinfo_is_away_reach_upstreams_all_the_same():
+    world = World(provider_tokens=frozenset({Variable.ACCESS_TOKEN}))
+    session_id = await world.sign_in()
+    world.clock.advance(LIFE)
+    world.provider.userinfo_fails = ProviderUnavailableError("away")
+    assert await world.refresher.attend(session_id) is Attended.POSTPONED
+    record = await world.records.get("SessionUpstreamToken", session_id)
+    assert UpstreamToken.from_bytes(record.data).access_token == "a1"
