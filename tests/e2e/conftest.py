@@ -140,6 +140,10 @@ def open_site(
     with short_folder() as folder:
         (folder / "cluster-token").write_text(CLUSTER_TOKEN + "\n")
         (folder / "clients.crt").write_text(client_authority.pem)
-        settings = {"token_issuers": [trusted], "client_certificates": {"authorities": "clients.crt"}}
+        settings = {
+            "authorize": {"workers": 2},
+            "token_issuers": [trusted],
+            "client_certificates": {"authorities": "clients.crt"},
+        }
         with site(folder, routes, port=port, **settings) as made:
             yield made

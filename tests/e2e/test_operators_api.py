@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
-from tests.support.deployment import Running
+from tests.support.deployment import Running, wait_for
 from tests.support.http_client import BrowserlessClient
+from tests.support.site import Site
 
 from doorward.api.authorize.v1 import authorize_pb2 as pb
 from doorward.api.authorize.v1.authorize_pb2_grpc import AuthorizeServiceStub
@@ -100,3 +101,20 @@ def test_explain_says_why_for_a_page_that_was_shown_and_for_one_that_would_be(
         with pytest.raises(grpc.RpcError) as caught:
             authorize.Explain(request, timeout=5)
         assert caught.value.code() in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT}
+
+
+def test_two_workers_share_the_checks_and_each_decision_is_explained(open_site: Site):
+    """One that got nothing would be there for nothing, and one whose decisions nobody finds is no use to an operator."""
+
+    def deciders() -> dict[str, str]:
+        with open_site.client() as client:
+            client.get(open_site.url("open") + "/shared")
+        records = [record for record in open_site.run.decisions() if record["route"] == "open"]
+        found = {str(record["decision_id"]).partition("-")[0]: str(record["decision_id"]) for record in records}
+        return found if len(found) == 2 else {}
+
+    for decision_id in wait_for(deciders, what="a decision of each worker").values():
+        explained = open_site.run.command("explain", decision_id)
+        assert explained.returncode == 0, explained.stderr
+    status = json.loads(open_site.run.command("status", "--json").stdout)
+    assert sum(process["plane"] == "authorize" for process in status["processes"]) == 2

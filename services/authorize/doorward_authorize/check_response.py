@@ -179,14 +179,9 @@ class Responder:
             to_set["cookie"] = theirs.decode("latin-1")
         elif sent:
             to_remove.add("cookie")
-        answer = _ok(to_set, to_remove - {"authorization"} if speaks_by is not None else to_remove)
         if speaks_by is not None:
-            seen: set[str] = set()
-            for name, value in impersonation(principal, speaks_by):
-                # The first replaces whatever came with the request; a further one of the same name is a header beside it.
-                answer.ok_response.headers.append(_header(name, value, _APPEND if name in seen else _OVERWRITE))
-                seen.add(name)
-        return answer
+            to_set.update(impersonation(principal, speaks_by))
+        return _ok(to_set, to_remove)
 
     def _preflight(self, request: CheckedRequest) -> CheckResponse:
         """An answer to a listed origin (Fetch, section 3.2.6); the upstream never sees the preflight."""

@@ -7,6 +7,7 @@ audit or deny   on the disk before the answer; a decision that cannot be recorde
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
@@ -18,6 +19,8 @@ from doorward_authorize.log_file import LogFile
 from doorward_authorize.metrics import AuthorizeMetrics
 
 FLUSH_SECONDS = 0.05
+TIDY_SECONDS = 3_600.0
+"""How often what is beyond the retention is looked for."""
 QUEUE_LIMIT = 20_000
 DURABLE_SECONDS = 0.4
 """How long an answer waits for its record; under Envoy's timeout."""
@@ -83,10 +86,17 @@ class DecisionLog:
 
     async def run(self) -> None:
         """Write until cancelled, then write what is left."""
+        tidied = float("-inf")
+        clock = asyncio.get_running_loop().time
         try:
             while True:
+                if clock() - tidied >= TIDY_SECONDS:
+                    tidied = clock()
+                    await self._tidy()
                 if self.audit_or_deny:
-                    await self._wake.wait()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(TIDY_SECONDS):
+                            await self._wake.wait()
                     self._wake.clear()
                 else:
                     await asyncio.sleep(FLUSH_SECONDS)
@@ -109,6 +119,12 @@ class DecisionLog:
             for _, future in together:
                 if not future.done():
                     future.set_result(is_written)
+
+    async def _tidy(self) -> None:
+        try:
+            await asyncio.to_thread(self._file.tidy)
+        except OSError as error:
+            _log.error("old decision records cannot be dropped", error=str(error))
 
     def _taken(self) -> list[DecisionRecord]:
         return [self._queue.popleft() for _ in range(min(len(self._queue), _SLICE))]

@@ -12,6 +12,7 @@ import structlog
 from doorward.clock import Clock
 from doorward.errors import UnavailableError
 from doorward.keys.secret import Secret
+from doorward.route.internal import GROUP_HEADER
 from doorward_authorize.principal import Principal
 
 LOOK_AGAIN_SECONDS = 5.0
@@ -60,7 +61,7 @@ class TokenFiles:
 
 
 def impersonation(principal: Principal | None, token: str) -> list[Header]:
-    """The headers that let a service account speak for ``principal``; a name that stands in several is one header each.
+    """The headers that let a service account speak for ``principal``; groups are joined by commas, and Envoy takes them apart.
 
     Raises:
         UnavailableError: nobody is signed in, or their groups do not fit: half of them would say something else.
@@ -72,7 +73,7 @@ def impersonation(principal: Principal | None, token: str) -> list[Header]:
     if sum(len(group) for group in groups) > GROUPS_LIMIT_BYTES:
         raise UnavailableError("somebody is in more groups than fit into headers")
     headers = [("authorization", f"Bearer {token}"), ("impersonate-user", user)]
-    return headers + [("impersonate-group", group) for group in groups]
+    return [*headers, (GROUP_HEADER, ",".join(groups))] if groups else headers
 
 
 def _may_be_named(group: str) -> bool:

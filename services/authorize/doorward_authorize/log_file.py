@@ -2,9 +2,15 @@
 
 import fcntl
 import os
+import re
 import sys
 import time
 from pathlib import Path
+
+LONGEST_FILE_SECONDS = 86_400.0
+"""The span of one file: so much longer than their retention may records be kept."""
+_TIME = re.compile(rb'"time":([0-9]{1,12}(?:\.[0-9]{1,9})?)[,}]')
+_HEAD_BYTES = 4096
 
 
 class LogFile:
@@ -44,13 +50,28 @@ class LogFile:
         if size >= self._rotate_bytes:
             self._rotate()
 
-    def _rotate(self) -> None:
+    def tidy(self) -> None:
+        """Drop what is beyond the retention; where little is decided, no file fills, and a day's is set aside all the same.
+
+        Raises:
+            OSError: it could not be done.
+        """
+        if self._path is None:
+            return
+        began = _first_time(self._path)
+        self._rotate(is_old=began is not None and time.time() - began >= LONGEST_FILE_SECONDS)
+
+    def _rotate(self, *, is_old: bool = False) -> None:
         """Set the full file aside and drop what is beyond the retention; one process at a time."""
         assert self._path is not None  # noqa: S101  # standard output is not rotated
         lock = os.open(self._path.with_name(f".{self._path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if self._path.exists() and self._path.stat().st_size >= self._rotate_bytes:  # nobody else was first
+            is_full = self._path.exists() and self._path.stat().st_size >= self._rotate_bytes
+            if is_old:
+                began = _first_time(self._path)
+                is_full = began is not None and time.time() - began >= LONGEST_FILE_SECONDS
+            if is_full:  # nobody else was first
                 self._path.rename(self._aside(time.time_ns()))
             horizon = time.time() - self._keep_seconds
             for position, old in enumerate(self.old_files()):
@@ -80,3 +101,13 @@ class LogFile:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _first_time(path: Path) -> float | None:
+    """When the first record of a file was made; ``None`` when there is none to read."""
+    try:
+        with path.open("rb") as file:
+            found = _TIME.search(file.read(_HEAD_BYTES))
+    except FileNotFoundError:
+        return None
+    return float(found[1]) if found else None

@@ -203,7 +203,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
 
     own_services = neighbours.servers(
         "authorize_services",
-        [(Plane.OPERATOR, neighbours.local.authorize)],
+        [(Plane.OPERATOR, neighbours.local.authorize_of(options.worker))],
         [Plane.OPERATOR, Plane.PROXY],
         register,
         [SERVICE_NAME, GUARD_SERVICE_NAME],

@@ -98,7 +98,7 @@ class ProxyPlane:
         self.registry = CollectorRegistry()
         self.metrics = ProxyMetrics(self.registry)
         surroundings = Surroundings(
-            check_sockets=(endpoints.check(0),),
+            check_sockets=tuple(endpoints.check(number) for number in range(settings.authorize_workers)),
             guard_socket=endpoints.guard,
             pages_socket=endpoints.proxy_pages,
             authenticate_socket=endpoints.authenticate_pages,
@@ -142,7 +142,9 @@ class ProxyPlane:
             binary=binary, bootstrap_file=self._bootstrap_file, concurrency=settings.envoy_concurrency
         )
         self.envoy = EnvoyProcess(command, EnvoyAdmin(endpoints.envoy_admin), clock, self.metrics)
-        self._guard = GuardProcess(options, settings.planes.authorize_services)
+        # Workers on this machine are as many as there were at the start.
+        self._beside = tuple(endpoints.authorize_of(number) for number in range(settings.authorize_workers))
+        self._guard = GuardProcess(options, settings.planes.authorize_services or self._beside)
         if self.neighbours.identity is not None:
             # Envoy gets the new one as a secret: connections that are open go on.
             self.neighbours.identity.subscribe(lambda _: self.publisher.publish_again())
@@ -173,7 +175,7 @@ class ProxyPlane:
 
     def change(self, settings: Settings) -> None:
         """Serve ``settings`` from now on."""
-        self._guard.replace_authorizers(settings.planes.authorize_services)
+        self._guard.replace_authorizers(settings.planes.authorize_services or self._beside)
         self.publisher.submit(settings)
 
     async def wait_ready(self) -> None:

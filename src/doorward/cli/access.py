@@ -50,6 +50,24 @@ class Access:
             yield channel
 
     @contextlib.asynccontextmanager
+    async def authorizers(self) -> AsyncIterator[tuple[grpc.aio.Channel, ...]]:
+        """A channel to each authorizer: what one of them holds, the others do not.
+
+        Raises:
+            ConfigurationError: as for ``records``.
+        """
+        addresses = self._addresses()
+        places: list[Place] = [(address,) for address in addresses.authorize_services]
+        identity = self._identity(addresses)
+        async with contextlib.AsyncExitStack() as stack:
+            yield tuple(
+                [
+                    await stack.enter_async_context(open_channel(place, Plane.AUTHORIZE, identity))
+                    for place in places or self._sockets().authorizers()
+                ]
+            )
+
+    @contextlib.asynccontextmanager
     async def directory(self) -> AsyncIterator[grpc.aio.Channel]:
         """A channel to the directory worker.
 

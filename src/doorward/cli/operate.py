@@ -13,7 +13,7 @@ from doorward.api.authorize.v1 import authorize_pb2, authorize_pb2_grpc
 from doorward.api.process.v1.process_pb2 import Process, ReportRequest
 from doorward.api.process.v1.process_pb2_grpc import ProcessServiceStub
 from doorward.cli.access import Access
-from doorward.errors import NotFoundError
+from doorward.errors import DoorwardError, NotFoundError
 from doorward.records.client import RecordClient, Status
 from doorward.rpc.client import call
 
@@ -85,9 +85,19 @@ def explain_decision(decision_id: str, access: Access, *, as_json: bool) -> int:
     """Print why a decision came out as it did; 1 when it is no longer held."""
 
     async def ask() -> authorize_pb2.ExplainResponse:
-        async with access.authorize() as channel:
-            stub = authorize_pb2_grpc.AuthorizeServiceStub(channel)
-            return await stub.Explain(authorize_pb2.ExplainRequest(decision_id=decision_id), timeout=3)
+        """Each in turn: a decision is held by the one that made it, unless it was put as a record."""
+        async with access.authorizers() as channels:
+            refused: DoorwardError = NotFoundError(decision_id)
+            for channel in channels:
+                stub = authorize_pb2_grpc.AuthorizeServiceStub(channel)
+                request = authorize_pb2.ExplainRequest(decision_id=decision_id)
+                try:
+                    return await call(stub.Explain(request, timeout=_TIMEOUT_SECONDS))
+                except NotFoundError:
+                    continue
+                except DoorwardError as error:
+                    refused = error  # one that is away may be the one that holds it
+            raise refused
 
     try:
         answer = asyncio.run(ask())

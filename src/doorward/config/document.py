@@ -178,6 +178,17 @@ class EnvoyDocument(StrictDocument):
     max_streams: int = Field(default=20000, ge=100, le=1_000_000, description="Most guarded streams at once.")
 
 
+class AuthorizeDocument(StrictDocument):
+    """The processes that decide, under `doorward run`."""
+
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="How many; each keeps a copy of the records, and Envoy asks them in turn. Takes effect at the next start.",
+    )
+
+
 class DecisionLogDocument(StrictDocument):
     """Where decisions are recorded."""
 
@@ -189,7 +200,11 @@ class DecisionLogDocument(StrictDocument):
     )
     rotate_megabytes: int = Field(default=256, ge=1, le=65536, description="Size at which a new file begins.")
     keep_files: int = Field(default=8, ge=0, le=10000, description="How many full files are kept.")
-    keep_for: Duration = Field(default=30 * 86400.0, ge=60, description="How long full files are kept.")
+    keep_for: Duration = Field(
+        default=30 * 86400.0,
+        ge=60,
+        description="How long full files are kept; a file is full after a day at the latest.",
+    )
     loggable: list[str] = Field(
         default=[],
         description="Facts whose values are written as they are, such as `email` or `http_header/x-team`; all others "
@@ -295,6 +310,7 @@ class Document(StrictDocument):
     )
     session: SessionDocument = Field(default=SessionDocument(), description="Life of a sign-in.")
     grants: list[GrantDocument] = Field(default=[], description="Kinds of just-in-time grants.")
+    authorize: AuthorizeDocument = Field(default=AuthorizeDocument(), description="Deciding processes.")
     envoy: EnvoyDocument = Field(default=EnvoyDocument(), description="Data plane.")
     decision_log: DecisionLogDocument = Field(default=DecisionLogDocument(), description="Decision log.")
     sets: object = Field(default=None, description="Lists of values by name, for `{set: NAME}` in policies.")

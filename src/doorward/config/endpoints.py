@@ -94,8 +94,17 @@ class LocalEndpoints:
 
     @property
     def authorize(self) -> Path:
-        """The authorize plane's own gRPC services."""
-        return self._socket("authorize.sock")
+        """The authorize plane's own gRPC services, those of its first worker."""
+        return self.authorize_of(0)
+
+    def authorize_of(self, worker: int) -> Path:
+        """The own gRPC services of one worker of the authorize plane."""
+        return self._socket(f"authorize.{worker}.sock" if worker else "authorize.sock")
+
+    def authorizers(self) -> tuple[Path, ...]:
+        """The services of every authorize worker that has begun here, the first one first."""
+        others = sorted(self.folder.glob("authorize.*.sock"), key=lambda path: (len(path.name), path.name))
+        return (self.authorize, *others)
 
     @property
     def authenticate(self) -> Path:

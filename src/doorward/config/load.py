@@ -248,6 +248,7 @@ class _Loader:
                 otlp_endpoint=document.decision_log.otlp_endpoint,
             ),
             envoy_path=self._folder / document.envoy.path if document.envoy.path else None,
+            authorize_workers=document.authorize.workers,
             envoy_concurrency=document.envoy.concurrency,
             max_streams=document.envoy.max_streams,
             grants=grants,

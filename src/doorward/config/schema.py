@@ -18,6 +18,7 @@ from doorward.config.directories import (
     ScimDocument,
 )
 from doorward.config.document import (
+    AuthorizeDocument,
     ClaimsDocument,
     ClientCertificatesDocument,
     DatabrokerDocument,
@@ -54,6 +55,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`directories[]` of type `okta`", OktaDocument),
     ("`directories[]` of type `entra`", EntraDocument),
     ("`directories[]` of type `google`", GoogleDocument),
+    ("`authorize`", AuthorizeDocument),
     ("`envoy`", EnvoyDocument),
     ("`decision_log`", DecisionLogDocument),
     ("`routes[]`", RouteDocument),

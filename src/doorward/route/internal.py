@@ -49,5 +49,7 @@ ASSERTION_HEADER = "x-doorward-jwt-assertion"
 """The signed statement about who asks."""
 DECISION_ID_HEADER = "x-doorward-decision-id"
 """On the way to our own pages: the id of the decision that let the request pass."""
+GROUP_HEADER = "impersonate-group"
+"""For whom a Kubernetes API is asked: authorize sets all groups joined by commas, Envoy makes a header of each."""
 TOKEN_HEADER = "doorward-authorization"  # noqa: S105  # a header's name
 """Where a service account may present its token when `Authorization` is the application's."""

@@ -143,6 +143,8 @@ _NOT_REACH = frozenset(
         "show_remedy",
         "digest",
         "allowed_origins",
+        # Where it lies differs from machine to machine, and authorize alone reads it.
+        "kubernetes_token_file",
         "client_certificate",
         "token_issuers",
         "pass_bearer",

@@ -26,6 +26,7 @@ from doorward.runtime.valkey import start_valkey
 
 PLANES = ("databroker", "authenticate", "authorize", "proxy")
 _STOP_ORDER = (("proxy",), ("authenticate", "authorize", "directory"), ("databroker",), ("valkey",))
+"""By plane; all workers of one together."""
 _START_SECONDS = 30.0
 _STOP_SECONDS = 9.0
 _FIRST_PAUSE_SECONDS = 0.1
@@ -56,9 +57,12 @@ class Deployment:
         if settings.redis is None:
             self._members["valkey"] = _Member("valkey", self._start_valkey)
         # Directories need a process only where there are some.
-        self._planes = (*PLANES, "directory") if settings.directories else PLANES
-        for plane in self._planes:
-            self._members[plane] = _Member(plane, functools.partial(self._start_plane, plane))
+        planes = (*PLANES, "directory") if settings.directories else PLANES
+        workers = {"authorize": settings.authorize_workers}
+        for plane in planes:
+            for worker in range(workers.get(plane, 1)):
+                name = f"{plane}.{worker}" if worker else plane
+                self._members[name] = _Member(name, functools.partial(self._start_plane, plane, worker))
 
     @property
     def processes(self) -> dict[str, int]:
@@ -82,7 +86,7 @@ class Deployment:
         try:
             if "valkey" in self._members:
                 await self._bring_up(self._members["valkey"], progress)
-            planes = [self._members[plane] for plane in self._planes]
+            planes = [member for name, member in self._members.items() if name != "valkey"]
             async with asyncio.TaskGroup() as group:
                 for member in planes:
                     group.create_task(self._bring_up(member, progress))
@@ -98,7 +102,7 @@ class Deployment:
         """End every member in order. Idempotent."""
         self._stopping = True
         for group in _STOP_ORDER:
-            members = [self._members[name] for name in group if name in self._members]
+            members = [member for name, member in self._members.items() if name.partition(".")[0] in group]
             await asyncio.gather(*(self._end(member) for member in members))
 
     async def _bring_up(self, member: _Member, progress: Callable[[str], None]) -> None:
@@ -139,14 +143,15 @@ class Deployment:
     async def _start_valkey(self) -> Child:
         return await start_valkey(self._data_dir, LocalEndpoints(self.run_dir).redis, self._log_file("valkey"))
 
-    async def _start_plane(self, plane: str) -> Child:
+    async def _start_plane(self, plane: str, worker: int) -> Child:
         command = [
             sys.executable, "-m", "doorward.cli.app", "serve", plane,
             "--config", str(self._config_path),
             "--data", str(self._data_dir),
             "--run-dir", str(self.run_dir),
+            "--worker", str(worker),
         ]  # fmt: skip
-        log_file = self._log_file(plane) if self._log_dir is not None else None
+        log_file = self._log_file(f"{plane}.{worker}" if worker else plane) if self._log_dir is not None else None
         return await spawn_ready(plane, command, timeout_seconds=_START_SECONDS, log_file=log_file)
 
     def _log_file(self, name: str) -> Path:

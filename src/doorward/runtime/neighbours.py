@@ -58,13 +58,13 @@ class Neighbours:
         """A channel to the authorizers' services."""
         return open_channel(self._addresses.authorize_services or self.local.authorize, Plane.AUTHORIZE, self.identity)
 
-    def authorizer(self, address: Address | None) -> grpc.aio.Channel:
-        """A channel to the services of the one authorizer at ``address``, or beside us.
+    def authorizer(self, where: Address | Path) -> grpc.aio.Channel:
+        """A channel to the services of the one authorizer at an address, or on a socket beside us.
 
         Raises:
             ConfigurationError: an address, and this process began without a certificate.
         """
-        place: Place = self.local.authorize if address is None else (address,)
+        place: Place = where if isinstance(where, Path) else (where,)
         return open_channel(place, Plane.AUTHORIZE, self.identity)
 
     def authenticate(self) -> grpc.aio.Channel:

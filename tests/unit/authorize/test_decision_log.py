@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from doorward_authorize import decision_log
 from doorward_authorize.check_request import CheckParser
 from doorward_authorize.decision_log import DecisionLog
 from doorward_authorize.decision_record import DecisionRecord, RecordEncoder
-from doorward_authorize.log_file import LogFile
+from doorward_authorize.log_file import LONGEST_FILE_SECONDS, LogFile
 from doorward_authorize.otlp_export import OtlpExport
 from doorward_authorize.outcome import Outcome, Verdict
 
@@ -209,6 +211,41 @@ def test_a_full_file_is_set_aside_and_old_ones_go(tmp_path: Path):
     assert path.parent.stat().st_mode
     file.append("x\n", durable=True)
     assert path.stat().st_mode & 0o077 == 0
+
+
+def test_where_little_is_decided_records_are_dropped_in_time_all_the_same(tmp_path: Path):
+    """What must not be kept for longer must not wait for a file to fill."""
+    path, now = tmp_path / "d.jsonl", time.time()
+    file = LogFile(path, 1 << 30, 9, 3_600.0)
+    file.tidy()
+    file.append('{"decision_id":"a","time":%f,"x":1}\n' % (now - LONGEST_FILE_SECONDS + 60), durable=False)
+    file.tidy()
+    assert file.old_files() == [], "a file of today stays"
+    path.write_text('{"decision_id":"a","time":%f,"x":1}\n' % (now - LONGEST_FILE_SECONDS))
+    file.tidy()
+    (aside,) = file.old_files()
+    assert not path.exists()
+    os.utime(aside, (now - 3_599, now - 3_599))
+    file.tidy()
+    assert file.old_files() == [aside]
+    os.utime(aside, (now - 3_601, now - 3_601))
+    file.tidy()
+    assert file.old_files() == []
+    path.write_bytes(b"\xff no record")
+    file.tidy()
+    assert path.exists()
+    LogFile(None, 1, 1, 1.0).tidy()
+
+
+async def test_the_log_is_tidied_while_it_runs(world: World, monkeypatch: pytest.MonkeyPatch):
+    tidied = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(LogFile, "tidy", lambda _: loop.call_soon_threadsafe(tidied.set))
+    running = asyncio.create_task(world.log.run())
+    async with asyncio.timeout(5):
+        await tidied.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 def test_processes_that_share_a_file_lose_nothing(tmp_path: Path):

@@ -1,6 +1,6 @@
 """Where the authorizers are, kept up with a file: the guard outlives changes of the configuration and reads none itself.
 
-One address a line; no line means the socket beside us. The proxy plane writes the file, and it is looked at every second.
+One address or socket a line. The proxy plane writes the file, and it is looked at every second.
 
 Concurrency: belongs to one event loop.
 """
@@ -22,38 +22,40 @@ LOOK_SECONDS = 1.0
 _log = structlog.stdlib.get_logger(__name__)
 
 
-def write_authorizers(file: Path, addresses: Sequence[Address]) -> None:
+def write_authorizers(file: Path, places: Sequence[Address | Path]) -> None:
     """Tell the guard where to go from now on."""
-    write_private(file, "".join(f"{address}\n" for address in addresses))
+    write_private(file, "".join(f"{place}\n" for place in places))
 
 
-def read_authorizers(file: Path) -> tuple[Address, ...]:
+def read_authorizers(file: Path) -> tuple[Address | Path, ...]:
     """What ``write_authorizers`` wrote.
 
     Raises:
         ConfigurationError: something else, or nothing.
     """
     try:
-        lines = file.read_text("ascii").splitlines()
+        lines = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError([f"{file}: error: cannot be read: {error}"]) from error
     found = []
     for number, line in enumerate(lines, 1):
-        address = parse_address(line)
-        if address is None:
-            raise ConfigurationError([f"{file}:{number}:1: error: expected `host:port`"])
-        found.append(address)
+        place = Path(line) if line.startswith("/") else parse_address(line)
+        if place is None:
+            raise ConfigurationError([f"{file}:{number}:1: error: expected `host:port` or the path of a socket"])
+        found.append(place)
+    if not found:
+        raise ConfigurationError([f"{file}:1:1: error: names no authorizer"])
     return tuple(found)
 
 
 class Authorizers:
     """A channel to each authorizer, and the link that goes from one to the next."""
 
-    def __init__(self, file: Path, link: AuthorizeLink, connect: Callable[[Address | None], grpc.aio.Channel]) -> None:
+    def __init__(self, file: Path, link: AuthorizeLink, connect: Callable[[Address | Path], grpc.aio.Channel]) -> None:
         self._file = file
         self._link = link
         self._connect = connect
-        self._channels: dict[Address | None, grpc.aio.Channel] = {}
+        self._channels: dict[Address | Path, grpc.aio.Channel] = {}
         self._left: list[grpc.aio.Channel] = []
 
     def look(self) -> None:
@@ -62,14 +64,14 @@ class Authorizers:
         Raises:
             ConfigurationError: it is not usable; what counted still counts.
         """
-        wanted: tuple[Address | None, ...] = read_authorizers(self._file) or (None,)
+        wanted = read_authorizers(self._file)
         if set(wanted) == set(self._channels):
             return
         channels = {address: self._channels.get(address) or self._connect(address) for address in wanted}
         self._left += [channel for address, channel in self._channels.items() if address not in channels]
         self._channels = channels
         self._link.replace(list(channels.values()))
-        _log.info("authorizers", addresses=[str(address or "beside us") for address in channels])
+        _log.info("authorizers", places=[str(place) for place in channels])
 
     async def run(self) -> None:
         """Keep up with the file until cancelled."""

@@ -7,7 +7,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from doorward.clock import SystemClock
-from doorward.config.endpoints import LocalEndpoints, PlaneAddresses
+from doorward.config.endpoints import Address, LocalEndpoints, PlaneAddresses
 from doorward.rpc.planes import Plane
 from doorward.runtime.neighbours import Neighbours
 from doorward.runtime.service import ServeOptions, Stop, run_service
@@ -35,7 +35,8 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     """Serve until ``stop``, then cut what is still open."""
     clock = SystemClock()
     endpoints = LocalEndpoints(options.run_dir)
-    addresses = PlaneAddresses(authorize_services=read_authorizers(endpoints.guard_authorizers))
+    apart = tuple(place for place in read_authorizers(endpoints.guard_authorizers) if isinstance(place, Address))
+    addresses = PlaneAddresses(authorize_services=apart)
     neighbours = Neighbours(Plane.PROXY, options, addresses, clock)
     metrics = GuardMetrics(CollectorRegistry())
     streams = Streams(clock, metrics, STREAMS_LIMIT)

@@ -7,6 +7,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import structlog
 
@@ -27,7 +28,7 @@ _log = structlog.stdlib.get_logger(__name__)
 class GuardProcess:
     """Keeps one guard running until it is stopped. Concurrency: belongs to one event loop; ``run`` is one task."""
 
-    def __init__(self, options: ServeOptions, authorizers: Sequence[Address]) -> None:
+    def __init__(self, options: ServeOptions, authorizers: Sequence[Address | Path]) -> None:
         self._command = [
             sys.executable, "-m", "doorward.cli.app", "serve", PLANE,
             "--config", str(options.config_path),
@@ -39,7 +40,7 @@ class GuardProcess:
         self._child: Child | None = None
         self._stopping = False
 
-    def replace_authorizers(self, authorizers: Sequence[Address]) -> None:
+    def replace_authorizers(self, authorizers: Sequence[Address | Path]) -> None:
         """Authorizers are elsewhere from now on; the guard goes on, and so do its streams."""
         if tuple(authorizers) != self._authorizers:
             self._authorizers = tuple(authorizers)

@@ -39,7 +39,7 @@ from doorward.envoy_api.envoy.extensions.retry.host.previous_hosts.v3.previous_h
 from doorward.envoy_api.envoy.type.matcher.v3.string_pb2 import ListStringMatcher, StringMatcher
 from doorward.envoy_api.envoy.type.v3.http_status_pb2 import HttpStatus, StatusCode
 from doorward.identity.cookies import OUR_PREFIX
-from doorward.route.internal import CLIENT_ADDRESS_HEADER, METADATA_NAMESPACE, TOKEN_HEADER
+from doorward.route.internal import CLIENT_ADDRESS_HEADER, GROUP_HEADER, METADATA_NAMESPACE, TOKEN_HEADER
 from doorward_proxy.resources.messages import YES, count, overwriting, packed, seconds
 from doorward_proxy.resources.surroundings import AUTHORIZE_CLUSTER, GUARD_CLUSTER
 
@@ -117,6 +117,12 @@ local ours = "{OUR_PREFIX.lower()}"
 function envoy_on_request(handle)
   if handle:metadata():get("{OWN_PAGES_KEY}") ~= true then
     handle:streamInfo():dynamicMetadata():set("{COOKIES}", "from_upstream", true)
+  end
+  -- The check can set one value of a name; Kubernetes wants a header for each group. No group that is told holds a comma.
+  local groups = handle:headers():get("{GROUP_HEADER}")
+  if groups ~= nil and string.find(groups, ",", 1, true) then
+    handle:headers():remove("{GROUP_HEADER}")
+    for group in string.gmatch(groups, "[^,]+") do handle:headers():add("{GROUP_HEADER}", group) end
   end
 end
 function envoy_on_response(handle)

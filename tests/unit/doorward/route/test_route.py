@@ -46,6 +46,7 @@ NOT_REACH = {
     "client_certificate": CertificateUse.PRINCIPAL,
     "token_issuers": ("ci",),
     "pass_bearer": True,
+    "kubernetes_token_file": "/etc/doorward/token",
 }
 
 
