@@ -10,6 +10,7 @@ declare -A packages=(
   [h2load]=nghttp2-client
   [systemd-analyze]=systemd
   [wrk]=wrk
+  [ip]=iproute2
 )
 missing=()
 for program in "${!packages[@]}"; do

@@ -10,17 +10,7 @@ from tests.support.deployment import Running, free_port, short_folder, start
 from tests.support.echo import EchoServer, echo_server
 from tests.support.http_client import BrowserlessClient
 from tests.support.site import Site, everyone, group, signed_in, site
-from tests.support.split import EVENTS
 from tests.support.token_issuer import TokenIssuer, key_server
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what people noticed of each kill, change and partition."""
-    if EVENTS:
-        terminalreporter.section("requests around events")
-        for line in EVENTS:
-            terminalreporter.write_line(line)
-
 
 PASSWORDS = {
     "alice": ("alice@example.com", "alice-demo"),

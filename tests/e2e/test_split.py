@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -104,8 +105,7 @@ def test_a_revoke_reaches_every_authorizer(split: Split):
 @pytest.mark.parametrize(
     ("victim", "most"),
     [
-        *(("authorize-1", 0.001), ("authorize-2", 0.001), ("databroker", 0.0), ("authenticate", 0.0)),
-        *(("proxy-1", 0.01), ("proxy-2", 0.01)),
+        *(("authorize-1", 0.001), ("databroker", 0.0), ("authenticate", 0.0), ("proxy-1", 0.01)),
     ],
 )
 def test_it_goes_on_around_each_kill(split: Split, victim: str, most: float):
@@ -281,7 +281,7 @@ def test_a_plane_with_a_bad_certificate_says_so_and_listens_nowhere(split: Split
     split.write()
     result = subprocess.run(
         [
-            *(split.python, "-m", "doorward.cli.app", "serve", "databroker"),
+            *(sys.executable, "-m", "doorward.cli.app", "serve", "databroker"),
             *("--config", str(split.config_of("databroker")), "--data", str(folder), "--run-dir", str(tmp_path / "r")),
         ],
         capture_output=True,

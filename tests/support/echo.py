@@ -17,10 +17,10 @@ class EchoServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, host: str) -> None:
         self.name = name
         self.seen: list[dict[str, object]] = []
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__((host, 0), _Handler)
 
     @property
     def port(self) -> int:
@@ -61,8 +61,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def echo_server(name: str) -> Iterator[EchoServer]:
-    with EchoServer(name) as server:
+def echo_server(name: str, host: str = "127.0.0.1") -> Iterator[EchoServer]:
+    with EchoServer(name, host) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         try:

@@ -1,5 +1,6 @@
 """The split deployment as an operator runs it: every plane its own process, its own data folder and its own certificate."""
 
+import functools
 import json
 import os
 import signal
@@ -9,7 +10,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +19,7 @@ from typing import Any, Self
 import httpx
 import yaml
 from tests.support.deployment import free_port, wait_for
+from tests.support.events import EVENTS
 from tests.support.http_client import BrowserlessClient
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.site import SECRET
@@ -38,12 +41,14 @@ class Process:
     command: list[str]
     log: Path
     environment: dict[str, str]
+    inside: Callable[[], AbstractContextManager[object]] = nullcontext
+    """Where it runs."""
     popen: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start, and return once the process has said that it serves."""
         reading, writing = os.pipe()
-        with self.log.open("a") as log:
+        with self.log.open("a") as log, self.inside():
             self.popen = subprocess.Popen(
                 [*self.command, "--ready-fd", str(writing)],
                 stdout=log,
@@ -82,7 +87,10 @@ class Split:
     routes: list[dict[str, Any]]
     ports: dict[str, int]
     processes: dict[str, Process] = field(default_factory=dict)
-    python: str = sys.executable
+    pythons: dict[str, str] = field(default_factory=dict)
+    """Interpreters of processes of another version."""
+    environment: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What is special in the environment of a process."""
     settings: dict[str, Any] = field(default_factory=dict)
     stores: dict[str, str] = field(default_factory=dict)
     """Where processes find the records, when not all at ``redis``."""
@@ -102,24 +110,40 @@ class Split:
     def config_of(self, process: str) -> Path:
         return self.folder / process / "doorward.yaml"
 
+    def planes(self) -> dict[str, list[str]]:
+        """Where each service answers."""
+        ports = {
+            "databroker": ["databroker"],
+            "authorize": ["authorize-1", "authorize-2"],
+            "authorize_services": ["services-1", "services-2"],
+            "authenticate": ["authenticate"],
+            "authenticate_pages": ["pages"],
+        }
+        return {service: [f"127.0.0.1:{self.ports[name]}" for name in names] for service, names in ports.items()}
+
+    def listen(self, name: str) -> list[str]:
+        """What the process ``name`` is told of where to listen, because several share an address here."""
+        plane, _, number = name.partition("-")
+        services = {
+            "authorize": {"authorize": name, "authorize-services": f"services-{number}"},
+            "proxy": {"public": name},
+        }
+        pairs = services.get(plane, {}).items()
+        return [text for service, port in pairs for text in ("--listen", f"{service}=127.0.0.1:{self.ports[port]}")]
+
+    def inside(self, name: str) -> AbstractContextManager[object]:
+        """Where the process ``name`` runs."""
+        del name
+        return nullcontext()
+
     def document(self, process: str) -> dict[str, Any]:
-        local = "127.0.0.1"
         return {
             "version": 1,
-            "listen": f"{local}:{self.public_port}",
+            "listen": f"127.0.0.1:{self.public_port}",
             "authenticate_url": self.url("authenticate"),
             "tls": {"certificate": "../public/tls.crt", "key": "../public/tls.key"},
             "databroker": {"redis": self.stores.get(process, self.redis.url)},
-            "planes": {
-                "databroker": [f"{local}:{self.ports['databroker']}"],
-                "authorize": [f"{local}:{self.ports['authorize-1']}", f"{local}:{self.ports['authorize-2']}"],
-                "authorize_services": [
-                    f"{local}:{self.ports['services-1']}",
-                    f"{local}:{self.ports['services-2']}",
-                ],
-                "authenticate": [f"{local}:{self.ports['authenticate']}"],
-                "authenticate_pages": [f"{local}:{self.ports['pages']}"],
-            },
+            "planes": self.planes(),
             "identity_providers": [
                 {
                     "id": "demo",
@@ -151,16 +175,12 @@ class Split:
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command of the operator."""
-        return subprocess.run(
-            [
-                *(self.python, "-m", "doorward.cli.app", *arguments),
-                *("--data", str(self.folder / "operator" / "data"), "--config", str(self.config_of("operator"))),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        command = [
+            *(sys.executable, "-m", "doorward.cli.app", *arguments),
+            *("--data", str(self.folder / "operator" / "data"), "--config", str(self.config_of("operator"))),
+        ]
+        with self.inside("operator"):
+            return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     def keys(self, *arguments: str) -> str:
         """A command on the folder that holds the authority."""
@@ -201,53 +221,38 @@ class Split:
         with (self.folder / "keeper.log").open("w") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
 
-    def make(self, name: str, *extra: str) -> Process:
+    def make(self, name: str) -> Process:
         """The process ``name``, not started."""
         plane = name.split("-", maxsplit=1)[0]
         folder = self.folder / name
         command = [
-            *(self.python, "-m", "doorward.cli.app", "serve", plane),
+            *(self.pythons.get(name, sys.executable), "-m", "doorward.cli.app", "serve", plane),
             *("--config", str(self.config_of(name)), "--data", str(folder / "data"), "--run-dir", str(folder / "run")),
-            *extra,
+            *self.listen(name),
         ]
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-        self.processes[name] = Process(name, command, folder / "log", environment)
+        environment.update(self.environment.get(name, {}))
+        inside = functools.partial(self.inside, name)
+        self.processes[name] = Process(name, command, folder / "log", environment, inside)
         return self.processes[name]
 
-    def listeners(self) -> dict[str, list[str]]:
-        """Each process that serves, with services and the names of the ports where they listen."""
-        return {
-            "databroker": [],
-            "authenticate": [],
-            "authorize-1": ["authorize", "authorize-1", "authorize-services", "services-1"],
-            "authorize-2": ["authorize", "authorize-2", "authorize-services", "services-2"],
-            "proxy-1": ["public", "proxy-1"],
-            "proxy-2": ["public", "proxy-2"],
-        }
+    def start(self, *names: str) -> None:
+        """Start these processes, or all, at once, and return when each has said that it serves."""
+        processes = [self.processes.get(name) or self.make(name) for name in names or self.names if name != "operator"]
+        with ThreadPoolExecutor(len(processes)) as pool:
+            for started in [pool.submit(process.start) for process in processes]:
+                started.result(START_SECONDS)
 
-    def start_all(self) -> None:
-        threads = []
-        failures: list[Exception] = []
+    def wait_until_both_serve(self) -> None:
+        """Return once each Envoy takes two authorizers for healthy: one of them may be lost then."""
+        for name in (name for name in self.names if name.startswith("proxy")):
+            wait_for(lambda name=name: self._healthy_authorizers(name) == 2, 20, what=f"two authorizers at {name}")  # type: ignore[misc]
 
-        def start(process: Process) -> None:
-            try:
-                process.start()
-            except Exception as error:
-                failures.append(error)
-
-        for name, pairs in self.listeners().items():
-            extra = [
-                text
-                for service, port in zip(pairs[::2], pairs[1::2], strict=True)
-                for text in ("--listen", f"{service}=127.0.0.1:{self.ports[port]}")
-            ]
-            threads.append(threading.Thread(target=start, args=(self.make(name, *extra),)))
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(START_SECONDS)
-        if failures:
-            raise failures[0]
+    def _healthy_authorizers(self, proxy: str) -> int:
+        transport = httpx.HTTPTransport(uds=str(self.folder / proxy / "run" / "envoy.admin.sock"))
+        with httpx.Client(transport=transport) as admin:
+            shown = admin.get("http://envoy/stats?filter=^cluster.doorward-authorize.membership_healthy$").text
+        return int(shown.rpartition(": ")[2] or 0)
 
     def client(self, proxy: int = 1) -> "SplitClient":
         return SplitClient(self, proxy)
@@ -344,18 +349,15 @@ class Checker:
                 seen.answers.append((began, status, wrong))
 
 
-EVENTS: list[str] = []
-"""What was counted at each event; printed at the end of a test run."""
-
-
-def report(what: str, checker: Checker) -> None:
-    """Remember what people saw around ``what``, and demand that nobody was let in who may not be."""
-    counted = checker.allowed.all
+def report(what: str, checker: Checker, since: float = 0.0) -> Counter[int]:
+    """Note what people saw around ``what``, demand that nobody was let in who may not be, and return it."""
+    counted = checker.allowed.between(since, time.monotonic())
     EVENTS.append(
         f"{what}: {counted.total()} requests, {counted.total() - counted[200]} failed {dict(counted)}; "
         f"{checker.refused.all.total()} without a session, {len(checker.refused.wrong)} let in"
     )
     assert checker.refused.wrong == [], "an anonymous request was let in"
+    return counted
 
 
 @contextmanager
@@ -378,17 +380,26 @@ def split_deployment(
         ports = {name: free_port() for name in names}
         ports["public"] = ports["proxy-1"]
         made = kind(folder, redis, ports["provider"], routes, ports, settings=settings)
-        (folder / "secret").write_text(SECRET)
+        stack.enter_context(bring_up(made, life=life, prepare=prepare))
+        yield made
+
+
+@contextmanager
+def bring_up(made: Split, *, life: str = "30d", prepare: Callable[[Split], None] | None = None) -> Iterator[None]:
+    """Keys, certificates, configurations and an identity provider for ``made``, and all its processes."""
+    with ExitStack() as stack:
+        (made.folder / "secret").write_text(SECRET)
         _public_certificate(made)
         made.keys("init", "--planes", "--life", life)
         made.give_out()
         made.write()
-        stack.enter_context(_identity_provider(made))
+        with made.inside("authenticate"):
+            stack.enter_context(_identity_provider(made))
         if prepare is not None:
             prepare(made)
         stack.callback(made.stop)
-        made.start_all()
-        yield made
+        made.start()
+        yield
 
 
 def _public_certificate(made: Split) -> None:

@@ -83,9 +83,10 @@ class TwoDatabrokers(Split):
     def names(self) -> Sequence[str]:
         return (*super().names, "databroker-2")
 
-    def listeners(self) -> dict[str, list[str]]:
-        own = {"databroker": ["databroker", "databroker"], "databroker-2": ["databroker", "databroker-2"]}
-        return super().listeners() | own
+    def listen(self, name: str) -> list[str]:
+        if name.startswith("databroker"):
+            return ["--listen", f"databroker=127.0.0.1:{self.ports[name]}"]
+        return super().listen(name)
 
     def document(self, process: str) -> dict[str, Any]:
         made = super().document(process)
