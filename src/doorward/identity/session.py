@@ -1,11 +1,12 @@
 """The session record as a value."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
 
 from doorward.api.session.v1 import session_pb2
 from doorward.errors import DataCorruptedError
+from doorward.identity.unknown_fields import unknown_fields
 
 RECORD_TYPE = "Session"
 
@@ -25,6 +26,8 @@ class Session:
     context_class: str = ""
     provider_session_id: str = ""
     claims_json: bytes = b"{}"
+    unknown: bytes = field(default=b"", repr=False, compare=False)
+    """See ``unknown_fields``."""
 
     def is_expired(self, now: float) -> bool:
         """Whether the session has ended by ``now``; judged at every decision, not by a sweeper."""
@@ -45,7 +48,7 @@ class Session:
         message.expires_at.FromNanoseconds(int(self.expires_at * 1e9))
         if self.authenticated_at is not None:
             message.authenticated_at.FromNanoseconds(int(self.authenticated_at * 1e9))
-        return message.SerializeToString()
+        return message.SerializeToString() + self.unknown
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Session":
@@ -73,4 +76,5 @@ class Session:
             context_class=message.context_class,
             provider_session_id=message.provider_session_id,
             claims_json=message.claims_json,
+            unknown=unknown_fields(message),
         )

@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
 
 from doorward.api.user.v1 import user_pb2
 from doorward.errors import DataCorruptedError
 from doorward.identity.address import canonical_email
+from doorward.identity.unknown_fields import unknown_fields
 
 RECORD_TYPE = "User"
 
@@ -40,6 +41,8 @@ class User:
     refreshed_at: float = 0.0
     directory_user_id: str = ""
     """Record id of the directory entry that the claims name; whether there is one is for the directory to say."""
+    unknown: bytes = field(default=b"", repr=False, compare=False)
+    """See ``unknown_fields``."""
 
     def trusted_email(self, email_domains: Collection[str] | None) -> str | None:
         """The address that policy may rely on, in canonical form, or ``None``.
@@ -70,7 +73,7 @@ class User:
             directory_user_id=self.directory_user_id,
         )
         message.refreshed_at.FromNanoseconds(int(self.refreshed_at * 1e9))
-        return message.SerializeToString()
+        return message.SerializeToString() + self.unknown
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "User":
@@ -96,4 +99,5 @@ class User:
             active=message.active,
             refreshed_at=message.refreshed_at.seconds + message.refreshed_at.nanos * 1e-9,
             directory_user_id=message.directory_user_id,
+            unknown=unknown_fields(message),
         )

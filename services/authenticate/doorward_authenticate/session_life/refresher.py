@@ -196,6 +196,7 @@ class Refresher:
         writes: list[Write] = []
         directory = self._directories().get(party.settings.id)
         user = user_from(party.settings, claims, userinfo, self._clock.now(), directory)
+        user = replace(user, unknown=found.user.unknown)
         if replace(user, refreshed_at=found.user.refreshed_at) != found.user:
             writes.append(Write(record=user_record(user)))
         session = replace(found.session, claims_json=personal_claims(claims, userinfo))

@@ -8,6 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from doorward.api.session.v1 import session_pb2
 from doorward.errors import DataCorruptedError, InvalidTokenError
+from doorward.identity.unknown_fields import unknown_fields
 from doorward.keys.sealed import Sealer
 from doorward.records.record import Record
 
@@ -40,6 +41,8 @@ class KeptTokens:
     attempt: int = 0
     attempt_until: float | None = None
     failures: int = 0
+    unknown: bytes = field(default=b"", repr=False, compare=False)
+    """See ``unknown_fields``."""
 
     def to_record(self, sealer: Sealer) -> Record:
         """The record; it ends with the session."""
@@ -62,7 +65,7 @@ class KeptTokens:
         return Record(
             type=RECORD_TYPE,
             id=self.session_id,
-            data=message.SerializeToString(),
+            data=message.SerializeToString() + self.unknown,
             expires_at=self.session_ends_at,
             indexes={DUE_INDEX: (bucket(self.due_at),)},
         )
@@ -94,6 +97,7 @@ class KeptTokens:
             attempt=message.attempt,
             attempt_until=_seconds(message.attempt_until) if message.HasField("attempt_until") else None,
             failures=message.failures,
+            unknown=unknown_fields(message),
         )
 
 

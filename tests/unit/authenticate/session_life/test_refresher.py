@@ -145,6 +145,24 @@ async def test_s65_groups_and_claims_follow_the_identity_provider():
     assert (await world.user(session_id)).groups == {"admins"}
 
 
+async def test_what_a_newer_version_has_written_survives_a_refresh_by_this_one():
+    """Planes of two versions write the same records during an upgrade."""
+    newer = b"\xc2\x3e\x05newer"  # field 1000, of type bytes
+    world = World()
+    session_id = await world.sign_in()
+    user_id = (await world.user(session_id)).id
+    kinds = {"Session": session_id, "User": user_id, "SessionTokens": session_id}
+    for kind, record_id in kinds.items():
+        record = await world.records.get(kind, record_id)
+        await world.records.put([Write(record=replace(record, data=record.data + newer))])
+    world.provider.person = {"sub": "alice", "groups": ["guests"], "department": "sales"}
+    world.clock.advance(LIFE)
+    assert await world.refresher.attend(session_id) is Attended.RENEWED
+    assert (await world.user(session_id)).groups == {"guests"}
+    for kind, record_id in kinds.items():
+        assert (await world.records.get(kind, record_id)).data.count(newer) == 1, kind
+
+
 async def test_a_session_that_ends_during_a_refresh_stays_ended():
     world = World()
     session_id = await world.sign_in()
