@@ -17,6 +17,7 @@ HANDSHAKE_SECONDS = 5.0
 HANDSHAKES_LIMIT = 256
 _BACKLOG = 512
 _PAUSE_SECONDS = 0.1
+_QUIET_SECONDS = 1.0
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -38,6 +39,8 @@ class TlsListener:
         self._limit = handshakes_limit
         self._sockets: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
+        self._refused = 0
+        self._quiet_until = float("-inf")
         self._shaking: dict[asyncio.Task[None], None] = {}
         """Handshakes under way, the oldest first."""
 
@@ -105,8 +108,18 @@ class TlsListener:
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._make, connection, ssl=self._context, ssl_handshake_timeout=self._seconds
             )
-        except OSError as error:  # those of TLS and of time are among them
-            _log.debug("a handshake failed", reason=str(error))
+        except ssl.SSLError as error:
+            self._complain(error)
+        except OSError:
+            pass  # gone, or silent for too long: who only looks whether somebody listens does the same
+
+    def _complain(self, error: ssl.SSLError) -> None:
+        """Say that somebody has shown nothing, or not what we want, in one line a second at most."""
+        self._refused += 1
+        now = asyncio.get_running_loop().time()
+        if now >= self._quiet_until:
+            _log.warning("refused in the handshake", count=self._refused, reason=error.reason or str(error))
+            self._refused, self._quiet_until = 0, now + _QUIET_SECONDS
 
     def _shaken(self, task: asyncio.Task[None]) -> None:
         self._shaking.pop(task, None)

@@ -1,11 +1,13 @@
 """Who connects and says nothing must not keep anybody else from connecting."""
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from structlog.testing import capture_logs
 from tests.support.deployment import free_port
 from tests.support.planes import Planes
 
@@ -81,6 +83,25 @@ async def test_s77_a_handshake_has_an_end(planes: Planes):
             assert not (await reader.read()).startswith(b"HTTP")
         writer.transport.abort()
         assert await greeted(planes, listener.port) == b"hello"
+
+
+async def test_s77_who_shows_no_certificate_is_named_in_the_log_once_a_second(planes: Planes):
+    bare = ssl.create_default_context(cafile=str(planes.folder / "authority.crt"))
+    with capture_logs() as logs:
+        async with listening(planes, 60, 10) as listener, asyncio.timeout(5):
+            for _ in range(3):
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", listener.port, ssl=bare, server_hostname=plane_host("authorize")
+                )
+                with contextlib.suppress(OSError):
+                    assert await reader.read() == b""
+                writer.transport.abort()
+            silent, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            writer.transport.abort()
+            del silent
+    assert [(line["event"], line["reason"]) for line in logs] == [
+        ("refused in the handshake", "PEER_DID_NOT_RETURN_A_CERTIFICATE")
+    ]
 
 
 async def test_a_taken_address_is_an_error_and_a_closed_listener_lets_go_of_its_own(planes: Planes):
