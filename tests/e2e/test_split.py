@@ -1,5 +1,6 @@
 """Four planes apart, with mutual TLS and two of what decides and two of what serves: the flow, kills, certificates, generations."""
 
+import asyncio
 import json
 import signal
 import socket
@@ -23,7 +24,15 @@ from tests.support.echo import EchoServer, echo_server
 from tests.support.site import everyone, signed_in
 from tests.support.split import Checker, Split, SplitClient, report, split_deployment, status
 
+from doorward.clock import SystemClock
+from doorward.config.endpoints import Address
+from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from doorward.keys.plane_authority import PlaneAuthority, plane_uri
+from doorward.rpc.credentials import PlaneIdentity
+from doorward.rpc.grpc_server import GrpcServer
+from doorward.rpc.plane_listener import admitted, listen
+from doorward.rpc.planes import Plane
+from doorward_authorize.transport import check_methods
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -44,7 +53,9 @@ def routes(upstream: EchoServer) -> list[dict[str, object]]:
 
 @pytest.fixture(scope="module")
 def split(upstream: EchoServer) -> Iterator[Split]:
-    with short_folder() as folder, split_deployment(folder, routes(upstream)) as made:
+    # On a busy machine a databroker may take longer than five seconds to come back; test_partitions.py looks at the limit.
+    patient = {"staleness_limit": "30s"}
+    with short_folder() as folder, split_deployment(folder, routes(upstream), databroker=patient) as made:
         yield made
 
 
@@ -191,9 +202,10 @@ def _agreed(made: Split) -> str:
 
 def test_two_configurations_at_once_are_shown_and_nothing_opens(split: Split):
     proxy = split.document("proxy-2")
-    split.settings = {"session": {"lifetime": "1h"}}
+    settings = split.settings
+    split.settings = {**settings, "session": {"lifetime": "1h"}}
     split.write("proxy-2")
-    split.settings = {}
+    split.settings = settings
     shown = wait_for(lambda: (found := status(split)) and len(found["generations"]) == 2 and found, 10, what="two")
     assert shown["healthy"]
     assert get(split, 2, "open") == 200
@@ -248,6 +260,52 @@ def test_s77_nobody_without_a_certificate_gets_an_answer_from_a_plane(split: Spl
             plain.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
             plain.settimeout(5)
             assert not plain.recv(64).startswith(b"\0\0"), f"{name} speaks in clear"
+
+
+class AlwaysYes:
+    """An authorizer that lets everybody in."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def check(self, data: bytes) -> bytes:
+        del data
+        self.asked += 1
+        return CheckResponse(status={}, ok_response={}).SerializeToString()
+
+    overloaded = check
+
+
+async def test_s77_envoy_believes_nobody_who_is_no_authorizer(split: Split):
+    """Whoever has broken into another plane has its certificate, and may take an authorizer's address."""
+    victim = split.processes["authorize-2"]
+    victim.end()
+    address = Address(host="127.0.0.1", port=split.ports["authorize-2"])
+    try:
+        for name, plane in (("databroker", Plane.DATABROKER), ("authorize-2", Plane.AUTHORIZE)):
+            identity = PlaneIdentity(split.folder / name / "data" / "planes" / plane, plane, SystemClock())
+            stranger = AlwaysYes()
+            server = GrpcServer(check_methods(stranger, lambda: True), admits=admitted([Plane.PROXY]))
+            await listen(server, address, identity)
+            refused = _refusals(split)
+            if plane is Plane.DATABROKER:
+                await asyncio.to_thread(
+                    wait_for, lambda before=refused: _refusals(split) > before, 10, what="Envoy's refusal"
+                )
+                assert {await asyncio.to_thread(get, split, 1, "closed") for _ in range(10)} == {401}
+                assert stranger.asked == 0
+            else:
+                # What makes the difference is the name in the certificate.
+                await asyncio.to_thread(wait_for, lambda: get(split, 1, "closed") == 200, 10, what="a yes")
+                assert _refusals(split) == refused
+            await server.drain(0)
+    finally:
+        await asyncio.to_thread(victim.start)
+    split.wait_until_both_serve()
+
+
+def _refusals(split: Split) -> int:
+    return split.envoy_stat("proxy-1", "cluster.doorward-authorize.ssl.fail_verify_san")
 
 
 class _Clock:

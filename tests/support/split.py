@@ -142,7 +142,7 @@ class Split:
             "listen": f"127.0.0.1:{self.public_port}",
             "authenticate_url": self.url("authenticate"),
             "tls": {"certificate": "../public/tls.crt", "key": "../public/tls.key"},
-            "databroker": {"redis": self.stores.get(process, self.redis.url)},
+            "databroker": {"redis": self.stores.get(process, self.redis.url), **self.settings.get("databroker", {})},
             "planes": self.planes(),
             "identity_providers": [
                 {
@@ -157,7 +157,7 @@ class Split:
             ],
             "decision_log": {"file": "decisions.jsonl"},
             "routes": [{**route, "from": self.url(route["from"])} for route in self.routes],
-            **self.settings,
+            **{name: value for name, value in self.settings.items() if name != "databroker"},
         }
 
     def write(self, *processes: str) -> None:
@@ -245,13 +245,15 @@ class Split:
 
     def wait_until_both_serve(self) -> None:
         """Return once each Envoy takes two authorizers for healthy: one of them may be lost then."""
+        healthy = "cluster.doorward-authorize.membership_healthy"
         for name in (name for name in self.names if name.startswith("proxy")):
-            wait_for(lambda name=name: self._healthy_authorizers(name) == 2, 20, what=f"two authorizers at {name}")  # type: ignore[misc]
+            wait_for(lambda name=name: self.envoy_stat(name, healthy) == 2, 20, what=f"two authorizers at {name}")  # type: ignore[misc]
 
-    def _healthy_authorizers(self, proxy: str) -> int:
+    def envoy_stat(self, proxy: str, name: str) -> int:
+        """A number that the Envoy of ``proxy`` keeps."""
         transport = httpx.HTTPTransport(uds=str(self.folder / proxy / "run" / "envoy.admin.sock"))
         with httpx.Client(transport=transport) as admin:
-            shown = admin.get("http://envoy/stats?filter=^cluster.doorward-authorize.membership_healthy$").text
+            shown = admin.get(f"http://envoy/stats?filter=^{name}$").text
         return int(shown.rpartition(": ")[2] or 0)
 
     def client(self, proxy: int = 1) -> "SplitClient":
