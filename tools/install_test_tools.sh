@@ -11,6 +11,7 @@ declare -A packages=(
   [systemd-analyze]=systemd
   [wrk]=wrk
   [ip]=iproute2
+  [faketime]=faketime
 )
 missing=()
 for program in "${!packages[@]}"; do
