@@ -1,7 +1,7 @@
 """What a record costs: put, watched by many, read as a snapshot, sealed; each against the bare thing in the same run.
 
-A real Valkey (`appendfsync always`) and a real databroker process on this machine. The last line is JSON. Short by default;
-the published figures are made with ``--records 100000 --storm 100000 --seconds 10``, and with ``--records 1000000``.
+A real Valkey (`appendfsync always`) and a real databroker process on this machine. The last line is JSON. Some two minutes by
+default; ``--records 1000000 --storm 100000`` are the large cases, by hand.
 """
 
 import argparse
@@ -334,8 +334,8 @@ def _shown(figures: dict[str, float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--puts", type=int, default=1000)
-    parser.add_argument("--records", type=int, default=20_000)
-    parser.add_argument("--storm", type=int, default=5_000)
+    parser.add_argument("--records", type=int, default=100_000)
+    parser.add_argument("--storm", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--watchers", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

@@ -4,7 +4,10 @@ In one process, without transport: the replica is filled through its own code, a
 ``decide`` is look-up, unpacking, expiry, policy and answer for sessions in random order, so nearly every one is unpacked anew once there
 are more than are remembered; assertions are off, because signing costs the same for any number of sessions.
 
-    bench/scale.py --sessions 1000000      the largest step, by hand: some minutes and 2 GB
+``cold_start`` is a replica that begins with nothing beside a real store and a real databroker: the time until it is ready, what waits
+meanwhile, and memory on both sides.
+
+    bench/scale.py --sessions 1000000 --cold 1000000      the largest steps, by hand: some minutes and 5 GB
 """
 
 import argparse
@@ -12,25 +15,40 @@ import asyncio
 import gc
 import json
 import random
+import secrets
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
+import psutil
+from bench.databroker import databroker_process
+from tests.support.deployment import short_folder
+from tests.support.redis_server import redis_server
 from tests.unit.authorize.builders import ISSUER, World
 
 from doorward.api.databroker.v1 import databroker_pb2 as pb
+from doorward.clock import SystemClock
+from doorward.config.endpoints import LocalEndpoints
 from doorward.identity.session import Session
 from doorward.identity.user import User, user_id
 from doorward.keys.handle import SessionHandle
-from doorward.records.record import Record, RecordVersion, record_message
+from doorward.keys.store import Purpose
+from doorward.records.record import Record, RecordVersion, Write, record_message
 from doorward.records.replica import Replica
+from doorward.rpc.client import open_channel
+from doorward.rpc.planes import Plane
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.main import COLLECT_AFTER, packers
 from doorward_authorize.principals import Principals
 from doorward_authorize.snapshot import compile_in_slices, compile_snapshot
+from doorward_databroker.store.codec import SealedCodec
+from doorward_databroker.store.connection import Link
+from doorward_databroker.store.redis import RedisStore
+from doorward_databroker.store.servers import Servers
 
 CONFIG = """\
 version: 1
@@ -40,17 +58,21 @@ identity_providers:
 routes:
 """
 CHECKS = 5_000
+WATCHED = ("Session", "User", "ServiceAccount", "DirectoryUser", "DirectoryGroup", "DirectoryState")
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--sessions", type=int, default=100_000, help="the largest number")
+    arguments.add_argument("--cold", type=int, default=100_000, help="sessions of the cold start")
     options = arguments.parse_args()
-    print(json.dumps(asyncio.run(measure(options.sessions))))
+    print(json.dumps(asyncio.run(measure(options.sessions, options.cold))))
 
 
-async def measure(largest: int) -> dict[str, Any]:
+async def measure(largest: int, cold: int) -> dict[str, Any]:
     gc.set_threshold(*COLLECT_AFTER)
+    started = await cold_start(cold)
+    print(f"{cold:>9} cold      {started}")
     report: dict[str, Any] = {"routes": {}, "sessions": {}, "groups": {}}
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), configuration(1))
@@ -68,6 +90,8 @@ async def measure(largest: int) -> dict[str, Any]:
     report["ratio_routes"] = round(report["routes"][10_000]["check_us"] / report["routes"][10]["check_us"], 2)
     report["ratio_sessions"] = round(last["decide_us"] / first["decide_us"], 2)
     report["bytes_a_session"] = last["bytes_a_session"]
+    report["cold_start"] = started
+    report["cold_start_s"] = started["ready_s"]
     return report
 
 
@@ -122,6 +146,71 @@ def of_groups(world: World, count: int) -> float:
     groups = frozenset({"team-0001-engineering", *(f"other-{number}" for number in range(count))})
     cookie = world.sign_in("grouped", groups=groups, host="r1.example.com")
     return timed(world, [world.request("r1", cookie=cookie)])
+
+
+async def cold_start(count: int) -> dict[str, float]:
+    """A replica of ``count`` sessions with a user each, filled by a databroker that reads them from its store."""
+    rnd = random.Random(count)
+    groups = [f"team-{number:04}-engineering" for number in range(2_000)]
+    with ExitStack() as stack:
+        folder = stack.enter_context(short_folder())
+        server = stack.enter_context(redis_server("valkey", "--appendfsync", "no"))
+        endpoints, keys, process = stack.enter_context(databroker_process(folder, server))
+        store = RedisStore(Link(Servers.parse(server.url)), SealedCodec(keys.keyring(Purpose.RECORDS)), SystemClock())
+        for start in range(0, count, 250):
+            writes = []
+            for number in range(start, min(start + 250, count)):
+                session, user = people(rnd, number, groups, time.time())
+                writes += [
+                    Write(record=stored("Session", session.id, session.to_bytes(), user_id=(user.id,))),
+                    Write(record=stored("User", user.id, user.to_bytes(), email=(user.email,))),
+                ]
+            await store.put(writes, secrets.token_hex(16))
+        await store.close()
+        await asyncio.sleep(2)  # the feed's own reader is through with it
+        return await followed(endpoints, process, count)
+
+
+async def latest_timer(event: asyncio.Event) -> float:
+    """How late a timer was at most until ``event``; what else a check would have waited for."""
+    latest = 0.0
+    while not event.is_set():
+        asked = time.perf_counter()
+        await asyncio.sleep(0.002)
+        latest = max(latest, time.perf_counter() - asked - 0.002)
+    return latest
+
+
+async def followed(endpoints: LocalEndpoints, databroker: psutil.Process, count: int) -> dict[str, float]:
+    """The replica's start, and how long it kept other callbacks waiting."""
+    ours = psutil.Process()
+    gc.collect()
+    before = ours.memory_info().rss
+    theirs = sum(databroker.cpu_times()[:2])
+    async with open_channel(endpoints.databroker("authorize"), Plane.DATABROKER) as channel:
+        replica = Replica(channel, WATCHED, "bench", SystemClock(), 5.0, packers())
+        used, began = time.process_time(), time.perf_counter()
+        running = asyncio.create_task(replica.run())
+        held = await latest_timer(replica.ready)
+        took, used = time.perf_counter() - began, time.process_time() - used
+        memory = ours.memory_info().rss - before
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert replica.count("Session") == replica.count("User") == count
+    return {
+        "sessions": count,
+        "ready_s": round(took, 2),
+        "records_per_s": round(2 * count / took),
+        "replica_cpu_s": round(used, 2),
+        "databroker_cpu_s": round(sum(databroker.cpu_times()[:2]) - theirs, 2),
+        "longest_hold_ms": round(held * 1e3, 1),
+        "replica_mb": round(memory / 1e6, 1),
+        "databroker_mb": round(databroker.memory_info().rss / 1e6, 1),
+    }
+
+
+def stored(kind: str, record_id: str, data: bytes, **indexes: tuple[str, ...]) -> Record:
+    return Record(type=kind, id=record_id, data=data, expires_at=time.time() + 36_000, indexes=indexes)
 
 
 async def of_sessions(world: World, count: int) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The databroker as a process; the only place that builds its concrete parts."""
 
 import asyncio
+import gc
 import itertools
 import secrets
 from collections.abc import Sequence
@@ -48,6 +49,8 @@ from doorward_databroker.watch import WatchHub
 
 _CALLERS = (Plane.AUTHENTICATE, Plane.AUTHORIZE, Plane.PROXY, Plane.DIRECTORY, Plane.OPERATOR)
 _STOP_SECONDS = 1.0
+_COLLECT_AFTER = (10_000, 50, 1_000)
+"""When the collector looks for cycles. Ten thousand recent records are kept, and looking at them again and again holds the loop."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -59,6 +62,7 @@ def run(options: ServeOptions) -> int:
 
 async def serve(options: ServeOptions, stop: Stop) -> None:
     """Serve until ``stop``. A store that is away makes calls fail, and never ends the process."""
+    gc.set_threshold(*_COLLECT_AFTER)
     settings = load_settings(options.config_path, secrets=no_secret, store_secrets=read_secret)
     reader = ConfigurationReader(options.config_path, secrets=no_secret)
     clock = SystemClock()

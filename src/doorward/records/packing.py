@@ -7,8 +7,9 @@ One value without references costs half of what a tuple of three objects does, a
 from their names to a byte or two each.
 """
 
+import operator
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError, Message
@@ -47,6 +48,14 @@ class Names:
             known = self._numbers[name] = len(self._names)
             self._names.append(name)
         return known
+
+    def numbers(self, names: Iterable[str]) -> list[int]:
+        """The numbers of ``names``, each once, in order."""
+        known = list(names)
+        try:
+            return sorted(set(map(self._numbers.__getitem__, known)))
+        except KeyError:
+            return sorted({self.number(name) for name in known})
 
     def name(self, number: int) -> str:
         """The name with this number."""
@@ -92,12 +101,14 @@ class MessagePacker:
         for field in self._names:
             _append(packed, number(getattr(message, field)))
         for field in self._sets:
-            numbers = sorted({number(name) for name in getattr(message, field)})
+            numbers = self._table.numbers(getattr(message, field))
             _append(packed, len(numbers))
-            before = 0
-            for value in numbers:
-                _append(packed, value - before)
-                before = value
+            steps = list(map(operator.sub, numbers, [0, *numbers]))
+            try:
+                packed += b"".join(map(_SHORT.__getitem__, steps))
+            except IndexError:
+                for step in steps:
+                    _append(packed, step)
         for field in ("id", *self._ids, *self._names, *self._sets):
             message.ClearField(field)
         packed += message.SerializeToString()
@@ -144,6 +155,16 @@ def _next(packed: bytes, position: int) -> tuple[int, int]:
         position += 1
         byte = packed[position]
     return number | byte << shift, position + 1
+
+
+def _varint(number: int) -> bytes:
+    packed = bytearray()
+    _append(packed, number)
+    return bytes(packed)
+
+
+_SHORT = tuple(map(_varint, range(2048)))
+"""The small numbers; a snapshot has millions of memberships, nearly all of them this far apart."""
 
 
 def _as_id(text: str) -> bytes | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
+import hiredis
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import (
@@ -226,6 +227,7 @@ class Link:
             await self._drop(clients)
             raise UnavailableError(f"the store cannot be reached: {_named(error)}") from error
         pipeline = client.pipeline(transaction=False)
+        connection.pack_commands = _packed
         pipeline.connection = connection
         for command in commands:
             pipeline.execute_command(*command)
@@ -259,6 +261,11 @@ class Link:
             self._clients = None
             for client in clients:
                 await client.aclose()
+
+
+def _packed(commands: Sequence[Sequence[Any]]) -> list[bytes]:
+    """Commands as bytes. The library puts them together value by value, which is a third of what a batch costs."""
+    return [hiredis.pack_command(tuple(command)) for command in commands]
 
 
 def refusal(error: Exception) -> DoorwardError:

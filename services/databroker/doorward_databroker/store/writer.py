@@ -15,14 +15,14 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from redis.exceptions import NoScriptError
 
 from doorward.clock import Clock
 from doorward.errors import ConflictError, DoorwardError, OutcomeUnknownError, UnavailableError
-from doorward.records.record import NO_VERSION, Fence, RecordVersion, Write
+from doorward.records.record import NO_VERSION, Fence, Record, RecordVersion, Write
 from doorward_databroker.store.codec import Codec
 from doorward_databroker.store.connection import Call, Link, Script, refusal
 from doorward_databroker.store.feed import version_from
@@ -186,16 +186,15 @@ class Writer:
             number += in_feed
             version = RecordVersion(head.version.epoch, number) if in_feed else NO_VERSION
             job.versions.append(version)
-            record = replace(write.record, version=version, modified_at=now)
-            if record.deleted:
-                record = replace(record, data=b"", indexes={}, expires_at=None)
+            record = _written(write.record, version, now)
             entering = [
                 self._keys.index(record.type, index, self._codec.index_values(record.type, index, value)[0])
                 for index, values in record.indexes.items()
                 for value in values
             ]
             stored_under = job.leaving[place] if job.leaving is not None else []
-            leaving = [key for key in stored_under if key not in set(entering)]
+            entered = set(entering)
+            leaving = [key for key in stored_under if key not in entered]
             keys += [
                 self._keys.record(record.type, record.id), self._keys.listing(record.type),
                 self._keys.ends(record.type), *leaving, *entering,
@@ -245,6 +244,21 @@ class Writer:
             case _:
                 _fail([job], OutcomeUnknownError("the store gave an answer that is not understood"))
         return False
+
+
+def _written(record: Record, version: RecordVersion, now: float) -> Record:
+    """``record`` as it is stored; of a deleted one nothing is kept. Said field by field: ``replace`` costs three times as much."""
+    if record.deleted:
+        return Record(type=record.type, id=record.id, version=version, modified_at=now, deleted=True)
+    return Record(
+        type=record.type,
+        id=record.id,
+        version=version,
+        data=record.data,
+        modified_at=now,
+        expires_at=record.expires_at,
+        indexes=record.indexes,
+    )
 
 
 def _tell(job: _Job, versions: tuple[RecordVersion, ...]) -> None:
