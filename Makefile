@@ -89,7 +89,7 @@ bench: $(STAMPS)/test generate system ## measure; the figures are ratios of one 
 	@$(BIN)/python bench/revocation.py
 	@$(BIN)/python bench/databroker.py
 
-fuzz: $(STAMPS)/test generate ## look for texts and values that break the policy engine; FUZZ_SECONDS=60
+fuzz: $(STAMPS)/test generate ## look for texts and values that break the policy engine, and for checks that get a wrong yes; FUZZ_SECONDS=60
 	@$(UV) pip install --quiet --group fuzz
 	@mkdir -p $(STAMPS)/corpus
 	@$(BIN)/python tests/fuzz/fuzz_policy.py $(STAMPS)/corpus -max_total_time=$(FUZZ_SECONDS)

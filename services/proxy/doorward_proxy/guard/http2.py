@@ -199,9 +199,7 @@ class Connection(asyncio.Protocol):
     def write(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         """Queue one frame; all of a turn of the loop leave together."""
         self._out.append(h2.frame(kind, flags, stream_id, payload))
-        if not self._flushing:
-            self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+        self._flush_soon()
 
     def write_data(self, stream_id: int, payload: bytes) -> None:
         """Queue one DATA frame, as soon as the peer's window allows."""
@@ -222,11 +220,21 @@ class Connection(asyncio.Protocol):
             # It has ended; what is wrong with the books must not keep others from ending.
             _log.error("an ended call could not be struck off", error=str(error), exc_info=True)
 
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            asyncio.get_running_loop().call_soon(self._flush)
+            self._flushing = True  # only now: what cannot be called must not keep the next from trying
+
     def _flush(self) -> None:
-        self._flushing = False
-        out, self._out = self._out, []
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(b"".join(out))
+        try:
+            self._flushing = False
+            out, self._out = self._out, []
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.write(b"".join(out))
+        except BaseException:
+            # What was to be said is lost, the end of a stream perhaps; nobody else would ever say it.
+            self.abort()
+            raise
 
     def _read(self, data: bytes) -> None:
         buffer = self._buffer + data if self._buffer else data
@@ -359,6 +367,5 @@ class Connection(asyncio.Protocol):
             frame = self._waiting.popleft()
             self._window -= len(frame) - h2.FRAME_BYTES
             self._out.append(frame)
-        if self._out and not self._flushing:
-            self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+        if self._out:
+            self._flush_soon()
