@@ -11,9 +11,11 @@ import httpx
 import pytest
 import pytest_asyncio
 from tests.support.envoy import EchoUpstream, FakeAuthorizer, RunningProxy, free_port, route, running_proxy, settings_of
+from tests.support.http2 import http2_request
 
 from doorward.envoy_api.envoy.service.auth.v3 import external_auth_pb2
 from doorward.route.internal import CLIENT_ADDRESS_HEADER
+from doorward.rpc import http2_frames as frames
 from doorward_proxy.resources.http_filters import CHECK_TIMEOUT_SECONDS, UNREAD_HEADERS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -221,3 +223,86 @@ async def test_s10_bytes_that_end_or_split_a_header_are_refused_or_read_alike(be
                 decided = headers_of(check)["x-a"]
                 assert decided == [value.encode("latin-1") for name, value in seen["headers"] if name == "x-a"]
                 assert not any(byte in value for byte in b"\r\n\0" for value in decided)
+
+
+GOOD = [(":method", "GET"), (":scheme", "https"), (":path", "/a"), (":authority", "app.localhost")]
+
+
+def without(name: str) -> list[tuple[str, str]]:
+    return [pair for pair in GOOD if pair[0] != name]
+
+
+ODD_REQUESTS: dict[str, list[tuple[str, str]]] = {
+    "a path without a slash": [*without(":path"), (":path", "a")],
+    "an empty path": [*without(":path"), (":path", "")],
+    "no path": without(":path"),
+    "no method": without(":method"),
+    "no authority": without(":authority"),
+    "two paths": [*GOOD, (":path", "/exact")],
+    "two methods": [*GOOD, (":method", "POST")],
+    "two authorities": [*GOOD, (":authority", "other.localhost")],
+    "a host that differs": [*GOOD, ("host", "other.localhost")],
+    "a method that is none": [*without(":method"), (":method", "G ET")],
+    "a method in lower case": [*without(":method"), (":method", "get")],
+    "an unknown pseudo-header": [*GOOD, (":evil", "x")],
+    "a pseudo-header at the end": [GOOD[0], ("x-a", "b"), *GOOD[1:]],
+    "a name in upper case": [*GOOD, ("X-Upper", "b")],
+    "a connection header": [*GOOD, ("connection", "close")],
+    "a transfer coding": [*GOOD, ("transfer-encoding", "chunked")],
+    "more headers than there may be": [*GOOD, *((f"x-{number}", "v") for number in range(150))],
+    "more crumbs than there may be": [*GOOD, *(("cookie", f"c{number}=v") for number in range(5_000))],
+    "longer headers than there may be": [*GOOD, *((f"x-{number}", "v" * 8_000) for number in range(12))],
+}
+
+
+@pytest.mark.parametrize("kind", ODD_REQUESTS)
+async def test_s22_s82_an_odd_http2_request_is_refused_or_read_alike(bench: Bench, kind: str):
+    """Whatever Envoy lets through, the policy saw what the upstream sees."""
+    tls = bench.proxy.tls("h2")
+    try:
+        answer = dict(await http2_request(bench.proxy.port, tls, ODD_REQUESTS[kind], server_name="app.localhost"))
+    except (OSError, EOFError):
+        answer = {}
+    assert len(bench.upstream.requests) <= len(bench.authorizer.checks) <= 1
+    if not bench.upstream.requests:
+        assert answer.get(":status", "400") in {"400", "404", "431", "405"}, answer
+        return
+    http = bench.authorizer.checks[0].attributes.request.http
+    seen = bench.upstream.requests[0]
+    assert (http.method, http.path) == (seen["method"], seen["path"])
+    assert http.path.startswith("/")
+    assert bench.authorizer.checks[0].attributes.context_extensions["host"] == "app.localhost"
+
+
+async def test_s82_floods_end_their_own_connection_and_nobody_elses(bench: Bench):
+    """Rapid reset, an endless header block, settings and pings without end, against the listener that we generate."""
+    block = frames.header_block([(name.encode(), value.encode()) for name, value in GOOD])
+    opening = frames.PREFACE + frames.settings({})
+
+    def reset(number: int) -> bytes:
+        both = frames.END_HEADERS | frames.END_STREAM
+        return frames.frame(frames.HEADERS, both, 2 * number + 1, block) + frames.reset(2 * number + 1, 8)
+
+    floods = {
+        "rapid reset": b"".join(reset(number) for number in range(3_000)),
+        "continuation": frames.frame(frames.HEADERS, 0, 1, block)
+        + frames.frame(frames.CONTINUATION, 0, 1, frames.header_block([(b"x", b"y" * 200)]) * 50) * 200,
+        "settings": frames.settings({}) * 20_000,
+        "pings": frames.frame(frames.PING, 0, 0, bytes(8)) * 20_000,
+        "empty data": frames.frame(frames.HEADERS, frames.END_HEADERS, 1, block)
+        + frames.frame(frames.DATA, 0, 1, b"") * 20_000,
+    }
+    for kind, flood in floods.items():
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", bench.proxy.port, ssl=bench.proxy.tls("h2"), server_hostname="app.localhost"
+        )
+        writer.write(opening + flood)
+        try:
+            async with asyncio.timeout(10):
+                while await reader.read(65536):
+                    pass
+        except (OSError, TimeoutError):
+            assert kind in {"rapid reset", "pings"}, f"{kind}: the connection lives on"
+        finally:
+            writer.transport.abort()
+        assert (await bench.proxy.get("/")).status == 200, f"nobody is served after {kind}"
