@@ -41,7 +41,7 @@ class AssertionSigner:
         self._clock = clock
         self._random = random
         self._limit = limit_bytes
-        self._cache: OrderedDict[_Key, tuple[float, str]] = OrderedDict()
+        self._cache: OrderedDict[_Key, tuple[float, float, str]] = OrderedDict()
         self._bytes = 0
         self._follow(keys.primary)
 
@@ -53,13 +53,14 @@ class AssertionSigner:
         facts = principal.facts
         key = (principal.session.id, audience, principal.user_data, facts.groups, facts.email, issuer)
         cached = self._cache.get(key)
-        if cached is not None and cached[0] > now:
+        if cached is not None and cached[0] <= now < cached[1]:
             self._cache.move_to_end(key)
-            return cached[1]
+            return cached[2]
         issued_at = int(now)
         expires_at = min(issued_at + LIFETIME_SECONDS, int(principal.session.expires_at))
         text = jwt.encode(self._header, self._claims(principal, issuer, audience, issued_at, expires_at), self._key)
-        self._remember(key, expires_at - RENEW_SECONDS, text)
+        # A clock that is set back must not leave an assertion that holds only later.
+        self._remember(key, issued_at - _SKEW_SECONDS, expires_at - RENEW_SECONDS, text)
         return text
 
     def _follow(self, key: Key) -> None:
@@ -92,14 +93,14 @@ class AssertionSigner:
             claims["groups"] = sorted(principal.facts.groups)
         return claims
 
-    def _remember(self, key: _Key, until: float, text: str) -> None:
+    def _remember(self, key: _Key, since: float, until: float, text: str) -> None:
         old = self._cache.pop(key, None)
         if old is not None:
-            self._bytes -= _size(key, old[1])
-        self._cache[key] = (until, text)
+            self._bytes -= _size(key, old[2])
+        self._cache[key] = (since, until, text)
         self._bytes += _size(key, text)
         while self._bytes > self._limit and self._cache:
-            dropped, (_, dropped_text) = self._cache.popitem(last=False)
+            dropped, (_, _, dropped_text) = self._cache.popitem(last=False)
             self._bytes -= _size(dropped, dropped_text)
 
 

@@ -23,6 +23,7 @@ from doorward.identity.signed_token import (
     check_subject,
     check_validity,
     claimed_issuer,
+    number_in,
     signed_claims,
 )
 from doorward.identity.user import User, user_id
@@ -36,6 +37,8 @@ from doorward_authorize.service_accounts import bearer
 ID_PREFIX = "token-"
 """How the ids of sessions begin that such a token stands for."""
 CACHE_LIMIT = 10_000
+_AHEAD_SECONDS = 60.0
+"""How far the clock of whoever fetched the keys may be ahead of ours."""
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 """Plain tokens, and access tokens (RFC 9068)."""
 
@@ -48,7 +51,7 @@ class ExternalTokens:
         self._directories = directories
         self._clock = clock
         self._keys: dict[str, tuple[bytes, float, tuple[Key, ...]]] = {}
-        self._verified: dict[tuple[str, str], tuple[TokenIssuerSettings, bytes, ExternalToken]] = {}
+        self._verified: dict[tuple[str, str], tuple[TokenIssuerSettings, bytes, ExternalToken, float]] = {}
         self._principals: dict[str, tuple[bytes | None, object, Settings, Principal]] = {}
 
     def of(self, request: CheckedRequest, route: Route, settings: Settings) -> tuple[Principal | None, ...]:
@@ -88,8 +91,8 @@ class ExternalTokens:
         data, keys = self._keys_of(issuer)
         known = self._verified.get((issuer.id, text))
         if known is not None and known[0] is issuer and known[1] is data:
-            if now >= known[2].expires_at + LEEWAY_SECONDS:
-                raise InvalidTokenError("the token has expired")
+            if not known[3] - LEEWAY_SECONDS <= now < known[2].expires_at + LEEWAY_SECONDS:
+                raise InvalidTokenError("the token has expired, or is not valid yet")
             return known[2]
         claims, _, key = signed_claims(text, keys, issuer.signing_algorithms, _TYPES)
         if claims.get("iss") != issuer.issuer:
@@ -107,7 +110,8 @@ class ExternalTokens:
         )
         if len(self._verified) >= CACHE_LIMIT:
             self._verified.clear()
-        self._verified[issuer.id, text] = (issuer, data, token)
+        begins_at = max(number_in(claims, name) if name in claims else 0.0 for name in ("nbf", "iat"))
+        self._verified[issuer.id, text] = (issuer, data, token, begins_at)
         return token
 
     def principal(self, token: ExternalToken, issuer: TokenIssuerSettings, settings: Settings) -> Principal | None:
@@ -187,8 +191,8 @@ class ExternalTokens:
                 raise DataCorruptedError("the keys are another issuer's")
             known = (data, stored.confirmed_at, stored.usable())
             self._keys[issuer.issuer] = known
-        if self._clock.now() >= known[1] + KEEP_SECONDS:
-            raise InvalidTokenError("the issuer has not confirmed its keys for too long")
+        if not -_AHEAD_SECONDS <= self._clock.now() - known[1] < KEEP_SECONDS:
+            raise InvalidTokenError("the issuer has not confirmed its keys for too long, or will only")
         return known[0], known[2]
 
 
