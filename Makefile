@@ -93,9 +93,8 @@ fuzz: $(STAMPS)/test generate ## look for texts and values that break the policy
 	@$(UV) pip install --quiet --group fuzz
 	@mkdir -p $(STAMPS)/corpus
 	@$(BIN)/python tests/fuzz/fuzz_policy.py $(STAMPS)/corpus -max_total_time=$(FUZZ_SECONDS)
-
-envoy-age: $(STAMPS)/install ## fail when Envoy has stayed behind a release for two weeks
-	@$(BIN)/python tools/check_envoy_age.py
+	@mkdir -p $(STAMPS)/corpus-check
+	@$(BIN)/python tests/fuzz/fuzz_check.py $(STAMPS)/corpus-check -max_total_time=$(FUZZ_SECONDS)
 
 envoy-age: $(STAMPS)/install ## fail when Envoy has stayed behind a release for two weeks
 	@$(BIN)/python tools/check_envoy_age.py
