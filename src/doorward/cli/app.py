@@ -264,6 +264,14 @@ def directory_sync(
     )
 
 
+@directory_app.command("token")
+def directory_token(as_json: AsJson = False) -> None:
+    """Make a bearer token for a client that pushes, and the hash of it that goes into the file of `tokens`."""
+    from doorward.cli.directories import make_token  # noqa: PLC0415  # loaded by the command that needs it
+
+    raise typer.Exit(make_token(as_json=as_json))
+
+
 @directory_app.command("status")
 def directory_status(
     data: Data = DEFAULT_DATA, run_dir: RunDir = None, config: Where = None, as_json: AsJson = False

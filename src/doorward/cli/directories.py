@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import secrets
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -14,6 +15,7 @@ from rich.table import Table
 from doorward.api.directory.v1 import directory_pb2 as pb
 from doorward.api.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from doorward.cli.access import Access
+from doorward.keys import bearer_hash
 from doorward.rpc.client import call
 
 if TYPE_CHECKING:
@@ -84,6 +86,18 @@ def show_directories(access: Access, *, as_json: bool) -> int:
             )
         Console().print(table)
     return 1 if any(item.problem for item in found) else 0
+
+
+def make_token(*, as_json: bool) -> int:
+    """Print a new bearer token and what to keep of it; nothing is stored."""
+    token = bearer_hash.new_token()
+    kept = bearer_hash.hash_token(token, secrets.token_bytes(32))
+    if as_json:
+        print(json.dumps({"token": token, "hash": kept}))
+    else:
+        print(kept)
+        print(f"the line is for the file of `tokens`; the client gets, shown this once: {token}", file=sys.stderr)
+    return 0
 
 
 async def _follow(stub: "DirectoryServiceAsyncStub", runs: dict[str, int], *, quiet: bool) -> list[pb.DirectoryStatus]:

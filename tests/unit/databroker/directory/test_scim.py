@@ -22,6 +22,7 @@ from doorward.config.references import Reference
 from doorward.errors import NotFoundError, UnavailableError
 from doorward.identity.directory import DirectoryGroup, DirectoryUser, directory_user_id
 from doorward.identity.user import User, user_id
+from doorward.keys import bearer_hash
 from doorward.keys.service_token import new_token
 from doorward.records.record import Fence, Record, Write
 from doorward_databroker.directory.scim.app import BODY_LIMIT_BYTES, PushedDirectory, scim_app
@@ -376,6 +377,25 @@ async def test_without_a_valid_token_nothing_is_told(world: World, header: str |
             answer = await http.get(f"http://scim.example.com{path}")
             assert answer.status_code == 401
             assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_a_token_may_be_kept_as_a_keyed_hash_which_opens_nothing_itself(world: World):
+    token = bearer_hash.new_token()
+    kept = bearer_hash.hash_token(token, bytes(range(32)))
+    (world.folder / "token").write_text(kept + "\n")
+    assert token not in kept
+    for presented, status in ((token, 200), (kept, 401), (token[:-1], 401), (TOKEN, 401)):
+        world.http.headers["authorization"] = f"Bearer {presented}"
+        assert (await world.http.get("/Users")).status_code == status
+
+
+@pytest.mark.parametrize("kept", ["", "x", "00:00", f"{'0' * 64}:{'0' * 64}", f"{'g' * 64}:{'0' * 64}", f"{'0' * 64}"])
+async def test_a_hash_that_is_damaged_opens_to_nobody(world: World, kept: str):
+    line = bearer_hash.PREFIX + kept
+    (world.folder / "token").write_text(line)
+    for presented in (line, kept or "x", TOKEN, "0" * 64):
+        world.http.headers["authorization"] = f"Bearer {presented}"
+        assert (await world.http.get("/Users")).status_code == 401
 
 
 @pytest.mark.parametrize("kind", TOKENS)
