@@ -75,6 +75,10 @@ class Principal:
     credential: Credential = Credential.COOKIE
     external: ExternalToken | None = None
     """The token of another issuer that says so."""
+    owner_id: str = ""
+    """The user who answers for a program, or empty."""
+    stands_on: frozenset[tuple[str, str]] = frozenset()
+    """Type and id of records about somebody else by which it is accepted."""
 
 
 @dataclass(frozen=True, slots=True)

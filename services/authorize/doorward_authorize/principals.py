@@ -21,6 +21,7 @@ from doorward.errors import DataCorruptedError, DoorwardError, InvalidTokenError
 from doorward.identity import session as sessions
 from doorward.identity import user as users
 from doorward.identity.cookies import SESSION_COOKIE, SIGN_IN_COOKIE, single_cookie
+from doorward.identity.directory import USER_TYPE
 from doorward.identity.service_account import ID_PREFIX
 from doorward.identity.session import Session
 from doorward.identity.user import User
@@ -143,7 +144,7 @@ class Principals:
             return self._of_cookie(request, settings, learned)
         found = [*others]
         if self._service_accounts is not None:
-            found += [self._service_accounts.of_token(token) for token in tokens]
+            found += [self._answered_for(self._service_accounts.of_token(token), settings) for token in tokens]
         first = found[0]
         if first is None or None in found:
             return Unaccepted()
@@ -210,9 +211,22 @@ class Principals:
     def of_session(self, session_id: str, settings: Settings) -> Principal | Rejected | None:
         """Whose session it is, from the replica alone; for streams that are decided again."""
         if session_id.startswith(ID_PREFIX):
-            return None if self._service_accounts is None else self._service_accounts.of_id(session_id)
+            account = None if self._service_accounts is None else self._service_accounts.of_id(session_id)
+            return self._answered_for(account, settings)
         data = self._records.get(sessions.RECORD_TYPE, session_id)
         return None if data is None else self.judge(data, settings)
+
+    def _answered_for(self, account: Principal | None, settings: Settings) -> Principal | None:
+        """A program, as long as whoever answers for it would be accepted themselves."""
+        if account is None or not account.owner_id:
+            return account
+        owner = self.of_user(account.owner_id, settings)
+        if not isinstance(owner, Principal):
+            return None
+        records = {(users.RECORD_TYPE, account.owner_id)}
+        if owner.directory_mark is not None and owner.user.directory_user_id:
+            records.add((USER_TYPE, owner.user.directory_user_id))
+        return replace(account, stands_on=frozenset(records))
 
     def idle_at(self, principal: Principal) -> float:
         """When the session behind ``principal`` will be idle, as far as is known here."""

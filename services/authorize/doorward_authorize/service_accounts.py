@@ -82,7 +82,7 @@ class ServiceAccounts:
         )
         user = User(id=account.id, issuer=ISSUER, subject=account.id, name=account.name, groups=account.groups)
         facts = PrincipalFacts(user_id=account.id, subject=account.id, groups=account.groups, session_id=account.id)
-        return Principal(session, user, facts, data, credential=Credential.TOKEN)
+        return Principal(session, user, facts, data, credential=Credential.TOKEN, owner_id=account.owner_id)
 
 
 def presented_tokens(request: CheckedRequest) -> tuple[str, ...]:

@@ -210,6 +210,9 @@ def account_create(
     name: Annotated[str, typer.Argument(help="What people call it.")],
     group: Annotated[list[str] | None, typer.Option(help="A group that it is in; may be repeated.")] = None,
     life: Annotated[str, typer.Option(help="How long it lives, such as `90d`.")] = "90d",
+    owner: Annotated[
+        str | None, typer.Option(help="Who answers for it: user id or address. It is refused when they are.")
+    ] = None,
     data: Data = DEFAULT_DATA,
     run_dir: RunDir = None,
     config: Where = None,
@@ -218,7 +221,7 @@ def account_create(
     """Make a service account and print its token, this once."""
     from doorward.cli.service_accounts import create_account  # noqa: PLC0415  # loaded by the command that needs it
 
-    raise typer.Exit(create_account(_access(data, run_dir, config), name, group or [], life, as_json=as_json))
+    raise typer.Exit(create_account(_access(data, run_dir, config), name, group or [], life, owner, as_json=as_json))
 
 
 @account_app.command("list")

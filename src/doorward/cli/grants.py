@@ -50,7 +50,7 @@ def add_grant(
 
     async def body(client: RecordClient) -> tuple[str, Grant]:
         grant = Grant(
-            user_id=await _user_id(client, user),
+            user_id=await user_id_of(client, user),
             name=name,
             reason=reason,
             given_by=getpass.getuser(),
@@ -120,18 +120,22 @@ def _check_kind(access: Access, name: str, seconds: float) -> None:
         raise ConfigurationError([f"--for: error: `{name}` lasts {kind.longest_seconds:.0f} s at the most"])
 
 
-async def _user_id(client: RecordClient, user: str) -> str:
-    """The person with this id, or the only one with this address."""
+async def user_id_of(client: RecordClient, user: str, option: str = "--user") -> str:
+    """The person with this id, or the only one with this address.
+
+    Raises:
+        ConfigurationError: there is no such person, or more than one.
+    """
     if _ID.match(user):
         return user
     address = canonical_email(user)
     if address is None:
-        raise ConfigurationError([f"--user: error: `{user}` is neither an address nor a user id"])
+        raise ConfigurationError([f"{option}: error: `{user}` is neither an address nor a user id"])
     found = [record.id async for record in client.query(users.RECORD_TYPE, "email", address)]
     if len(found) != 1:
         count = "nobody" if not found else f"{len(found)} people"
         raise ConfigurationError(
-            [f"--user: error: {count} with the address `{address}` ever signed in; name the user id"]
+            [f"{option}: error: {count} with the address `{address}` ever signed in; name the user id"]
         )
     return found[0]
 

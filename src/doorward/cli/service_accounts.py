@@ -5,11 +5,13 @@ import secrets
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
 
 from doorward.cli.access import Access
+from doorward.cli.grants import user_id_of
 from doorward.cli.operate import with_records
 from doorward.config.document import parse_duration
 from doorward.errors import ConfigurationError, NotFoundError
@@ -23,11 +25,13 @@ _NUMBER_BYTES = 16
 _NAME_LIMIT = 200
 
 
-def create_account(access: Access, name: str, groups: Sequence[str], life: str, *, as_json: bool) -> int:
+def create_account(
+    access: Access, name: str, groups: Sequence[str], life: str, owner: str | None, *, as_json: bool
+) -> int:
     """Make an account and print its token.
 
     Raises:
-        ConfigurationError: the name or the life is not usable, or the key that hashes tokens is not here.
+        ConfigurationError: the name, the life or the owner is not usable, or the key that hashes tokens is not here.
     """
     if not name.strip() or len(name) > _NAME_LIMIT or not name.isprintable():
         raise ConfigurationError([f"NAME: error: expected 1 to {_NAME_LIMIT} printable characters"])
@@ -46,12 +50,16 @@ def create_account(access: Access, name: str, groups: Sequence[str], life: str, 
         created_at=now,
         expires_at=now + seconds,
     )
-    record = Record(type=RECORD_TYPE, id=account.id, data=account.to_bytes(), expires_at=account.expires_at)
 
-    async def body(client: RecordClient) -> None:
+    async def body(client: RecordClient) -> ServiceAccount:
+        made = account
+        if owner is not None:
+            made = replace(account, owner_id=await user_id_of(client, owner, "--owner"))
+        record = Record(type=RECORD_TYPE, id=made.id, data=made.to_bytes(), expires_at=made.expires_at)
         await client.put([Write(record=record, absent=True)])
+        return made
 
-    with_records(access, body)
+    account = with_records(access, body)
     token = new_token(number, secret)
     if as_json:
         print(json.dumps({**_summary(account), "token": token}))
@@ -72,10 +80,11 @@ def list_accounts(access: Access, *, as_json: bool) -> int:
         for account in accounts:
             print(json.dumps(_summary(account)))
         return 0
-    table = Table("id", "name", "groups", "made", "ends")
+    table = Table("id", "name", "groups", "owner", "made", "ends")
     for account in accounts:
         groups = ", ".join(sorted(account.groups))
-        table.add_row(account.id, account.name, groups, _time(account.created_at), _time(account.expires_at))
+        times = _time(account.created_at), _time(account.expires_at)
+        table.add_row(account.id, account.name, groups, account.owner_id, *times)
     Console().print(table)
     return 0
 
@@ -101,6 +110,7 @@ def _summary(account: ServiceAccount) -> dict[str, object]:
         "id": account.id,
         "name": account.name,
         "groups": sorted(account.groups),
+        "owner_id": account.owner_id or None,
         "created_at": account.created_at,
         "expires_at": account.expires_at,
     }

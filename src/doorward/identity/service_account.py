@@ -22,6 +22,8 @@ class ServiceAccount:
     token_hash: bytes
     created_at: float
     expires_at: float
+    owner_id: str = ""
+    """The user who answers for it, or empty."""
 
     def is_expired(self, now: float) -> bool:
         """Whether it has ended by ``now``; judged at every decision."""
@@ -30,7 +32,11 @@ class ServiceAccount:
     def to_bytes(self) -> bytes:
         """The serialized record payload."""
         message = service_account_pb2.ServiceAccount(
-            id=self.id, name=self.name, groups=sorted(self.groups), token_hash=self.token_hash
+            id=self.id,
+            name=self.name,
+            groups=sorted(self.groups),
+            token_hash=self.token_hash,
+            owner_id=self.owner_id,
         )
         message.created_at.FromNanoseconds(int(self.created_at * 1e9))
         message.expires_at.FromNanoseconds(int(self.expires_at * 1e9))
@@ -56,4 +62,5 @@ class ServiceAccount:
             token_hash=message.token_hash,
             created_at=message.created_at.seconds + message.created_at.nanos * 1e-9,
             expires_at=message.expires_at.seconds + message.expires_at.nanos * 1e-9,
+            owner_id=message.owner_id,
         )

@@ -210,7 +210,12 @@ class World:
         return f"__Host-doorward={self.handles.mint(handle)}"
 
     def account(
-        self, name: str = "robot", *, groups: frozenset[str] = frozenset({"admins"}), life: float = 3600
+        self,
+        name: str = "robot",
+        *,
+        groups: frozenset[str] = frozenset({"admins"}),
+        life: float = 3600,
+        owner_id: str = "",
     ) -> str:
         """Store a service account and return its token."""
         number, secret = name.encode().ljust(16, b"0")[:16], name.encode().ljust(32, b"1")[:32]
@@ -222,6 +227,7 @@ class World:
             token_hash=self.hasher.hash(number.hex(), secret),
             created_at=now,
             expires_at=now + life,
+            owner_id=owner_id,
         )
         self.records.data["ServiceAccount", account.id] = account.to_bytes()
         return new_token(number, secret)

@@ -2,17 +2,19 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from joserfc.util import urlsafe_b64decode
-from tests.unit.authorize.builders import World, passed, set_headers, status
+from tests.unit.authorize.builders import ISSUER, World, passed, set_headers, status
 from tests.unit.authorize.test_guard_watcher import Streams
 from tests.unit.authorize.test_refusals import body
 
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from doorward.identity.service_account import ServiceAccount
 from doorward.identity.session import Session
+from doorward.identity.user import User, user_id
 
 STATES = ("absent", "valid", "expired", "malformed", "foreign")
 ALICE = "616c696365".ljust(32, "0")
@@ -205,6 +207,20 @@ async def test_a_program_is_decided_by_its_groups_and_may_change_things_without_
         await world.check("admin", method="POST", authorization=f"Bearer {admin}", sec_fetch_site="cross-site")
     )
     assert status(await world.check("admin", authorization=f"Bearer {plain}")) == 403
+
+
+async def test_s66_a_program_loses_its_streams_with_whoever_answers_for_it(tmp_path: Path):
+    streams = Streams(tmp_path)
+    world = streams.world
+    world.sign_in("alice")
+    alice = user_id(ISSUER, "alice")
+    number = await streams.opened(authorization=f"Bearer {world.account(owner_id=alice)}")
+    await streams.opened(authorization=f"Bearer {world.account('other')}")
+    world.records.data["User", alice] = replace(
+        User.from_bytes(world.records.data["User", alice]), active=False
+    ).to_bytes()
+    streams.watcher.on_record("User", alice)
+    assert await streams.settle() == [(number, False, "session-ended")]
 
 
 async def test_s86_the_end_of_an_account_ends_its_streams(tmp_path: Path):

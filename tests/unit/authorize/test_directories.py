@@ -139,3 +139,27 @@ async def test_what_cannot_be_known_neither_allows_nor_skips_a_deny(world: Direc
 async def test_a_corrupt_record_lets_nobody_in(world: DirectoryWorld):
     world.records.data["DirectoryUser", directory_user_id("people", "sub", "alice")] = b"\xff\xff"
     assert await world.ask("app") != 0
+
+
+async def test_s66_a_program_stands_and_falls_with_whoever_answers_for_it(world: DirectoryWorld):
+    alice = user_id(ISSUER, "alice")
+    token = world.account(owner_id=alice)
+    own = world.account("other")
+
+    async def asked(presented: str) -> int:
+        return status(await world.check("app", authorization=f"Bearer {presented}"))
+
+    assert await asked(token) == 0
+    world.entry = replace(world.entry, active=False)
+    world.write()
+    assert (await asked(token), await asked(own)) == (401, 0)
+    world.entry = replace(world.entry, active=True)
+    world.write()
+    assert await asked(token) == 0
+    stored = world.records.data["User", alice]
+    world.records.data["User", alice] = replace(User.from_bytes(stored), active=False).to_bytes()
+    assert await asked(token) == 401
+    del world.records.data["User", alice]
+    assert await asked(token) == 401
+    world.records.data["User", alice] = stored
+    assert await asked(token) == 0

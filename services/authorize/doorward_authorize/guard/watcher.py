@@ -376,6 +376,7 @@ class Watcher:
         """Note which records a stream is decided by; a refresh may name another directory entry, or another address."""
         stream.directory_user_id = found.user.directory_user_id if found.directory_mark is not None else ""
         further = {(USER_TYPE, stream.directory_user_id)} if stream.directory_user_id else set()
+        further |= found.stands_on
         for kind in (name.removeprefix(_RECORD_READ) for name in route.policy.reads if name.startswith(_RECORD_READ)):
             further.add((SOURCE_TYPE, kind))
             if kind in found.external_ids:
