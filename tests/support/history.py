@@ -35,7 +35,8 @@ from doorward.rpc.planes import Plane
 HOST = "live.localhost"
 STALENESS_SECONDS = 5.0
 """The longer limit, as it is when nothing else is configured."""
-SETTLE_SECONDS = 20.0
+SETTLE_SECONDS = 60.0
+"""A sentinel that has lost its primary twice takes its time."""
 
 
 class Stage(Protocol):

@@ -181,8 +181,11 @@ class Link:
             commands.append(("WAIT", self._replicas, self._replica_ms))
         answers = await self._send(commands, writing=True)
         if self._replicas:
-            reached = answers.pop()
-            if isinstance(reached, Exception) or int(reached) < self._replicas:
+            answer = answers.pop()
+            reached = (
+                0 if isinstance(answer, Exception) else int(answer)
+            )  # one that has become a replica refuses to wait
+            if reached < self._replicas:
                 # A primary without its replicas may be one that has been replaced without knowing it.
                 await self._drop(self._clients)
                 raise OutcomeUnknownError(f"{reached} of {self._replicas} replicas have confirmed the write")
