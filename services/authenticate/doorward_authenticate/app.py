@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from doorward.config.endpoints import Address
 from doorward.route.internal import CALLBACK_PATH, SIGN_IN_PATH, SIGN_OUT_PATH
@@ -51,7 +52,7 @@ def sign_in_app(handlers: SignInPages, pages: Pages) -> Starlette:
     )
 
 
-def sign_in_server(app: Starlette, place: Path | Address, identity: PlaneIdentity | None) -> AsgiServer:
+def sign_in_server(app: ASGIApp, place: Path | Address, identity: PlaneIdentity | None) -> AsgiServer:
     """The server of ``app``, for the proxies' Envoys."""
     return AsgiServer(
         app,

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import random
 import secrets
 from collections.abc import Mapping
 
 import httpx
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter
+from starlette.types import ASGIApp
 
 from doorward.api.authenticate.v1.authenticate_pb2_grpc import add_AuthenticateServiceServicer_to_server
 from doorward.api.process.v1.process_pb2 import Process
@@ -28,6 +30,7 @@ from doorward.runtime.neighbours import Neighbours
 from doorward.runtime.reporter import Reporter
 from doorward.runtime.service import ServeOptions, Stop, run_service
 from doorward.telemetry.probes import ProbeServer
+from doorward.telemetry.tracing import Tracer, span_sender
 from doorward.web.pages import Pages
 from doorward_authenticate.app import sign_in_app, sign_in_server
 from doorward_authenticate.codes import Codes
@@ -40,6 +43,7 @@ from doorward_authenticate.session_life.keeper import Keeper
 from doorward_authenticate.session_life.refresher import Refresher
 from doorward_authenticate.sessions import SessionLimits, SessionWriter
 from doorward_authenticate.sign_in import SignInPages
+from doorward_authenticate.traced import Traced
 
 _STOP_SECONDS = 1.0
 
@@ -85,6 +89,13 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         codes=codes,
         clock=clock,
     )
+    registry = CollectorRegistry()
+    app: ASGIApp = sign_in_app(handlers, pages)
+    spans = None
+    if settings.tracing is not None:
+        drops = Counter("doorward_span_drops", "Spans that the collector did not take.", registry=registry)
+        spans = span_sender(settings.tracing.otlp_endpoint, {"service.name": "doorward-authenticate"}, drops.inc)
+        app = Traced(app, Tracer(settings.tracing.sample, spans.offer, clock.now, random.random))
     servicer = AuthenticateServicer(codes, handles, sessions, clock)
     services = neighbours.servers(
         "authenticate",
@@ -94,7 +105,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         [SERVICE_NAME],
     )
     web = sign_in_server(
-        sign_in_app(handlers, pages),
+        app,
         neighbours.place("authenticate_pages", neighbours.local.authenticate_pages),
         neighbours.identity,
     )
@@ -121,10 +132,10 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         directories=lambda: sessions.limits.directories,
         provider_tokens=lambda: sessions.limits.provider_tokens,
     )
-    registry = CollectorRegistry()
     keeper = Keeper(records, refresher, clock, registry)
     issuer_keys = IssuerKeysKeeper(records, client, lambda: handlers.settings.token_issuers, clock, registry)
     tasks = {
+        *([asyncio.create_task(spans.run(), name="spans")] if spans is not None else []),
         asyncio.create_task(keeper.run(records, secrets.token_hex(8)), name="session life"),
         asyncio.create_task(issuer_keys.run(secrets.token_hex(8)), name="issuers' keys"),
         asyncio.create_task(web.serve(), name="pages"),

@@ -8,6 +8,7 @@ import structlog
 
 from doorward.clock import Clock
 from doorward.records.record import RecordVersion
+from doorward.telemetry.tracing import Tracer
 from doorward_authorize.check_request import CheckedRequest, CheckParser
 from doorward_authorize.check_response import Responder, unavailable
 from doorward_authorize.decision_log import DecisionLog
@@ -43,7 +44,9 @@ class Checker:
         data_version: Callable[[], RecordVersion],
         clock: Clock,
         metrics: AuthorizeMetrics,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._id = authorizer_id
         self._evaluator = evaluator
         self._responder = responder
@@ -64,9 +67,10 @@ class Checker:
         decision_id = self._next_id()
         self._unmeasured -= 1
         began = time.perf_counter() if self._unmeasured < 0 else 0.0
+        began_ns = time.time_ns() if self._tracer is not None else 0
         try:
             request = self._parse(data)
-            answer = self._answer(data, request, self._evaluator.decide(request), decision_id)
+            answer = self._answer(data, request, self._evaluator.decide(request), decision_id, began_ns)
             if began:
                 self._unmeasured = _MEASURED_EVERY - 1
                 self._metrics.seconds.observe(time.perf_counter() - began)
@@ -74,7 +78,7 @@ class Checker:
         except PendingError as pending:
             if self._waiting >= WAITING_LIMIT:
                 return self.overloaded(data)
-            return self._check_later(data, request, pending, decision_id)
+            return self._check_later(data, request, pending, decision_id, began_ns)
         except Exception as error:
             return self._failed(decision_id, error)
 
@@ -85,7 +89,7 @@ class Checker:
         return unavailable(self._next_id()).SerializeToString()
 
     async def _check_later(
-        self, data: bytes, request: CheckedRequest, pending: PendingError, decision_id: str
+        self, data: bytes, request: CheckedRequest, pending: PendingError, decision_id: str, began_ns: int
     ) -> bytes:
         self._waiting += 1
         try:
@@ -93,7 +97,9 @@ class Checker:
             for _ in range(_QUESTIONS):
                 learned = await self._evaluator.find_out(pending, learned)
                 try:
-                    answer = self._answer(data, request, self._evaluator.decide(request, learned), decision_id)
+                    answer = self._answer(
+                        data, request, self._evaluator.decide(request, learned), decision_id, began_ns
+                    )
                     return answer if isinstance(answer, bytes) else await answer
                 except PendingError as another:
                     pending = another
@@ -104,15 +110,28 @@ class Checker:
             self._waiting -= 1
 
     def _answer(
-        self, data: bytes, request: CheckedRequest, outcome: Outcome, decision_id: str
+        self, data: bytes, request: CheckedRequest, outcome: Outcome, decision_id: str, began_ns: int
     ) -> bytes | Awaitable[bytes]:
         snapshot = self._evaluator.snapshot
         answer, status = self._responder.response(request, outcome, snapshot.settings, decision_id)
         record = self._recorded(data, request, outcome, status, decision_id, snapshot.generation)
+        if self._tracer is not None:
+            self._trace(self._tracer, record, began_ns)
         if self._decision_log.audit_or_deny:
             return self._audited(answer, record)
         self._decision_log.add(record)
         return answer
+
+    @staticmethod
+    def _trace(tracer: Tracer, record: DecisionRecord, began_ns: int) -> None:
+        attributes = {
+            "doorward.decision_id": record.id,
+            "doorward.route": record.request.route_id,
+            "doorward.outcome": record.outcome.verdict.value,
+            "http.response.status_code": str(record.status),
+        }
+        parent = record.request.header("traceparent")
+        tracer.record("check", parent, began_ns, time.time_ns(), attributes, is_error=record.status >= 500)
 
     def _failed(self, decision_id: str, error: Exception) -> bytes:
         """A bug, or bytes that are no CheckRequest: refuse, count, log, and let nobody through."""

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import itertools
 import math
+import random
 import secrets
 
 import grpc.aio
@@ -46,7 +47,9 @@ from doorward.rpc.server import start_all, stop_all
 from doorward.runtime.neighbours import Neighbours
 from doorward.runtime.reporter import Reporter, behind
 from doorward.runtime.service import ServeOptions, Stop, run_service
+from doorward.telemetry.otlp import OtlpSender
 from doorward.telemetry.probes import ProbeServer
+from doorward.telemetry.tracing import Tracer, span_sender
 from doorward_authorize.activity import ActivityTracker
 from doorward_authorize.assertion import AssertionSigner
 from doorward_authorize.check_response import Responder
@@ -66,7 +69,7 @@ from doorward_authorize.guard.watcher import Watcher
 from doorward_authorize.held_decisions import HeldDecisions
 from doorward_authorize.log_file import LogFile
 from doorward_authorize.metrics import AuthorizeMetrics
-from doorward_authorize.otlp_export import OtlpExport
+from doorward_authorize.otlp_export import record_sender
 from doorward_authorize.principals import Principals
 from doorward_authorize.server import SERVICE_NAME, AuthorizeServicer
 from doorward_authorize.service_accounts import ServiceAccounts
@@ -168,6 +171,11 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         UpstreamTokens(replica.get, clock),
     )
     log, export = _decision_log(settings.decision_log, keys, authorizer_id, metrics)
+    spans, tracer = None, None
+    if settings.tracing is not None:
+        resource = {"service.name": "doorward-authorize", "service.instance.id": authorizer_id}
+        spans = span_sender(settings.tracing.otlp_endpoint, resource, metrics.span_drops.inc)
+        tracer = Tracer(settings.tracing.sample, spans.offer, clock.now, random.random)
     held = HeldDecisions()
     explanations = Explanations(held, client, clock, metrics)
     checker = Checker(
@@ -180,6 +188,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         data_version=lambda: replica.version,
         clock=clock,
         metrics=metrics,
+        tracer=tracer,
     )
     cut = itertools.count(1)
     cuts = CutRecords(
@@ -239,6 +248,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         asyncio.create_task(replica.run(), name="replica"),
         asyncio.create_task(log.run(), name="decision log"),
         *([asyncio.create_task(export.run(), name="export")] if export is not None else []),
+        *([asyncio.create_task(spans.run(), name="spans")] if spans is not None else []),
         asyncio.create_task(watcher.run(), name="guarded streams"),
         asyncio.create_task(activity.run(), name="activity"),
         asyncio.create_task(explanations.run(), name="refusals"),
@@ -283,9 +293,9 @@ def packers() -> dict[str, Packer]:
 
 def _decision_log(
     settings: DecisionLogSettings, keys: KeyStore, authorizer_id: str, metrics: AuthorizeMetrics
-) -> tuple[DecisionLog, OtlpExport | None]:
+) -> tuple[DecisionLog, OtlpSender[str] | None]:
     resource = {"service.name": "doorward-authorize", "service.instance.id": authorizer_id}
-    export = OtlpExport(settings.otlp_endpoint, resource, metrics) if settings.otlp_endpoint else None
+    export = record_sender(settings.otlp_endpoint, resource, metrics) if settings.otlp_endpoint else None
     log = DecisionLog(
         LogFile(settings.file, settings.rotate_bytes, settings.keep_files, settings.keep_seconds),
         RecordEncoder(keys.keyring(Purpose.DECISION_FACTS), settings.loggable),

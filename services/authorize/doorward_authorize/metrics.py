@@ -40,6 +40,7 @@ class AuthorizeMetrics:
         self.export_drops = Counter(
             "doorward_decision_export_drops", "Decision records that the collector did not take.", registry=registry
         )
+        self.span_drops = Counter("doorward_span_drops", "Spans that the collector did not take.", registry=registry)
         self.refusals_unkept = Counter(
             "doorward_refusals_unkept", "Refusals with a page that were not put as records.", registry=registry
         )

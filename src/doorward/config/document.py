@@ -217,6 +217,17 @@ class DecisionLogDocument(StrictDocument):
     )
 
 
+class TracingDocument(StrictDocument):
+    """Spans of decisions and sign-ins."""
+
+    otlp_endpoint: str = Field(
+        pattern=r"^https?://[!-~]+$", description="Base address of an OpenTelemetry collector (OTLP over HTTP)."
+    )
+    sample: float = Field(
+        default=0.01, ge=0, le=1, description="The part of requests that come without `traceparent` that is traced."
+    )
+
+
 class RouteDocument(StrictDocument):
     """One route: which requests, to which upstream, for whom."""
 
@@ -312,6 +323,7 @@ class Document(StrictDocument):
     grants: list[GrantDocument] = Field(default=[], description="Kinds of just-in-time grants.")
     authorize: AuthorizeDocument = Field(default=AuthorizeDocument(), description="Deciding processes.")
     envoy: EnvoyDocument = Field(default=EnvoyDocument(), description="Data plane.")
+    tracing: TracingDocument | None = Field(default=None, description="Traces; without it there are none.")
     decision_log: DecisionLogDocument = Field(default=DecisionLogDocument(), description="Decision log.")
     sets: object = Field(default=None, description="Lists of values by name, for `{set: NAME}` in policies.")
     policies: object = Field(

@@ -31,6 +31,7 @@ from doorward.config.settings import (
     Source,
     StalenessLimits,
     TlsSettings,
+    TracingSettings,
 )
 from doorward.config.sources import ROUTES_FOLDER, main_file, sources_of
 from doorward.config.token_issuers import check_issuer, read_token_issuers
@@ -247,6 +248,9 @@ class _Loader:
                 loggable=frozenset(document.decision_log.loggable),
                 otlp_endpoint=document.decision_log.otlp_endpoint,
             ),
+            tracing=None
+            if document.tracing is None
+            else TracingSettings(otlp_endpoint=document.tracing.otlp_endpoint, sample=document.tracing.sample),
             envoy_path=self._folder / document.envoy.path if document.envoy.path else None,
             authorize_workers=document.authorize.workers,
             envoy_concurrency=document.envoy.concurrency,

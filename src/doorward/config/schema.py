@@ -33,6 +33,7 @@ from doorward.config.document import (
     SessionDocument,
     TlsDocument,
     TokenIssuerDocument,
+    TracingDocument,
 )
 from doorward.policy.schema import policy_definitions
 
@@ -57,6 +58,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`directories[]` of type `google`", GoogleDocument),
     ("`authorize`", AuthorizeDocument),
     ("`envoy`", EnvoyDocument),
+    ("`tracing`", TracingDocument),
     ("`decision_log`", DecisionLogDocument),
     ("`routes[]`", RouteDocument),
 )

@@ -102,6 +102,16 @@ class DecisionLogSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TracingSettings:
+    """Where spans go."""
+
+    otlp_endpoint: str
+    """Base address of an OpenTelemetry collector."""
+    sample: float
+    """The part of requests without a `traceparent` that is traced, from 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GrantKind:
     """What a grant of one name may open, and for how long at the most."""
 
@@ -153,6 +163,8 @@ class Settings:
     """``None``: without TLS, which only this machine may speak."""
     staleness: StalenessLimits
     decision_log: DecisionLogSettings
+    tracing: TracingSettings | None = None
+    """``None``: nothing is traced."""
     planes: PlaneAddresses = field(default_factory=PlaneAddresses)
     """Where the planes are when they are not on one machine; empty lists mean the Unix sockets of the run folder."""
     envoy_path: Path | None

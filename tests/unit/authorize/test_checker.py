@@ -10,9 +10,11 @@ from tests.unit.authorize.builders import CONFIG, World, passed, set_headers, st
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from doorward.errors import UnavailableError
 from doorward.records.record import RecordVersion
+from doorward.telemetry.tracing import Span, Tracer
 from doorward_authorize.snapshot import REMOVED_SECONDS
 
 __all__ = ["world"]
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 async def test_somebody_signed_in_passes_with_their_identity(world: World):
@@ -272,3 +274,26 @@ async def test_no_request_of_nobody_passes_a_closed_route(
         message.attributes.request.http.header_map.headers.add(key=name, raw_value=value)
     response = CheckResponse.FromString(await world.answer(message.SerializeToString()))
     assert not passed(response)
+
+
+async def test_a_decision_is_a_span_of_the_trace_that_it_came_with(world: World):
+    """Off by default, it costs one comparison; and what is in it says nothing about the person or the path."""
+    found: list[Span] = []
+    await world.check(cookie=world.sign_in(), traceparent=PARENT)
+    world.checker._tracer = Tracer(0.0, found.extend, world.clock.now, lambda: 0.5)
+    await world.check(cookie=world.sign_in(), traceparent=PARENT, path="/secret?token=secret")
+    await world.check("admin")
+    (span,) = found
+    assert (span.name, span.parent_id) == ("check", "00f067aa0ba902b7")
+    assert {name: span.attributes[name] for name in span.attributes if name != "doorward.decision_id"} == {
+        "doorward.route": "app",
+        "doorward.outcome": "allow",
+        "http.response.status_code": "200",
+    }
+    assert span.attributes["doorward.decision_id"].startswith("test-")
+    assert "secret" not in str(span)
+    assert "alice" not in str(span)
+    # Also one that had to wait for a sign-in.
+    world.records.version = RecordVersion(1, 1)
+    await world.check(cookie=world.sign_in("bob", number=2), traceparent=PARENT)
+    assert len(found) == 2

@@ -25,7 +25,7 @@ from doorward_authorize.check_request import CheckParser
 from doorward_authorize.decision_log import DecisionLog
 from doorward_authorize.decision_record import DecisionRecord, RecordEncoder
 from doorward_authorize.log_file import LONGEST_FILE_SECONDS, LogFile
-from doorward_authorize.otlp_export import OtlpExport
+from doorward_authorize.otlp_export import record_sender
 from doorward_authorize.outcome import Outcome, Verdict
 
 __all__ = ["world"]
@@ -283,7 +283,7 @@ async def test_records_reach_a_collector_and_what_it_refuses_is_counted(world: W
     server = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    export = OtlpExport(f"http://127.0.0.1:{server.server_port}/base", {"service.name": "a"}, world.metrics)
+    export = record_sender(f"http://127.0.0.1:{server.server_port}/base", {"service.name": "a"}, world.metrics)
     log = DecisionLog(
         LogFile(world.folder / "decisions.jsonl", 1 << 30, 1, 60.0), encoder(), world.metrics, export=export
     )
