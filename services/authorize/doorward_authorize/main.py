@@ -74,7 +74,7 @@ from doorward_authorize.principals import Principals
 from doorward_authorize.server import SERVICE_NAME, AuthorizeServicer
 from doorward_authorize.service_accounts import ServiceAccounts
 from doorward_authorize.sign_in_redirect import SignInRedirect
-from doorward_authorize.snapshot import compile_in_slices, compile_snapshot
+from doorward_authorize.snapshot import compile_in_slices, compile_snapshot, let_go
 from doorward_authorize.transport import check_methods
 from doorward_authorize.upstream_tokens import UpstreamTokens
 
@@ -243,6 +243,9 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         watcher.on_snapshot(before, evaluator.snapshot)
         reporter.soon()
         gc.freeze()  # it will be there for long
+        parts = before.parts()
+        del before
+        await let_go(parts)
 
     tasks = {
         asyncio.create_task(replica.run(), name="replica"),

@@ -15,7 +15,7 @@ from doorward.source import Problem, Problems
 
 
 class RouteChecks:
-    """Records warnings about routes, and remembers them: a host whose routes are the same objects is looked at once."""
+    """Records warnings about routes, and remembers them: a host whose routes are the same is looked at once."""
 
     def __init__(self) -> None:
         self._hosts: dict[str, tuple[list[RoutePolicy], tuple[Problem, ...]]] = {}
@@ -33,7 +33,7 @@ class RouteChecks:
         hosts: dict[str, tuple[list[RoutePolicy], tuple[Problem, ...]]] = {}
         for host, items in by_host.items():
             before = self._hosts.get(host)
-            hosts[host] = before if before is not None and _same(before[0], items) else (items, _of_host(items))
+            hosts[host] = before if before is not None and before[0] == items else (items, _of_host(items))
             problems.extend(hosts[host][1])
         self._hosts = hosts
         known = Known(email_domains=vouched_domains(identity_providers))
@@ -47,10 +47,6 @@ class RouteChecks:
                     policies[key] = self._policies.get(key) or (item.policy, _of_policy(item.policy, known))
                     problems.extend(policies[key][1])
             self._policies = policies
-
-
-def _same(before: Sequence[RoutePolicy], items: Sequence[RoutePolicy]) -> bool:
-    return len(before) == len(items) and all(one is other for one, other in zip(before, items, strict=True))
 
 
 def _of_host(items: Sequence[RoutePolicy]) -> tuple[Problem, ...]:

@@ -27,7 +27,7 @@ from doorward.runtime.valkey import start_valkey
 PLANES = ("databroker", "authenticate", "authorize", "proxy")
 _STOP_ORDER = (("proxy",), ("authenticate", "authorize", "directory"), ("databroker",), ("valkey",))
 """By plane; all workers of one together."""
-_START_SECONDS = 30.0
+_START_SECONDS = 120.0
 _STOP_SECONDS = 9.0
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
