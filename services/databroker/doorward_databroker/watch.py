@@ -32,7 +32,8 @@ BATCH_SECONDS = 0.005
 """Changes that come faster than this are handed out together."""
 QUEUE_LIMIT = 1_000
 QUEUE_LIMIT_BYTES = 32 * 1024 * 1024
-_READ_ENTRIES = 200
+_READ_ENTRIES = 50
+"""Of the feed at once. One may hold hundreds of records, and opening them holds the loop."""
 _WAIT_SECONDS = 1.0
 _PAUSE_SECONDS = 0.1
 _ENTER_SECONDS = 2.0
