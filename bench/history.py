@@ -1,8 +1,9 @@
 """Drives sign-ins, revokes and requests through a whole deployment while parts fail; looks for one wrong allow.
 
 `--stage one` is one machine, whose parts are killed and stopped; `--stage apart` two of everything over a store behind a sentinel,
-whose parts are also cut off from each other. The last line is JSON with `violations` and `lost`, which must be 0, and how long
-revokes took to be applied.
+whose parts are also cut off from each other. The last line is JSON with `violations`, which must be 0, and how long revokes took to be
+applied. `lost` are sessions that ended though nobody had asked for it: on one machine there must be none. Apart there may be, because one
+of two replicas confirms: when a failover loses writes that no databroker can name, sessions end.
 """
 
 import argparse
