@@ -10,6 +10,7 @@ closing is the safe direction.
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -89,6 +90,8 @@ def run_service(options: ServeOptions, main: Callable[[ServeOptions, Stop], Awai
     ``SIGINT`` and ``SIGTERM`` request a stop; the second one ends the process at once.
     """
     configure_logging(options.plane)
+    # A dump of our memory, or of a child's, would hold every key in it.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     return asyncio.run(_supervise(options, main))
 
 

@@ -1,0 +1,161 @@
+"""Secrets stay where they belong, and every door opens for exactly those that it is for."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from tests.e2e.conftest import PASSWORDS
+from tests.support.deployment import wait_for
+from tests.support.echo import EchoServer
+from tests.support.http_client import NAVIGATION
+from tests.support.site import SECRET, Site
+from tests.support.token_issuer import TokenIssuer
+
+from doorward.config.endpoints import LocalEndpoints, default_run_folder
+from doorward.identity.cookies import SESSION_COOKIE, SIGN_IN_COOKIE
+
+pytestmark = pytest.mark.e2e
+
+
+def account(site: Site, name: str, *groups: str) -> str:
+    """The token of a new service account."""
+    named = [word for group in groups for word in ("--group", group)]
+    made = site.run.command("service-account", "create", name, *named, "--life", "1h", "--json")
+    assert made.returncode == 0, made.stderr
+    return str(json.loads(made.stdout)["token"])
+
+
+def said_by_operators_interfaces(site: Site) -> Iterator[tuple[str, str]]:
+    """Metrics of every process, and all that Envoy tells of itself."""
+    folder = default_run_folder(site.data)
+    for socket in sorted(folder.glob("*.probes.sock")):
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://probes") as client:
+            yield socket.name, client.get("/metrics").text
+    admin = LocalEndpoints(folder).envoy_admin
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(admin)), base_url="http://envoy") as client:
+        for path in ("/config_dump?include_eds", "/stats", "/clusters", "/server_info", "/certs"):
+            yield path, client.get(path).text
+
+
+def key_texts(folder: Path) -> Iterator[str]:
+    """Every secret key of every purpose."""
+    for path in folder.glob("*.json"):
+        if not path.name.endswith(".jwks.json"):
+            yield from json.loads(path.read_text())["keys"]
+
+
+def test_s50_no_secret_leaves_its_place(open_site: Site, echo: EchoServer, token_issuer: TokenIssuer):
+    token, external = account(open_site, "canary", "eng"), token_issuer.token(time.time())
+    answers: list[str] = []
+    with open_site.client() as client:
+        client.sign_in(open_site.url("closed") + "/", *PASSWORDS["alice"])
+        handle = client.cookie("closed.localhost", SESSION_COOKIE) or ""
+        single = client.cookie("authenticate.localhost", SIGN_IN_COOKIE) or ""
+        assert len(handle) > 40 < len(single)
+        for name in ("open", "closed", "other", "admin-area", "rules", "builds", "devices"):
+            host = {"admin-area": "paths"}.get(name, name)
+            for headers in (
+                {}, NAVIGATION, {"authorization": f"Bearer {token}"}, {"doorward-authorization": f"Bearer {token}x"},
+                {"authorization": f"Bearer {external}"}, {"content-type": "application/grpc"},
+            ):  # fmt: skip
+                answer = client.request(
+                    "GET",
+                    open_site.url(host) + "/admin",
+                    headers=headers,
+                    cookie_header=f"{SESSION_COOKIE}={handle}; theirs=1",
+                )
+                # What is set for this browser is this browser's.
+                kept = [(key, value) for key, value in answer.headers.items() if key != "set-cookie"]
+                answers.append(f"{kept}{answer.text}")
+    secrets = {
+        "session cookie": handle, "sign-in cookie": single, "service account": token, "external token": external.rpartition(".")[2],
+        "client secret": SECRET, **{f"key {number}": word for number, word in enumerate(key_texts(open_site.data / "keys"))},
+    }  # fmt: skip
+    assert len(secrets) > 8
+    for sent in echo.seen:
+        seen = json.dumps(sent)
+        # `open` and `closed` list no issuer: a token that is none of ours is the application's.
+        found = [name for name, secret in secrets.items() if secret in seen and name != "external token"]
+        assert found == []
+    places = {
+        "answers": "\n".join(answers),
+        "console": open_site.run.log.read_text(),
+        "decision log": open_site.run.decisions_file.read_text(),
+        "explanations": "".join(
+            open_site.run.command("explain", record["decision_id"]).stdout for record in open_site.run.decisions()[-1:]
+        ),
+        "status": open_site.run.command("status", "--json").stdout,
+        **dict(said_by_operators_interfaces(open_site)),
+    }
+    assert any(name.endswith(".probes.sock") for name in places)
+    echoed = {"external token"}  # `open` shows in its answer what it received
+    leaks = [
+        (place, name)
+        for place, text in places.items()
+        for name, secret in secrets.items()
+        if secret in text and not (place == "answers" and name in echoed)
+    ]
+    assert leaks == []
+
+
+def test_s50_no_process_leaves_its_memory_in_a_file(open_site: Site):
+    for process in open_site.run.members():
+        limit = process.rlimit(psutil.RLIMIT_CORE)[0]
+        assert limit == 0, process.name()
+
+
+DOORS = {
+    # host, path, method → what nobody, bob (eng), alice (admins), an account of eng, one of admins and a build get
+    ("open", "/", "GET"): (200, 200, 200, 200, 200, 200),
+    ("closed", "/", "GET"): (401, 200, 200, 200, 200, 401),
+    ("closed", "/", "POST"): (401, 200, 200, 200, 200, 401),
+    ("paths", "/admin", "GET"): (401, 403, 200, 403, 200, 401),
+    ("paths", "/exact", "GET"): (401, 200, 200, 200, 200, 401),
+    ("builds", "/", "GET"): (401, 200, 200, 200, 200, 200),
+    # Over a connection that was made for another host.
+    ("devices", "/", "GET"): (421, 421, 421, 421, 421, 421),
+    ("closed", "/.doorward/nothing", "GET"): (404, 404, 404, 404, 404, 404),
+    ("closed", "/.well-known/doorward/jwks.json", "GET"): (200, 200, 200, 200, 200, 200),
+    ("closed", "/.well-known/doorward/jwks.json", "DELETE"): (405, 405, 405, 405, 405, 405),
+    ("nowhere", "/", "GET"): (404, 404, 404, 404, 404, 404),
+    # Last, because it does what it says; whoever sends neither `Origin` nor `Sec-Fetch-Site` is no browser.
+    ("closed", "/.doorward/sign_out", "POST"): (200, 200, 200, 200, 200, 200),
+}
+
+
+def test_s90_every_door_for_everybody(open_site: Site, token_issuer: TokenIssuer):
+    """Each person's cookies, one at each host, and each program's token, at every door."""
+    accounts = [account(open_site, name, group) for name, group in (("plain", "eng"), ("chief", "admins"))]
+    external = token_issuer.token(time.time())
+    wrong = []
+    with open_site.client() as bob, open_site.client() as alice, open_site.client() as nobody:
+        for name, person in (("bob", bob), ("alice", alice)):
+            person.sign_in(open_site.url("closed") + "/", *PASSWORDS[name])
+            for host in ("paths", "builds"):
+                person.navigate(open_site.url(host) + "/exact")
+        wait_for(
+            lambda: (
+                nobody.get(open_site.url("builds") + "/", headers={"authorization": f"Bearer {external}"}).status_code
+                == 200
+            ),
+            20,
+            what="the issuer's keys",
+        )
+        # A cookie of one host is nothing at another.
+        handle = alice.cookie("closed.localhost", SESSION_COOKIE)
+        elsewhere = alice.request("GET", open_site.url("paths") + "/admin", cookie_header=f"{SESSION_COOKIE}={handle}")
+        assert elsewhere.status_code == 401
+        bearers = [{"authorization": f"Bearer {text}"} for text in (*accounts, external)]
+        callers = [(nobody, {}), (bob, {}), (alice, {}), *((nobody, bearer) for bearer in bearers)]
+        for (host, path, method), expected in DOORS.items():
+            found = tuple(
+                caller.request(method, open_site.url(host) + path, headers=headers).status_code
+                for caller, headers in callers
+            )
+            if found != expected:
+                wrong.append(((host, path, method), found, expected))
+    assert wrong == []
