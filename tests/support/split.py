@@ -208,6 +208,8 @@ class Split:
         def step() -> str:
             done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
             assert done.returncode in {0, 3}, done.stderr + done.stdout
+            if done.returncode == 3:
+                time.sleep(0.5)  # between two looks: each is a process, and what is measured meanwhile wants the cores
             return done.stdout if done.returncode == 0 else ""
 
         said = wait_for(step, 20, what=f"the next step of {purpose}")
