@@ -11,7 +11,6 @@ declare -A packages=(
   [systemd-analyze]=systemd
   [wrk]=wrk
   [ip]=iproute2
-  [faketime]=faketime
 )
 missing=()
 for program in "${!packages[@]}"; do
