@@ -78,9 +78,12 @@ class PrincipalFacts:
     """External records about this person by type; ``None`` is known not to exist, a missing type is unknown."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RequestFacts:
-    """What is asked for. The caller has refused paths that two servers could read differently."""
+    """What is asked for. The caller has refused paths that two servers could read differently.
+
+    Not frozen, because one is made for each check and that would cost as much as deciding; never changed.
+    """
 
     method: str
     host: str
@@ -97,9 +100,9 @@ class RequestFacts:
     """Id of the route."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Facts:
-    """One request as a policy sees it. There is no body in it, and there will be none: it is never read."""
+    """One request as a policy sees it. There is no body in it, and there will be none: it is never read. Not frozen, as above."""
 
     principal: PrincipalFacts | None
     """``None``: nobody is signed in."""
