@@ -62,7 +62,7 @@ def test_an_explanation_ends_in_the_decision(policy: Policy, facts: Facts):
     assert explanation.to_dict()["effect"] == explanation.decision.effect
 
 
-@pytest.mark.timeout(3600 if PAIRS > 100_000 else 120)
+@pytest.mark.timeout(3600 if PAIRS > 100_000 else 300)
 def test_closures_and_interpreter_decide_alike_a_hundred_thousand_times():
     """Chosen without Hypothesis, which would take minutes; a failure names the seed that makes it again."""
     effects: dict[Effect, int] = dict.fromkeys(Effect, 0)
