@@ -33,7 +33,7 @@ def mutated(data: bytes, limit: int, seed: int) -> bytes:
 def main() -> None:
     """Fuzz until the time is over or something does not hold."""
     # Refusals of malformed messages are logged with their traces, which would take nearly all of the time.
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL + 1))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     atheris.Setup(sys.argv, one_input, custom_mutator=mutated)
     atheris.Fuzz()
 
