@@ -19,6 +19,7 @@ from doorward.policy import GrantFacts
 GrantsMark: TypeAlias = tuple[bytes | None, ...]
 """What somebody's grants were read from."""
 Get: TypeAlias = Callable[[str, str], bytes | None]
+_UNKNOWN: GrantsMark = (b"",)
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -26,9 +27,10 @@ _log = structlog.stdlib.get_logger(__name__)
 class Grants:
     """Answers from the replica."""
 
-    def __init__(self, get: Get) -> None:
-        """``get`` finds the payload of a live record by type and id."""
+    def __init__(self, get: Get, knows: Callable[[str], bool] = lambda _: True) -> None:
+        """``get`` finds the payload of a live record by type and id; ``knows`` says whether there are records of a type at all."""
         self._get = get
+        self._knows = knows
         self._ids: dict[str, tuple[str, ...]] = {}
         """Ids of grants by whose they are; those that have ended meanwhile may be among them."""
 
@@ -47,11 +49,15 @@ class Grants:
 
     def mark(self, user_id: str) -> GrantsMark:
         """What the grants of ``user_id`` would be read from."""
+        if not self._knows(RECORD_TYPE):
+            return _UNKNOWN
         ids = self._ids.get(user_id)
         return () if ids is None else tuple(self._get(RECORD_TYPE, record_id) for record_id in ids)
 
-    def of(self, user_id: str, kinds: Sequence[GrantKind]) -> tuple[GrantFacts, ...]:
-        """The grants of ``user_id``, those that have not begun yet included."""
+    def of(self, user_id: str, kinds: Sequence[GrantKind]) -> tuple[GrantFacts, ...] | None:
+        """The grants of ``user_id``, those that have not begun yet included; ``None`` when nobody tells us of any."""
+        if not self._knows(RECORD_TYPE):
+            return None
         found = []
         by_name = {kind.name: kind for kind in kinds}
         for data in self.mark(user_id):

@@ -82,16 +82,13 @@ REPLICATED = (
     sessions.RECORD_TYPE,
     users.RECORD_TYPE,
     SERVICE_ACCOUNT_TYPE,
-    ISSUER_KEYS_TYPE,
     USER_TYPE,
     GROUP_TYPE,
     STATE_TYPE,
-    GRANT_TYPE,
-    EXTERNAL_TYPE,
-    SOURCE_TYPE,
-    UPSTREAM_TOKEN_TYPE,
 )
-"""Every type that a decision may depend on."""
+"""Types that a decision may depend on and that every databroker knows."""
+REPLICATED_IF_KNOWN = (ISSUER_KEYS_TYPE, GRANT_TYPE, EXTERNAL_TYPE, SOURCE_TYPE, UPSTREAM_TOKEN_TYPE)
+"""Those that have come later. Without them keys and tokens are missing, grants and external records are unknown: nobody gets in by any."""
 _STOP_SECONDS = 1.0
 _DRAIN_SECONDS = 2.0
 COLLECT_AFTER = (10_000, 1_000, 1_000)
@@ -137,6 +134,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         clock,
         settings.staleness.longest,
         packers(),
+        REPLICATED_IF_KNOWN,
     )
     metrics.data_age.set_function(lambda: math.inf if (age := replica.data_age_seconds) is None else age)
     metrics.sessions.set_function(lambda: replica.count(sessions.RECORD_TYPE))
@@ -146,7 +144,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     activity = ActivityTracker(client, lambda: evaluator.snapshot.settings.session_idle_seconds, clock)
     directories = Directories(replica, clock)
     replica.subscribe(directories.on_record)
-    grants, external = Grants(replica.get), ExternalRecords(replica.get, clock)
+    grants, external = Grants(replica.get, replica.knows), ExternalRecords(replica.get, clock)
     replica.subscribe(grants.on_record)
     replica.subscribe(external.on_record)
     accounts = ServiceAccounts(replica, TokenHasher(keys.keyring(Purpose.SERVICE_ACCOUNT)), clock)

@@ -32,7 +32,7 @@ from doorward_databroker.peers import Peers
 from doorward_databroker.revoke import Revoker
 from doorward_databroker.rights import Verb, require, require_lease, require_revoke
 from doorward_databroker.store.port import Page, Position, RecordStore
-from doorward_databroker.store.types import check_id, type_of
+from doorward_databroker.store.types import RECORD_TYPES, check_id, type_of
 from doorward_databroker.watch import Watcher, WatchHub
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["DatabrokerService"].full_name
@@ -148,12 +148,16 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
         if not start.types:
             raise InvalidArgumentError("a watch names at least one record type")
         check_id(start.watcher_id)
-        for name in start.types:
+        # A newer plane asks for types that did not exist when this was written; it learns which ones it is not going to get.
+        if_known = tuple(sorted(set(start.types_if_known) & RECORD_TYPES.keys()))
+        for name in (*start.types, *if_known):
             require(plane, Verb.WATCH, name)
             if not type_of(name).in_feed:
                 raise InvalidArgumentError(f"`{name}` is not in the feed")
         await self._mended()
-        watcher = Watcher(id=f"{plane}/{start.watcher_id}", types=frozenset(start.types))
+        watcher = Watcher(
+            id=f"{plane}/{start.watcher_id}", types=frozenset((*start.types, *if_known)), if_known=if_known
+        )
         listening = asyncio.create_task(self._listen(requests, watcher))
         after = Position(version_of(start.after), start.after_tag) if start.HasField("after") else None
         self._metrics.watchers.inc()

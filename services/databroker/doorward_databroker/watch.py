@@ -59,6 +59,8 @@ class Watcher:
 
     id: str
     types: frozenset[str]
+    if_known: tuple[str, ...] = ()
+    """Those of ``types`` that it would also do without."""
     queue: "asyncio.Queue[bytes | None]" = field(default_factory=asyncio.Queue)
     queued_bytes: int = 0
     position: RecordVersion = NO_VERSION
@@ -286,7 +288,9 @@ class WatchHub:
                 yield response.data
             if after is None:
                 await self._store.release(hold)
-            consistent = pb.WatchResponse.Consistent(version=version_message(entered.version), tag=entered.tag)
+            consistent = pb.WatchResponse.Consistent(
+                version=version_message(entered.version), tag=entered.tag, types=watcher.if_known
+            )
             yield pb.WatchResponse(consistent=consistent).SerializeToString()
             while True:
                 queued = await watcher.queue.get()

@@ -7,6 +7,8 @@ Freshness is a read lease: the databroker echoes a stamp that we sent, once a wr
 and everything before it has been sent to us. The lease counts from our own stamp, so a message that was read late extends
 nothing. What is in memory stays there when the lease runs out; it is for the reader to refuse to decide by it.
 
+Types that an older databroker does not know are left out, and ``knows`` says so: what is absent is then unknown and not "none".
+
 Concurrency: belongs to one event loop. ``get`` is a plain look-up and may be called from any callback on that loop.
 """
 
@@ -59,15 +61,20 @@ class Replica:
         clock: Clock,
         staleness_limit_seconds: float,
         packers: Mapping[str, Packer] | None = None,
+        if_known: Sequence[str] = (),
     ) -> None:
+        """``types`` every databroker knows; ``if_known`` are those that have come later."""
         self._stub = DatabrokerServiceStub(channel)
-        self._types = tuple(types)
+        self._required, self._if_known = tuple(types), tuple(if_known)
+        self._types = (*self._required, *self._if_known)
+        self._served: frozenset[str] = frozenset()
+        """Those of ``if_known`` that the copy holds."""
         self._watcher_id = watcher_id
         self._clock = clock
         self._limit = staleness_limit_seconds
         self._packers = dict(packers or {})
-        self._entries: _Copy = {kind: {} for kind in types}
-        self._unpacked: dict[str, dict[str, tuple[bytes, float | None]]] = {kind: {} for kind in types}
+        self._entries: _Copy = {kind: {} for kind in self._types}
+        self._unpacked: dict[str, dict[str, tuple[bytes, float | None]]] = {kind: {} for kind in self._types}
         self._stamp: float | None = None
         self._listeners: list[Listener] = []
         self._changed = asyncio.Event()
@@ -99,6 +106,10 @@ class Replica:
             unpacked.clear()
         unpacked[record_id] = found = payload, packing.end_of(packed)
         return found
+
+    def knows(self, record_type: str) -> bool:
+        """Whether a record of this type that is not here does not exist."""
+        return record_type in self._required or record_type in self._served
 
     def count(self, record_type: str) -> int:
         """How many records of a type are held, expired ones included."""
@@ -159,7 +170,7 @@ class Replica:
 
     async def _follow(self) -> None:
         outgoing: asyncio.Queue[pb.WatchRequest] = asyncio.Queue()
-        start = pb.WatchRequest.Start(types=self._types, watcher_id=self._watcher_id)
+        start = pb.WatchRequest.Start(types=self._required, types_if_known=self._if_known, watcher_id=self._watcher_id)
         resuming = self.version != NO_VERSION
         if resuming:
             start.after.CopyFrom(version_message(self.version))
@@ -191,9 +202,13 @@ class Replica:
                             await self._apply(message.batch.records)
                             self._advance(version_of(message.batch.version), message.batch.tag, outgoing)
                     case "consistent":
+                        served = frozenset(message.consistent.types)
                         if building is not None:
-                            await self._swap(building)
+                            await self._swap(building, served)
                             building = None
+                        elif served != self._served:
+                            # What has changed of the others meanwhile was not told to us, or will not be.
+                            raise WatchExpiredError("this databroker serves other record types")
                         self.ready.set()
                         self._advance(version_of(message.consistent.version), message.consistent.tag, outgoing)
                     case "lease":
@@ -229,14 +244,14 @@ class Replica:
         acknowledge = pb.WatchRequest.Acknowledge(version=version_message(self.version))
         outgoing.put_nowait(pb.WatchRequest(acknowledge=acknowledge))
 
-    async def _swap(self, building: _Copy) -> None:
+    async def _swap(self, building: _Copy, served: frozenset[str]) -> None:
         """Make the finished snapshot the copy, and tell listeners about everything that may differ."""
         for records in building.values():
             for position, key in enumerate([key for key, packed in records.items() if packing.is_tombstone(packed)]):
                 del records[key]
                 if position % _SLICE == 0:
                     await asyncio.sleep(0)
-        old, self._entries = self._entries, building
+        old, self._entries, self._served = self._entries, building, served
         for unpacked in self._unpacked.values():
             unpacked.clear()
         self.version = NO_VERSION

@@ -8,6 +8,7 @@ from tests.unit.authorize.test_guard_watcher import Link, description
 
 from doorward.identity.grant import Grant, grant_id
 from doorward.identity.user import user_id
+from doorward_authorize.grants import Grants
 from doorward_authorize.guard.watcher import Watcher
 
 GRANTS = (
@@ -155,3 +156,16 @@ def test_kinds_that_cannot_count_are_pointed_out(tmp_path: Path):
     said = [str(warning) for warning in world.settings.warnings]
     assert any("there is no route `biling`" in line for line in said)
     assert sum("asks for a grant, and none counts for this route" in line for line in said) == 2
+
+
+def test_where_nobody_tells_of_grants_they_are_unknown_and_not_none(tmp_path: Path):
+    """An older databroker serves none: `not: {grant: …}` must not let in because of it."""
+    known = True
+    world = GrantWorld(tmp_path)
+    grants = Grants(world.records.get, lambda _: known)
+    kinds = world.settings.grants
+    assert grants.of(ALICE, kinds) == ()
+    mark = grants.mark(ALICE)
+    known = False
+    assert grants.of(ALICE, kinds) is None
+    assert grants.mark(ALICE) != mark, "what was remembered before does not count"

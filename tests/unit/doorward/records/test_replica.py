@@ -1,7 +1,7 @@
 """The copy against a databroker under the test's control: order, repeats, deletions, swaps, freshness."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc.aio
@@ -24,11 +24,13 @@ class Broker(databroker_pb2_grpc.DatabrokerServiceServicer):
         self.says: asyncio.Queue[pb.WatchResponse | None] = asyncio.Queue()
         self.starts: list[pb.WatchRequest.Start] = []
         self.stamps: list[int] = []
+        self.open = 0
 
     async def Watch(
         self, request_iterator: AsyncIterator[pb.WatchRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.WatchResponse]:
         self.starts.append((await anext(aiter(request_iterator))).start)
+        self.open += 1
 
         async def read() -> None:
             async for request in request_iterator:
@@ -41,6 +43,7 @@ class Broker(databroker_pb2_grpc.DatabrokerServiceServicer):
                 yield response
             await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
         finally:
+            self.open -= 1
             reading.cancel()
 
     def batch(self, version: int, *records: Record) -> None:
@@ -50,13 +53,15 @@ class Broker(databroker_pb2_grpc.DatabrokerServiceServicer):
         )
         self.says.put_nowait(pb.WatchResponse(batch=message))
 
-    def consistent(self, version: int, epoch: int = 1) -> None:
+    def consistent(self, version: int, epoch: int = 1, types: Sequence[str] = ()) -> None:
         at = version_message(RecordVersion(epoch, version))
-        self.says.put_nowait(pb.WatchResponse(consistent=pb.WatchResponse.Consistent(version=at)))
+        self.says.put_nowait(pb.WatchResponse(consistent=pb.WatchResponse.Consistent(version=at, types=types)))
 
 
-def record(name: str, version: int, data: bytes = b"x", *, deleted: bool = False, end: float | None = None) -> Record:
-    return Record(type="T", id=name, version=RecordVersion(1, version), data=data, deleted=deleted, expires_at=end)
+def record(
+    name: str, version: int, data: bytes = b"x", *, deleted: bool = False, end: float | None = None, kind: str = "T"
+) -> Record:
+    return Record(type=kind, id=name, version=RecordVersion(1, version), data=data, deleted=deleted, expires_at=end)
 
 
 class Following:
@@ -64,6 +69,19 @@ class Following:
         self.broker, self.replica, self.clock = broker, replica, clock
         self.heard: list[str] = []
         replica.subscribe(lambda _, name: self.heard.append(name))
+
+    async def watch_number(self, count: int) -> None:
+        """The replica has begun to watch for the ``count``th time, and the watch before is over."""
+        await self._until(lambda: len(self.broker.starts) == count and self.broker.open == 1)
+
+    async def read_anew(self, version: int) -> None:
+        """The replica holds a new snapshot of ``version``."""
+        await self._until(lambda: self.replica.version == RecordVersion(1, version))
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():
+                await asyncio.sleep(0.005)
 
     async def reach(self, version: int, epoch: int = 1) -> None:
         assert await self.replica.wait_for_version(RecordVersion(epoch, version), 5)
@@ -78,7 +96,7 @@ async def following() -> AsyncIterator[Following]:
         server.add_insecure_port(f"unix:{folder}/b")
         await server.start()
         channel = grpc.aio.insecure_channel(f"unix:{folder}/b", options=[("grpc.default_authority", "localhost")])
-        replica = Replica(channel, ["T"], "w", clock, 5.0)
+        replica = Replica(channel, ["T"], "w", clock, 5.0, if_known=["Later"])
         task = asyncio.create_task(replica.run())
         try:
             yield Following(broker, replica, clock)
@@ -97,6 +115,50 @@ async def test_nothing_is_known_before_the_snapshot_is_whole(following: Followin
     await following.reach(1)
     assert following.replica.get("T", "a") == b"x"
     assert following.replica.get("T", "a") is following.replica.get("T", "a")
+
+
+async def test_a_type_that_an_older_databroker_does_not_know_is_unknown(following: Following):
+    following.broker.batch(0, record("a", 1))
+    following.broker.consistent(1)
+    await following.reach(1)
+    assert list(following.broker.starts[0].types) == ["T"]
+    assert list(following.broker.starts[0].types_if_known) == ["Later"]
+    assert following.replica.knows("T")
+    assert not following.replica.knows("Later")
+    assert following.replica.get("Later", "a") is None
+
+
+async def test_what_an_older_databroker_does_not_tell_is_not_kept_from_a_newer_one(following: Following):
+    broker, replica = following.broker, following.replica
+    broker.batch(0, record("a", 1), record("l", 2, kind="Later"))
+    broker.consistent(2, types=["Later"])
+    await following.reach(2)
+    assert replica.knows("Later")
+    assert replica.get("Later", "l") == b"x"
+
+    broker.says.put_nowait(None)  # the next one is older: it resumes, and says that it does not serve this type
+    broker.batch(3, record("a", 3, b"y"))
+    broker.consistent(3)
+    await following.watch_number(3)
+    broker.batch(0, record("a", 3, b"y"))  # so everything is read anew
+    broker.consistent(4)
+    await following.read_anew(4)
+    assert broker.starts[1].HasField("after")
+    assert not broker.starts[2].HasField("after")
+    assert not replica.knows("Later")
+    assert replica.get("Later", "l") is None
+    assert following.heard[-1] == "l", "who depends on it is told"
+
+    broker.says.put_nowait(None)  # back at a newer one, where it was deleted meanwhile
+    broker.batch(5)
+    broker.consistent(5, types=["Later"])
+    await following.watch_number(5)
+    broker.batch(0, record("a", 3, b"y"), record("m", 6, kind="Later"))
+    broker.consistent(6, types=["Later"])
+    await following.read_anew(6)
+    assert replica.knows("Later")
+    assert replica.get("Later", "l") is None
+    assert replica.get("Later", "m") == b"x"
 
 
 async def test_a_deletion_in_the_feed_beats_the_snapshot_in_either_order(following: Following):
@@ -196,7 +258,7 @@ async def test_any_snapshot_and_any_feed_give_the_last_state(changes: list[tuple
     building: dict[str, dict[int | str, bytes]] = {"T": {}}
     await replica._build([record_message(item) for item in snapshot], building)
     await replica._build([record_message(item) for item in feed[start : max(until, seen)]], building)
-    await replica._swap(building)
+    await replica._swap(building, frozenset())
     replica.version = RecordVersion(1, max(until, seen))
     again = shuffle.randint(0, max(until, seen))
     await replica._apply([record_message(item) for item in feed[again:]])

@@ -1,0 +1,63 @@
+"""The service in this process: which record types a watch gets."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+from prometheus_client import CollectorRegistry
+from tests.support.broker import broker
+from tests.support.fake_clock import FakeClock
+from tests.support.key_material import keyring
+
+from doorward.api.databroker.v1 import databroker_pb2 as pb
+from doorward.errors import InvalidArgumentError, PermissionDeniedError
+from doorward.keys.store import Purpose
+from doorward.records.record import Record, Write
+from doorward.rpc.planes import Plane
+from doorward.rpc.server import caller
+from doorward_databroker.metrics import DatabrokerMetrics
+from doorward_databroker.server import DatabrokerServicer
+from doorward_databroker.store.codec import SealedCodec
+from doorward_databroker.store.memory import MemoryStore
+
+
+async def watched(types: Sequence[str], if_known: Sequence[str]) -> tuple[set[str], list[str]]:
+    """The types of records that authorize is sent, and what it is told about those that it would also do without."""
+    clock = FakeClock()
+    store = MemoryStore(clock, SealedCodec(keyring(Purpose.RECORDS)))
+    for kind in ("Session", "Grant", "SessionTokens"):
+        await store.put([Write(record=Record(type=kind, id="x", data=b"first", expires_at=clock.now() + 999))], kind)
+    caller.set(Plane.AUTHORIZE)
+
+    async def requests() -> AsyncIterator[pb.WatchRequest]:
+        start = pb.WatchRequest.Start(types=types, types_if_known=if_known, watcher_id="w")
+        yield pb.WatchRequest(start=start)
+        await asyncio.Event().wait()
+
+    async with broker(store, clock) as one:
+        await one.caught_up()
+        metrics = DatabrokerMetrics(CollectorRegistry())
+        servicer = DatabrokerServicer(store, one.hub, one.heartbeat, one.revoker, one.peers, clock, metrics)
+        sent: set[str] = set()
+        stream = servicer.Watch(requests(), None)  # type: ignore[arg-type]  # not looked at
+        async for data in stream:
+            message = pb.WatchResponse.FromString(data)
+            sent |= {record.type for record in message.batch.records}
+            if message.HasField("consistent"):
+                return sent, list(message.consistent.types)
+    raise AssertionError("never consistent")
+
+
+async def test_types_of_a_newer_version_are_left_out_and_the_others_named():
+    assert await watched(["Session"], ["Grant", "ComesLater"]) == ({"Session", "Grant"}, ["Grant"])
+
+
+async def test_a_type_that_must_be_known_is_refused_when_it_is_not():
+    with pytest.raises(PermissionDeniedError):
+        await watched(["Session", "ComesLater"], [])
+
+
+@pytest.mark.parametrize("kind", ["SessionTokens", "SpentCode"])
+async def test_a_type_is_no_more_allowed_for_being_asked_for_where_known(kind: str):
+    with pytest.raises((PermissionDeniedError, InvalidArgumentError)):
+        await watched(["Session"], [kind])
