@@ -38,7 +38,6 @@ class TlsListener:
         self._seconds = handshake_seconds
         self._limit = handshakes_limit
         self._sockets: list[socket.socket] = []
-        self._accepting: list[asyncio.Task[None]] = []
         self._refused = 0
         self._quiet_until = float("-inf")
         self._shaking: dict[asyncio.Task[None], None] = {}
@@ -70,12 +69,11 @@ class TlsListener:
         except OSError:
             self.close()
             raise
-        self._accepting = [loop.create_task(self._accept(listening)) for listening in self._sockets]
+        for listening in self._sockets:
+            self._listen(listening)
 
     def close(self) -> None:
         """Take no more connections; handshakes that are under way go on. Idempotent."""
-        for task in self._accepting:
-            task.cancel()
         for listening in self._sockets:
             if listening.fileno() >= 0:
                 asyncio.get_running_loop().remove_reader(listening)
@@ -86,24 +84,39 @@ class TlsListener:
         for task in self._shaking:
             task.cancel()
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(listening)
-            except OSError as error:
-                # Out of descriptors, most likely: what is open goes on, and it is tried again.
-                _log.error("no connection can be accepted", reason=str(error))
-                await asyncio.sleep(_PAUSE_SECONDS)
-                continue
-            if len(self._shaking) >= self._limit:
-                next(iter(self._shaking)).cancel()
-            task = loop.create_task(self._shake(connection))
-            self._shaking[task] = None
-            task.add_done_callback(self._shaken)
-            await asyncio.sleep(0)  # it begins, and whoever floods us does not hold the loop
+    def _listen(self, listening: socket.socket) -> None:
+        if listening.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(listening, self._accept, listening)
 
-    async def _shake(self, connection: socket.socket) -> None:
+    def _accept(self, listening: socket.socket) -> None:
+        """Take one connection, in a callback: a task that waits for one can be cancelled with it in its hands."""
+        loop = asyncio.get_running_loop()
+        try:
+            connection, _ = listening.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            # Out of descriptors, most likely: what is open goes on, and it is tried again.
+            _log.error("no connection can be accepted", reason=str(error))
+            loop.remove_reader(listening)
+            loop.call_later(_PAUSE_SECONDS, self._listen, listening)
+            return
+        connection.setblocking(False)
+        if len(self._shaking) >= self._limit:
+            next(iter(self._shaking)).cancel()
+        begun: list[bool] = []
+        task = loop.create_task(self._shake(connection, begun))
+        self._shaking[task] = None
+
+        def shaken(task: "asyncio.Task[None]") -> None:
+            self._shaken(task)
+            if not begun:
+                connection.close()  # nobody else has seen it
+
+        task.add_done_callback(shaken)
+
+    async def _shake(self, connection: socket.socket, begun: list[bool]) -> None:
+        begun.append(True)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._make, connection, ssl=self._context, ssl_handshake_timeout=self._seconds
