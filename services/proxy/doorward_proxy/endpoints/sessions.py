@@ -55,7 +55,7 @@ class GrpcSessions:
         """See ``Sessions.redeem``."""
         request = RedeemCodeRequest(code=code, host=host, flow_secret=flow_secret)
         try:
-            answer = await self._stub.RedeemCode(request, timeout=_TIMEOUT_SECONDS)
+            answer = await self._stub.RedeemCode(request, timeout=_TIMEOUT_SECONDS, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
             raise _translated(error) from error
         if not answer.handle:
@@ -65,7 +65,9 @@ class GrpcSessions:
     async def end(self, handle: str, host: str) -> None:
         """See ``Sessions.end``."""
         try:
-            await self._stub.EndSession(EndSessionRequest(handle=handle, host=host), timeout=_TIMEOUT_SECONDS)
+            await self._stub.EndSession(
+                EndSessionRequest(handle=handle, host=host), timeout=_TIMEOUT_SECONDS, wait_for_ready=True
+            )
         except grpc.aio.AioRpcError as error:
             raise _translated(error) from error
 
