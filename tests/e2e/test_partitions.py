@@ -12,7 +12,7 @@ from tests.e2e.conftest import PASSWORDS
 from tests.support.deployment import short_folder, wait_for
 from tests.support.namespaces import Nodes, on_nodes
 from tests.support.site import everyone, signed_in
-from tests.support.split import Checker, report, status
+from tests.support.split import Checker, failed, report, status
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -40,11 +40,6 @@ def sign_in(made: Nodes) -> str:
 def get(made: Nodes, proxy: int, route: str, cookie: str = "") -> int:
     with made.client(proxy) as client:
         return client.request("GET", made.url(route) + "/", cookie_header=cookie).status_code
-
-
-def failed(counted: Counter[int]) -> float:
-    assert counted.total() > 20, "there was no load"
-    return 1 - counted[200] / counted.total()
 
 
 def ready(made: Nodes) -> Counter[str]:

@@ -22,7 +22,7 @@ from tests.e2e.conftest import PASSWORDS
 from tests.support.deployment import short_folder, wait_for
 from tests.support.echo import EchoServer, echo_server
 from tests.support.site import everyone, signed_in
-from tests.support.split import Checker, Split, SplitClient, report, split_deployment, status
+from tests.support.split import Checker, Split, SplitClient, failed, report, split_deployment, status
 
 from doorward.clock import SystemClock
 from doorward.config.endpoints import Address
@@ -74,11 +74,6 @@ def sign_in(made: Split, proxy: int = 1) -> str:
 def get(made: Split, proxy: int, route: str, cookie: str = "") -> int:
     with made.client(proxy) as client:
         return client.request("GET", made.url(route) + "/", cookie_header=cookie).status_code
-
-
-def failed(counted: Counter[int]) -> float:
-    assert counted.total() > 20, "there was no load"
-    return 1 - counted[200] / counted.total()
 
 
 def test_the_flow_passes_through_any_of_them(split: Split, cookie: str):

@@ -353,6 +353,16 @@ class Checker:
                 seen.answers.append((began, status, wrong))
 
 
+def failed(counted: Counter[int]) -> float:
+    """The share of requests that failed.
+
+    One alone is left out: on a busy machine it may have waited longer than the half second that a check has. `bench/kills.py` counts
+    enough requests to tell.
+    """
+    assert counted.total() > 20, "there was no load"
+    return max(0, counted.total() - counted[200] - 1) / counted.total()
+
+
 def report(what: str, checker: Checker, since: float = 0.0) -> Counter[int]:
     """Note what people saw around ``what``, demand that nobody was let in who may not be, and return it."""
     counted = checker.allowed.between(since, time.monotonic())
