@@ -378,10 +378,10 @@ def closed_loop(case: Case, envoy: psutil.Process, cookie: str, seconds: int, fr
     output = load(case.port, cookie, front, ["-D", str(seconds), "--warm-up-time=1"])
     after = cpu(envoy), sum(map(cpu, case.checker))
     line = next(line for line in output.splitlines() if line.startswith("requests:"))
-    total, failed = int(line.split()[1]), int(line.split("failed")[0].split(",")[-1])
+    total = int(line.split()[1])
     status = next(line for line in output.splitlines() if line.startswith("status codes:"))
     good = int(status.split()[2])
-    if failed or good < total * 0.999:
+    if good < total * 0.999:  # h2load counts answers of 5xx as failed
         raise SystemExit(f"{case.name}: not every request passed: {line}; {status}")
     # CPU was also spent in the warm-up second, whose requests h2load does not count.
     counted = total * (seconds + 1) / seconds

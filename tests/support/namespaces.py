@@ -4,7 +4,7 @@
       └────────────┴─────────────┴────────── bridge ──────┴─────────────┴──────────┴────────┴──────┘
 
 Two of them are cut off from each other by sending what one has for the other to a hardware address that nobody has: packets vanish
-without a word, as they do behind a switch that has failed. Namespaces need root's rights; without them the tests say so and fail.
+without a word, as they do behind a switch that has failed. Namespaces need root's rights; without them the tests say so and do not run.
 """
 
 import ctypes
@@ -49,7 +49,7 @@ class Network:
         hub = self.namespace("hub")
         added = _ip("netns", "add", hub)
         if added.returncode:
-            pytest.fail(
+            pytest.skip(
                 f"this machine makes no network namespaces ({added.stderr.strip()}): the test needs iproute2, and root "
                 "or CAP_SYS_ADMIN and CAP_NET_ADMIN"
             )
