@@ -250,7 +250,7 @@ async def of_sessions(world: World, count: int) -> dict[str, float]:
         took = time.perf_counter()
         await replica._build(records, building)
         spent += time.perf_counter() - took
-    await replica._swap(building)
+    await replica._swap(building, frozenset())
     replica.version = RecordVersion(1, 2 * count)
     del building
     used = sum(map(held_by, replica._entries.values()))
