@@ -6,14 +6,17 @@ keeps, so that no decision asks anybody. What claims to be of another issuer, or
 
 import hashlib
 import json
+from dataclasses import replace
 
 from joserfc.jwk import Key
 
 from doorward.clock import Clock
+from doorward.config.directory_settings import DirectorySettings
 from doorward.config.settings import Settings
 from doorward.config.token_issuers import TokenIssuerSettings
 from doorward.errors import DataCorruptedError, InvalidTokenError
 from doorward.identity import user as users
+from doorward.identity.directory import directory_user_id, join_value
 from doorward.identity.issuer_keys import KEEP_SECONDS, RECORD_TYPE, IssuerKeys, issuer_keys_id
 from doorward.identity.session import Session
 from doorward.identity.signed_token import (
@@ -132,8 +135,15 @@ class ExternalTokens:
             return None
         provider = next((item for item in settings.identity_providers if item.issuer == token.issuer), None)
         directory = settings.directory_of(provider.id) if provider is not None else None
-        mark = self._directories.mark(user, directory) if user is not None and directory is not None else None
         known = self._principals.get(token.session_id)
+        speaker = User(
+            id=number,
+            issuer=token.issuer,
+            subject=token.subject,
+            name="",
+            directory_user_id=user.directory_user_id if user is not None else _entry_of(token, directory),
+        )
+        mark = self._directories.mark(speaker, directory) if directory is not None else None
         if (
             known is not None
             and (known[0] is user_data and known[1] == mark and known[2] is settings)
@@ -143,8 +153,9 @@ class ExternalTokens:
         claims = json.loads(token.claims)
         groups = _groups(claims, issuer.groups_claim)
         good_until = float("inf")
-        if user is not None and directory is not None:
-            standing = self._directories.standing(user, directory)
+        if directory is not None:
+            # The directory's word replaces the token's, also when it has none and also for whoever never signed in here.
+            standing = self._directories.standing(speaker, directory)
             if not standing.is_active:
                 return None
             groups, good_until = standing.groups, standing.good_until
@@ -157,7 +168,6 @@ class ExternalTokens:
             authenticated_at=now,
             claims_json=token.claims,
         )
-        speaker = User(id=number, issuer=token.issuer, subject=token.subject, name="", groups=groups)
         facts = PrincipalFacts(
             user_id=number,
             subject=token.subject,
@@ -167,7 +177,14 @@ class ExternalTokens:
             identity_provider_id=issuer.id,
         )
         found = Principal(
-            session, speaker, facts, token.claims, mark, good_until, credential=Credential.TOKEN, external=token
+            session,
+            replace(speaker, groups=groups),
+            facts,
+            token.claims,
+            mark,
+            good_until,
+            credential=Credential.TOKEN,
+            external=token,
         )
         if len(self._principals) >= CACHE_LIMIT:
             self._principals.clear()
@@ -208,6 +225,14 @@ def presented_externally(request: CheckedRequest, route: Route, settings: Settin
         if text is not None and issuer is not None:
             found[text] = issuer
     return found
+
+
+def _entry_of(token: ExternalToken, directory: DirectorySettings | None) -> str:
+    """The record id of the directory's entry for somebody who never signed in here; an address in a token names nobody."""
+    if directory is None or directory.joins_by_email:
+        return ""
+    value = join_value(directory.join, {**json.loads(token.claims), "iss": token.issuer, "sub": token.subject})
+    return "" if value is None else directory_user_id(directory.id, directory.join, value)
 
 
 def _groups(claims: dict[str, object], name: str | None) -> frozenset[str] | None:

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from joserfc.jwk import ECKey, RSAKey
 from tests.support.token_issuer import CI, TokenIssuer, symmetric_with_the_public_key
 from tests.unit.authorize.builders import CONFIG, World, passed, set_headers, status
+from tests.unit.authorize.test_directories import DIRECTORY
 from tests.unit.authorize.test_guard_watcher import Streams, description
 from tests.unit.authorize.test_refusals import body
 
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
+from doorward.identity.directory import DirectoryUser, directory_user_id
 from doorward.identity.issuer_keys import KEEP_SECONDS
 from doorward.identity.user import User, user_id
 
@@ -222,6 +224,26 @@ async def test_s66_somebody_who_is_inactive_does_not_come_back_with_a_token(worl
     assert passed(await world.ask("passing", token))
     user = User(id=number, issuer=CI, subject="build-7", name="", groups=None, active=False)
     world.records.data["User", number] = user.to_bytes()
+    assert status(await world.ask("passing", token)) == 401
+
+
+@pytest.mark.parametrize("signed_in", [False, True])
+async def test_s66_the_directory_decides_about_tokens_of_its_people_too(world: Issued, signed_in: bool):
+    """Whoever never signed in here is nobody's exception: their entry is found by what the token says."""
+    config = (world.folder / "doorward.yaml").read_text().replace("issuer: https://idp.example.com", f"issuer: {CI}")
+    (world.folder / "directory-secret").write_text("s")
+    world.reload(config + DIRECTORY)
+    entry = directory_user_id("people", "sub", "build-7")
+    token = world.token(teams=["admins"], repository="other/app")
+    if signed_in:
+        user = User(
+            id=user_id(CI, "build-7"), issuer=CI, subject="build-7", name="", groups=None, directory_user_id=entry
+        )
+        world.records.data["User", user.id] = user.to_bytes()
+    assert not passed(await world.ask("builds", token)), "the token's groups are not the directory's"
+    assert passed(await world.ask("passing", token))
+    gone = DirectoryUser(directory_id="people", entry_id="b", join_value="build-7", group_numbers=(), active=False)
+    world.records.data["DirectoryUser", entry] = gone.to_bytes()
     assert status(await world.ask("passing", token)) == 401
 
 
