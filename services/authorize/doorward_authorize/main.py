@@ -7,6 +7,7 @@ import itertools
 import math
 import random
 import secrets
+import time
 
 import grpc.aio
 import structlog
@@ -91,6 +92,8 @@ REPLICATED_IF_KNOWN = (ISSUER_KEYS_TYPE, GRANT_TYPE, EXTERNAL_TYPE, SOURCE_TYPE,
 """Those that have come later. Without them keys and tokens are missing, grants and external records are unknown: nobody gets in by any."""
 _STOP_SECONDS = 1.0
 _DRAIN_SECONDS = 2.0
+_NOTICED_SECONDS = 0.5
+"""Every Envoy has asked by then whether we serve (it asks four times a second), and sends its checks elsewhere."""
 COLLECT_AFTER = (10_000, 1_000, 1_000)
 """When the collector looks for cycles. Records wait in a queue for a moment, and looking at them again and again costs a fifth of a check;
 looking at everything, ten thousand routes above all, holds every check for a second. Nothing that lives long here is part of a cycle."""
@@ -215,7 +218,10 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         register,
         [SERVICE_NAME, GUARD_SERVICE_NAME],
     )
-    checks = GrpcServer(check_methods(checker, replica.is_fresh), admits=admitted([Plane.PROXY]))
+    leaving = asyncio.Event()
+    checks = GrpcServer(
+        check_methods(checker, lambda: replica.is_fresh() and not leaving.is_set()), admits=admitted([Plane.PROXY])
+    )
 
     def describe(process: Process) -> None:
         process.generation = evaluator.snapshot.generation
@@ -270,6 +276,9 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
             _log.critical("a part has ended", part=task.get_name(), error=str(task.exception()))
             task.result()
     finally:
+        # A check that meets a closing connection is asked once more, and must not come here again.
+        leaving.set()
+        await _unasked(checks)
         guards.drain()
         await checks.drain(_DRAIN_SECONDS)
         await stop_all(own_services, _STOP_SECONDS)
@@ -305,6 +314,13 @@ def _decision_log(
         export=export,
     )
     return log, export
+
+
+async def _unasked(checks: GrpcServer) -> None:
+    """Go on answering until every Envoy has been told to ask others; at once when none is there."""
+    deadline = time.monotonic() + _NOTICED_SECONDS
+    while checks.connections and time.monotonic() < deadline:  # noqa: ASYNC110  # of many
+        await asyncio.sleep(0.02)
 
 
 async def _announce(replica: Replica, stop: Stop) -> None:
