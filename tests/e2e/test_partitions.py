@@ -12,9 +12,9 @@ from tests.e2e.conftest import PASSWORDS
 from tests.support.deployment import short_folder, wait_for
 from tests.support.namespaces import Nodes, on_nodes
 from tests.support.site import everyone, signed_in
-from tests.support.split import Checker, failed, report, status
+from tests.support.split import LOST_SOCKETS, Checker, failed, report, status
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, LOST_SOCKETS, pytest.mark.timeout(240)]
 
 LIMIT_SECONDS = 3
 DATABROKERS = ("databroker-1", "databroker-2")

@@ -22,7 +22,7 @@ from tests.e2e.conftest import PASSWORDS
 from tests.support.deployment import short_folder, wait_for
 from tests.support.echo import EchoServer, echo_server
 from tests.support.site import everyone, signed_in
-from tests.support.split import Checker, Split, SplitClient, failed, report, split_deployment, status
+from tests.support.split import LOST_SOCKETS, Checker, Split, SplitClient, failed, report, split_deployment, status
 
 from doorward.clock import SystemClock
 from doorward.config.endpoints import Address
@@ -34,7 +34,7 @@ from doorward.rpc.plane_listener import admitted, listen
 from doorward.rpc.planes import Plane
 from doorward_authorize.transport import check_methods
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, LOST_SOCKETS, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from tests.support.deployment import short_folder, wait_for
 from tests.support.echo import echo_server
 from tests.support.next_version import NOTE, VERSION, build_next_version, set_contract
 from tests.support.site import everyone, signed_in
-from tests.support.split import Checker, Split, report, split_deployment, status
+from tests.support.split import LOST_SOCKETS, Checker, Split, report, split_deployment, status
 
 from doorward import __version__
 from doorward.api.session.v1 import session_pb2
@@ -26,7 +26,7 @@ from doorward.rpc.client import open_channel
 from doorward.rpc.credentials import PlaneIdentity
 from doorward.rpc.planes import Plane
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, LOST_SOCKETS, pytest.mark.timeout(300)]
 
 SKEWS = {"authenticate": 5, "authorize-1": -5, "authorize-2": 5, "proxy-1": -5, "proxy-2": 5, "operator": -5}
 """Seconds by which clocks are off. The databroker's stays right: two seconds from its store's make it not ready."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import pytest
 import yaml
 from tests.support.deployment import free_port, wait_for
 from tests.support.events import EVENTS
@@ -302,6 +303,10 @@ class Seen:
     @property
     def wrong(self) -> list[tuple[float, int, bool]]:
         return [item for item in self.answers if item[2]]
+
+
+LOST_SOCKETS = pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
+"""For tests with a `Checker`: its HTTP client loses a socket whose peer is killed during the handshake."""
 
 
 class Checker:
