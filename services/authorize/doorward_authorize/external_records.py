@@ -6,9 +6,9 @@ there is no record about this person. Fields are parsed when a policy looks at t
 Concurrency: belongs to one event loop; ``on_record`` must hear of every change.
 """
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 import structlog
@@ -17,6 +17,7 @@ from doorward.clock import Clock
 from doorward.errors import DataCorruptedError
 from doorward.identity.external_record import RECORD_TYPE, SOURCE_TYPE, ExternalRecord, ExternalSource
 from doorward.identity.user import User
+from doorward_authorize.parsed_later import ParsedLater
 
 Get: TypeAlias = Callable[[str, str], bytes | None]
 ExternalMark: TypeAlias = tuple[bytes | None, ...]
@@ -90,40 +91,10 @@ class ExternalRecords:
             if now >= source.good_until:
                 continue
             data = self._get(RECORD_TYPE, record_id)
-            records[kind] = None if data is None else _Fields(data)
+            records[kind] = None if data is None else ParsedLater(partial(_json_of, data))
             good_until = min(good_until, source.good_until)
         return ExternalWord(records=records, ids=ids, good_until=good_until)
 
 
-class _Fields(Mapping[str, object]):
-    """The fields of a record.
-
-    Raises:
-        DataCorruptedError: on any access, when the record cannot be read; a policy that looks at it denies.
-    """
-
-    __slots__ = ("_data", "_parsed")
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._parsed: dict[str, object] | None = None
-
-    def _all(self) -> dict[str, object]:
-        if self._parsed is None:
-            try:
-                value = json.loads(ExternalRecord.from_bytes(self._data).json)
-            except ValueError as error:
-                raise DataCorruptedError("an external record is no JSON") from error
-            if not isinstance(value, dict):
-                raise DataCorruptedError("an external record is no object")
-            self._parsed = value
-        return self._parsed
-
-    def __getitem__(self, key: str) -> object:
-        return self._all()[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
-
-    def __len__(self) -> int:
-        return len(self._all())
+def _json_of(data: bytes) -> bytes:
+    return ExternalRecord.from_bytes(data).json

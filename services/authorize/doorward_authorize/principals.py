@@ -8,8 +8,6 @@ CONFLICTING  valid credentials of two principals
 UNKNOWN      a cookie whose session is newer than the replica, while nobody can say whether there is one: a sign-in would not help
 """
 
-import json
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -36,6 +34,7 @@ from doorward_authorize.directories import Directories, Standing
 from doorward_authorize.external_records import ExternalMark, ExternalRecords
 from doorward_authorize.external_tokens import ExternalTokens
 from doorward_authorize.grants import Grants, GrantsMark
+from doorward_authorize.parsed_later import ParsedLater
 from doorward_authorize.principal import (
     Conflicting,
     Credential,
@@ -346,7 +345,7 @@ class Principals:
             group_ids=standing.group_ids,
             group_names=standing.group_names,
             group_emails=standing.group_emails,
-            claims=_Claims(session.claims_json),
+            claims=ParsedLater(lambda: session.claims_json or b"{}"),
             session_id=session.id,
             identity_provider_id=provider.id,
             authenticated_at=session.authenticated_at,
@@ -360,30 +359,3 @@ class Principals:
 
     def _other_marks(self, user: User, email: str | None) -> tuple[GrantsMark, ExternalMark]:
         return self._grants.mark(user.id), self._external.mark(user, email)
-
-
-class _Claims(Mapping[str, object]):
-    """Claims that are parsed when a policy looks at them, and not before."""
-
-    __slots__ = ("_parsed", "_text")
-
-    def __init__(self, text: bytes) -> None:
-        self._text = text
-        self._parsed: dict[str, object] | None = None
-
-    def _all(self) -> dict[str, object]:
-        if self._parsed is None:
-            value = json.loads(self._text or b"{}")
-            if not isinstance(value, dict):
-                raise DataCorruptedError("the claims of a session are no object")
-            self._parsed = value
-        return self._parsed
-
-    def __getitem__(self, key: str) -> object:
-        return self._all()[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
-
-    def __len__(self) -> int:
-        return len(self._all())

@@ -4,18 +4,17 @@ import getpass
 import json
 import re
 import secrets
-import sys
 import time
 
 from rich.console import Console
 from rich.table import Table
 
 from doorward.cli.access import Access
-from doorward.cli.operate import with_records
+from doorward.cli.operate import end_record, with_records
 from doorward.config.document import NAME, parse_duration
 from doorward.config.load import load_settings
 from doorward.config.references import no_secret
-from doorward.errors import ConfigurationError, NotFoundError
+from doorward.errors import ConfigurationError
 from doorward.identity import user as users
 from doorward.identity.address import canonical_email
 from doorward.identity.grant import RECORD_TYPE, Grant, grant_id
@@ -94,18 +93,7 @@ def list_grants(access: Access, *, as_json: bool) -> int:
 
 def end_grant(access: Access, record_id: str) -> int:
     """End a grant; 1 when there is none. Streams that it held open are cut."""
-
-    async def body(client: RecordClient) -> None:
-        await client.get(RECORD_TYPE, record_id)
-        await client.delete(RECORD_TYPE, record_id)
-
-    try:
-        with_records(access, body)
-    except NotFoundError:
-        print(f"error: no grant `{record_id}`", file=sys.stderr)
-        return 1
-    print(f"{record_id} has ended")
-    return 0
+    return end_record(access, RECORD_TYPE, record_id, "grant")
 
 
 def _check_kind(access: Access, name: str, seconds: float) -> None:

@@ -116,3 +116,19 @@ def with_records(access: Access, body: Callable[[RecordClient], Awaitable[T]]) -
             return await body(RecordClient(channel))
 
     return asyncio.run(call())
+
+
+def end_record(access: Access, record_type: str, record_id: str, what: str) -> int:
+    """Delete a record and say so; 1 when there is none. Authorizers hear of it, and cut the streams that it held open."""
+
+    async def body(client: RecordClient) -> None:
+        await client.get(record_type, record_id)
+        await client.delete(record_type, record_id)
+
+    try:
+        with_records(access, body)
+    except NotFoundError:
+        print(f"error: no {what} `{record_id}`", file=sys.stderr)
+        return 1
+    print(f"{record_id} has ended")
+    return 0

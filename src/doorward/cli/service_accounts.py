@@ -12,9 +12,9 @@ from rich.table import Table
 
 from doorward.cli.access import Access
 from doorward.cli.grants import user_id_of
-from doorward.cli.operate import with_records
+from doorward.cli.operate import end_record, with_records
 from doorward.config.document import parse_duration
-from doorward.errors import ConfigurationError, NotFoundError
+from doorward.errors import ConfigurationError
 from doorward.identity.service_account import ID_PREFIX, RECORD_TYPE, ServiceAccount
 from doorward.keys.service_token import SECRET_BYTES, TokenHasher, new_token
 from doorward.keys.store import KeyStore, Purpose
@@ -91,18 +91,7 @@ def list_accounts(access: Access, *, as_json: bool) -> int:
 
 def revoke_account(access: Access, account_id: str) -> int:
     """End an account; 1 when there is none. Authorizers hear of it as they do of every record."""
-
-    async def body(client: RecordClient) -> None:
-        await client.get(RECORD_TYPE, account_id)
-        await client.delete(RECORD_TYPE, account_id)
-
-    try:
-        with_records(access, body)
-    except NotFoundError:
-        print(f"error: no service account `{account_id}`", file=sys.stderr)
-        return 1
-    print(f"{account_id} has ended")
-    return 0
+    return end_record(access, RECORD_TYPE, account_id, "service account")
 
 
 def _summary(account: ServiceAccount) -> dict[str, object]:
