@@ -49,7 +49,8 @@ DIES_WITH = {"proxy": {"proxy", "envoy"}}
 @pytest.mark.parametrize("member", MEMBERS)
 def test_s29_what_is_killed_lets_nobody_in_and_comes_back(made: Site, member: str):
     with made.client() as client:
-        client.sign_in(made.url("closed") + "/", *PASSWORDS["alice"])
+        answer = client.sign_in(made.url("closed") + "/", *PASSWORDS["alice"])
+        assert answer.status_code == 200, answer.text
         cookie = f"__Host-doorward={client.cookie('closed.localhost', '__Host-doorward')}"
     others = {name: made.run.member(name).pid for name in MEMBERS if name not in DIES_WITH.get(member, {member})}
     stop = threading.Event()

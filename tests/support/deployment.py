@@ -144,6 +144,8 @@ def _ready_line(process: subprocess.Popen[bytes], deadline: float) -> dict[str, 
                     return dict(json.loads(line))
         elif process.poll() is not None:
             break
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(5)  # its output ends a moment before it does
     raise RuntimeError(f"not ready (exit status {process.poll()}): {seen.decode()}")
 
 
