@@ -8,6 +8,7 @@ CONFLICTING  valid credentials of two principals
 UNKNOWN      a cookie whose session is newer than the replica, while nobody can say whether there is one: a sign-in would not help
 """
 
+import asyncio
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -15,7 +16,7 @@ import structlog
 
 from doorward.clock import Clock
 from doorward.config.settings import Settings
-from doorward.errors import DataCorruptedError, DoorwardError, InvalidTokenError, NotFoundError
+from doorward.errors import DataCorruptedError, DoorwardError, InvalidTokenError, NotFoundError, UnavailableError
 from doorward.identity import session as sessions
 from doorward.identity import user as users
 from doorward.identity.cookies import SESSION_COOKIE, SIGN_IN_COOKIE, single_cookie
@@ -51,7 +52,9 @@ from doorward_authorize.service_accounts import ServiceAccounts, presented_token
 CACHE_LIMIT = 20_000
 """Entries of each cache of decoded values; when it is full it is emptied."""
 WAIT_SECONDS = 0.25
-"""How long a request waits for a sign-in that this replica has not heard of yet; well under Envoy's timeout."""
+"""How long a request waits for a sign-in that this replica has not heard of yet."""
+ASK_SECONDS = 0.2
+"""And then for what the databroker itself says; both together end before Envoy stops waiting."""
 
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -273,9 +276,12 @@ class Principals:
         if await self._records.wait_for_version(version, WAIT_SECONDS):
             return None  # it is in the replica now, or has ended already
         try:
-            return await self._source.session(handle.session_id)
+            async with asyncio.timeout(ASK_SECONDS):
+                return await self._source.session(handle.session_id)
         except NotFoundError:
             return None
+        except TimeoutError:
+            raise UnavailableError("the databroker does not answer in time") from None
 
     def judge(self, data: bytes, settings: Settings) -> Principal | Rejected | None:
         """The principal of a session record, as things are now.

@@ -1,9 +1,11 @@
 """The databroker's calls, typed; gRPC's errors arrive as ours."""
 
 import asyncio
+import functools
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import grpc.aio
 from google.protobuf.duration_pb2 import Duration
@@ -23,8 +25,13 @@ from doorward.records.record import (
 )
 from doorward.rpc.client import call
 
+T = TypeVar("T")
+
 DEADLINE_SECONDS = 3.0
-_WRITE_TRIES = 3
+TRIES_WHILE_AWAY = 12
+"""How often it is looked for before it is given up: a databroker that is restarted, or another one, is found within a second."""
+_TRIES_WITHOUT_ANSWER = 3
+"""Each of which may take the whole deadline."""
 _PAUSE_SECONDS = 0.1
 
 
@@ -54,7 +61,8 @@ class Status:
 class RecordClient:
     """One plane's view of the databroker.
 
-    Reads raise at once. Writes carry a request id, so an answer that was lost is asked for again without writing twice.
+    Reads and writes of a databroker that is away for a moment are tried again, for about a second. Writes carry a request id, so
+    an answer that was lost is asked for again without writing twice.
     """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
@@ -67,14 +75,14 @@ class RecordClient:
             NotFoundError: there is none.
         """
         request = pb.GetRequest(type=record_type, id=record_id)
-        return record_of((await call(self.stub.Get(request, timeout=DEADLINE_SECONDS))).record)
+        return record_of((await _asked(lambda: self.stub.Get(request, timeout=DEADLINE_SECONDS))).record)
 
     async def list(self, record_type: str) -> AsyncIterator[Record]:
         """Every live record of a type, in id order."""
         token = ""
         while True:
             request = pb.ListRequest(type=record_type, page_token=token)
-            page = await call(self.stub.List(request, timeout=DEADLINE_SECONDS))
+            page = await _asked(functools.partial(self.stub.List, request, timeout=DEADLINE_SECONDS))
             for message in page.records:
                 yield record_of(message)
             token = page.next_page_token
@@ -86,7 +94,7 @@ class RecordClient:
         token = ""
         while True:
             request = pb.QueryRequest(type=record_type, index=index, value=value, page_token=token)
-            page = await call(self.stub.Query(request, timeout=DEADLINE_SECONDS))
+            page = await _asked(functools.partial(self.stub.Query, request, timeout=DEADLINE_SECONDS))
             for message in page.records:
                 yield record_of(message)
             token = page.next_page_token
@@ -103,15 +111,8 @@ class RecordClient:
         request = pb.PutRequest(writes=[_write_message(write) for write in writes], request_id=secrets.token_hex(16))
         if fence is not None:
             request.fence.CopyFrom(_fence_message(fence))
-        for attempt in range(_WRITE_TRIES):
-            try:
-                answer = await call(self.stub.Put(request, timeout=DEADLINE_SECONDS))
-                return tuple(version_of(version) for version in answer.versions)
-            except (OutcomeUnknownError, UnavailableError):
-                if attempt == _WRITE_TRIES - 1:
-                    raise
-                await asyncio.sleep(_PAUSE_SECONDS)
-        raise OutcomeUnknownError("no answer to a put")
+        answer = await _written(lambda: self.stub.Put(request, timeout=DEADLINE_SECONDS))
+        return tuple(version_of(version) for version in answer.versions)
 
     async def delete(
         self, record_type: str, record_id: str, expected: RecordVersion | None = None, fence: Fence | None = None
@@ -127,14 +128,7 @@ class RecordClient:
             request.precondition.version.CopyFrom(version_message(expected))
         if fence is not None:
             request.fence.CopyFrom(_fence_message(fence))
-        for attempt in range(_WRITE_TRIES):
-            try:
-                return version_of((await call(self.stub.Delete(request, timeout=DEADLINE_SECONDS))).version)
-            except (OutcomeUnknownError, UnavailableError):
-                if attempt == _WRITE_TRIES - 1:
-                    raise
-                await asyncio.sleep(_PAUSE_SECONDS)
-        raise OutcomeUnknownError("no answer to a delete")
+        return version_of((await _written(lambda: self.stub.Delete(request, timeout=DEADLINE_SECONDS))).version)
 
     async def acquire_lease(self, name: str, holder: str, seconds: float) -> int | None:
         """The fencing number when the lease was taken, ``None`` when somebody else holds it."""
@@ -188,12 +182,33 @@ class RecordClient:
 
     async def status(self) -> Status:
         """How the databroker is."""
-        answer = await call(self.stub.GetStatus(pb.GetStatusRequest(), timeout=DEADLINE_SECONDS))
+        answer = await _asked(lambda: self.stub.GetStatus(pb.GetStatusRequest(), timeout=DEADLINE_SECONDS))
         return Status(
             version=version_of(answer.version),
             store_healthy=answer.store_healthy,
             watchers=tuple(answer.watchers),
         )
+
+
+async def _asked(ask: Callable[[], Awaitable[T]], unanswered: int = 1) -> T:
+    """What ``ask`` says, asked again while nobody is there, and up to ``unanswered`` times in all while there is no answer."""
+    for left in reversed(range(TRIES_WHILE_AWAY)):
+        try:
+            return await call(ask())
+        except UnavailableError:
+            if not left:
+                raise
+        except OutcomeUnknownError:
+            unanswered -= 1
+            if not left or not unanswered:
+                raise
+        await asyncio.sleep(_PAUSE_SECONDS)
+    raise AssertionError("the last try returns or raises")
+
+
+async def _written(write: Callable[[], Awaitable[T]]) -> T:
+    """As ``_asked``, for what carries a request id and is therefore done once however often it is asked for."""
+    return await _asked(write, _TRIES_WITHOUT_ANSWER)
 
 
 def _write_message(write: Write) -> pb.Write:

@@ -180,6 +180,12 @@ async def test_s32_a_check_that_is_late_is_a_refusal_that_may_be_tried_again(ben
             pass
 
 
+async def test_a_check_may_take_nearly_all_its_time_and_is_asked_once(bench: Bench):
+    bench.authorizer.late_seconds = 0.7 * CHECK_TIMEOUT_SECONDS
+    assert (await bench.proxy.get("/")).status == 200
+    assert len(bench.authorizer.checks) == 1
+
+
 async def test_s33_an_error_is_503_and_a_denial_keeps_its_status_and_cookies(bench: Bench):
     errors = grpc.StatusCode
     for error in (errors.INTERNAL, errors.INVALID_ARGUMENT, errors.RESOURCE_EXHAUSTED, errors.PERMISSION_DENIED):

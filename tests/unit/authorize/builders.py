@@ -1,5 +1,6 @@
 """Checks, sessions and an authorizer without any network, for the plane's unit tests."""
 
+import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,6 +84,7 @@ class FakeRecords:
     arrives: bytes | None = None
     fails: DoorwardError | None = None
     asked: int = 0
+    hangs: bool = False
 
     def get(self, record_type: str, record_id: str) -> bytes | None:
         return self.data.get((record_type, record_id))
@@ -96,6 +98,8 @@ class FakeRecords:
 
     async def session(self, session_id: str) -> bytes:
         self.asked += 1
+        if self.hangs:
+            await asyncio.Event().wait()
         if self.fails is not None:
             raise self.fails
         if self.arrives is None:

@@ -1,5 +1,7 @@
 """One setting bounds open streams everywhere that Envoy would otherwise stop at its own default."""
 
+from datetime import timedelta
+
 from tests.support.envoy import route, settings_of
 from tests.unit.proxy.examples import surroundings
 
@@ -31,7 +33,9 @@ def test_a_check_is_asked_again_within_the_time_that_it_has():
     """Envoy's own pause is up to a second: half of the checks that could be asked again would be late by then."""
     service = check().grpc_service
     policy = service.retry_policy
-    longest = policy.retry_back_off.max_interval.ToTimedelta()
-    assert policy.retry_back_off.base_interval.ToTimedelta() <= longest
-    assert policy.num_retries.value >= 1
-    assert longest * policy.num_retries.value <= service.timeout.ToTimedelta() / 10
+    pauses = [
+        policy.retry_back_off.base_interval.ToTimedelta() * 2**number for number in range(policy.num_retries.value)
+    ]
+    assert pauses
+    assert sum(pauses, timedelta()) <= service.timeout.ToTimedelta() / 10
+    assert policy.retry_back_off.max_interval == service.timeout, "it is also the deadline of each try"

@@ -53,7 +53,6 @@ ORDER = (HYGIENE, CHECK, GUARD, COOKIES, ROUTER)
 CHECK_TIMEOUT_SECONDS = 0.5
 CHECK_RETRIES = 2
 CHECK_PAUSE_SECONDS = 0.005
-CHECK_LONGEST_PAUSE_SECONDS = 0.02
 """Between a check that failed and the next try: Envoy waits up to a second by itself, twice what a check has altogether."""
 GUARD_ANSWER_SECONDS = 2.0
 """How long the guard may take to decide again before it answers; the request waits."""
@@ -225,8 +224,10 @@ def check() -> ExtAuthz:
             retry_policy=RetryPolicy(
                 retry_on="connect-failure,refused-stream,reset,unavailable",
                 num_retries=count(CHECK_RETRIES),
+                # Envoy takes the longest pause for the deadline of each try, too: a shorter one would end checks that wait
+                # for a new sign-in, or for a busy authorizer.
                 retry_back_off=BackoffStrategy(
-                    base_interval=seconds(CHECK_PAUSE_SECONDS), max_interval=seconds(CHECK_LONGEST_PAUSE_SECONDS)
+                    base_interval=seconds(CHECK_PAUSE_SECONDS), max_interval=seconds(CHECK_TIMEOUT_SECONDS)
                 ),
                 retry_host_predicate=[
                     RetryPolicy.RetryHostPredicate(
