@@ -3,11 +3,11 @@
 HTTP/2 is read and written here, and calls are answered in the same callback.
 
     bytes ─► Connection: frames, header blocks, flow control ─► a whole message
-                 unary call   ─► its handler, at once; the answer leaves in the same write
+                 unary call   ─► its handler, at once; the answer leaves with a few others, or alone
                  stream       ─► a task with receive and send
 
 grpcio's server, and servers in Rust, hand each call to Python through a task and several events, which costs more than the decision
-itself. Here a call costs a few microseconds (``bench/README.md``), and calls that arrive together share their reads and writes.
+itself. Here a call costs a few microseconds (``bench/README.md``), and calls that arrive together share a read.
 
 The event loop is never held long: after ``BURST`` calls of one read the rest wait in a bounded queue, so that other connections and
 timers get their turn. Beyond the bound the newest are answered by ``Methods.overloaded`` at once instead of timing out late.

@@ -1,6 +1,7 @@
 """The calls of one HTTP/2 connection of a gRPC server: messages in, answers out, flow control towards the peer.
 
-A unary call is not begun before its message is complete; its answer is put beside what else is to be written. A stream runs as a task.
+A unary call is not begun before its message is complete; its answer leaves alone or with a few
+others. A stream runs as a task.
 Every way in which a stream can end ends it with a status that is not OK.
 """
 
@@ -34,6 +35,9 @@ WINDOW_BYTES = 32 * 1024 * 1024
 """What all calls of a connection may have sent without being served; twice the longest message where that is more."""
 BURST = 32
 """Calls answered in one go; about a millisecond's worth."""
+_TOGETHER = 4 * 3
+"""Pieces of so many answers leave in one write. Fewer writes cost less, but a peer that gets all answers of a burst together has
+nothing to do while we work on them, and neither have we while it does (``bench/README.md``)."""
 SPARE_BYTES = 64 * 1024
 """What a call may have sent beyond its longest message."""
 CALL_WINDOW_BYTES = MESSAGE_LIMIT_BYTES + SPARE_BYTES
@@ -224,6 +228,8 @@ class Calls:
                 answer,
                 _ANSWER_TAIL.pack(_TAIL, stream, TRAILERS[0]),
             )
+            if len(self._out) >= _TOGETHER:
+                self.flush()
             if self._going:
                 self._close_if_done()
             return

@@ -269,6 +269,23 @@ async def test_calls_beyond_one_burst_wait_their_turn_and_the_newest_beyond_the_
     assert not server.host.has_queue
 
 
+async def test_the_first_answers_of_a_burst_leave_while_the_others_are_being_made(monkeypatch: pytest.MonkeyPatch):
+    server = Server()
+    written: list[tuple[int, int]] = []
+    write = server.wire.write
+
+    def noted(data: bytes | bytearray | memoryview) -> None:
+        written.append((len(server.served), bytes(data).count(b"abc"[::-1])))
+        write(data)
+
+    monkeypatch.setattr(server.wire, "write", noted)
+    answers = server.feed(GREETING + b"".join(call(2 * n + 1) for n in range(11)))
+    assert [stream for kind, _, stream, _ in answers if kind == frames.DATA] == [2 * n + 1 for n in range(11)]
+    served_by_then, together = zip(*written, strict=True)
+    assert served_by_then == (4, 8, 11)
+    assert together == (4, 4, 3)
+
+
 async def test_a_call_whose_deadline_passed_in_the_queue_is_not_made(monkeypatch: pytest.MonkeyPatch):
     server = Server()
     late = BLOCK + frames.header_block([(b"grpc-timeout", b"1n")])
