@@ -124,6 +124,12 @@ def open_site(
         {
             "name": "devices", "from": "devices", "to": to, "client_certificate": "fact",
             "policy": [{"allow": {"and": [{"client_certificate": {"san_dns": "laptop7.example.com"}}]}}],
+            "set_request_headers": {"x-client": "${client_certificate/fingerprint} ${client_certificate/san_dns}"},
+        },
+        {
+            "name": "machines", "from": "machines", "to": to, "client_certificate": "principal",
+            "policy": signed_in(),
+            "set_request_headers": {"x-user": "${user}", "x-subject": "${client_certificate/subject}", "x-mail": "${email}"},
         },
     ]  # fmt: skip
     trusted = {"id": "ci", "issuer": token_issuer.issuer, "audiences": ["doorward"]}

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import urllib.parse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -26,6 +26,10 @@ class VerifiedCertificate:
     issuer: bytes
     """The name, in DER."""
     serial_number: int
+    subject: str = field(default="", compare=False)
+    """Its holder's name (RFC 4514), empty where it has none; for upstreams alone, so it does not travel with a stream."""
+    pem: str = field(default="", compare=False)
+    """As Envoy handed it on, percent-encoded; for upstreams alone too."""
 
     def counts(self, settings: Settings, now: float) -> bool:
         """Whether it does at ``now``: within its dates, not taken back, and by lists that have not run out."""
@@ -91,7 +95,13 @@ def parse_certificate(text: str) -> VerifiedCertificate | None:
             not_before_at=certificate.not_valid_before_utc.timestamp(),
             not_after_at=certificate.not_valid_after_utc.timestamp(),
         )
-        return VerifiedCertificate(facts, certificate.issuer.public_bytes(), certificate.serial_number)
+        return VerifiedCertificate(
+            facts,
+            certificate.issuer.public_bytes(),
+            certificate.serial_number,
+            subject=certificate.subject.rfc4514_string(),
+            pem=text,
+        )
     except (ValueError, TypeError, x509.DuplicateExtension, UnsupportedAlgorithm):
         return None
 

@@ -21,6 +21,7 @@ from doorward.route.internal import (
 )
 from doorward.route.route import Route
 from doorward_authorize.assertion import AssertionSigner
+from doorward_authorize.certificate import VerifiedCertificate
 from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.cross_origin import PREFLIGHT_SECONDS
 from doorward_authorize.external_tokens import presented_externally
@@ -62,7 +63,7 @@ class Responder:
         self._signer = signer
         self._redirect = redirect
         self._ready: dict[
-            tuple[int, int, Cookies, bool, str, bool, str | None, ProviderTokens, str | None],
+            tuple[int, int, Cookies, bool, str, bool, str | None, ProviderTokens, str | None, str | None],
             tuple[Route, Principal | None, bytes],
         ] = {}
         self._ready_bytes = 0
@@ -100,6 +101,7 @@ class Responder:
             "cookie" in request.headers,
             settings.authenticate_origin,
             _withholds_authorization(request, route, settings),
+            request.certificate if route.request_templates else None,
         )
         if route.continuous:
             # Serialized messages put one after the other are one message with the fields of both.
@@ -123,6 +125,7 @@ class Responder:
         sent: bool,
         issuer: str,
         token_sent: bool,
+        certificate: VerifiedCertificate | None,
     ) -> bytes:
         """The answer that lets a request through to an operator's upstream, made once for equal inputs.
 
@@ -137,12 +140,13 @@ class Responder:
         if principal is not None and route.provider_tokens:
             tokens = self._tokens.of(principal, route.provider_tokens)
         speaks_by = None if route.kubernetes_token_file is None else self._token_files.read(route.kubernetes_token_file)
-        key = (id(route), id(principal), cookies, sent, issuer, token_sent, assertion, tokens, speaks_by)
+        presented = None if certificate is None else certificate.facts.fingerprint
+        key = (id(route), id(principal), cookies, sent, issuer, token_sent, assertion, tokens, speaks_by, presented)
         known = self._ready.get(key)
         if known is not None:
             return known[2]
         answer = self._upstream(
-            route, principal, cookies, sent, issuer, tokens, speaks_by, token_sent=token_sent
+            route, principal, cookies, sent, issuer, tokens, speaks_by, certificate, token_sent=token_sent
         ).SerializeToString()
         # Cookies of ours are in no answer, but they are in the key, and anybody may send any number of bytes called so.
         cost = len(answer) + _ENTRY_BYTES + sum(len(name) + len(value) + _COOKIE_BYTES for name, value in cookies)
@@ -162,6 +166,7 @@ class Responder:
         issuer: str,
         tokens: ProviderTokens,
         speaks_by: str | None,
+        certificate: VerifiedCertificate | None,
         *,
         token_sent: bool,
     ) -> CheckResponse:
@@ -169,7 +174,7 @@ class Responder:
         to_remove = {CLIENT_ADDRESS_HEADER, TOKEN_HEADER, ASSERTION_HEADER}
         if token_sent:
             to_remove.add("authorization")
-        for name, value in identity_headers(route, principal, self._signer, issuer, tokens):
+        for name, value in identity_headers(route, principal, self._signer, issuer, tokens, certificate):
             if value is None:
                 to_remove.add(name)
             else:

@@ -1,13 +1,14 @@
 """Headers that tell the upstream who asks."""
 
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from doorward.policy.criteria.membership import claim_values
-from doorward.route.header_template import Template, Variable
+from doorward.route.header_template import CertificateField, Template, Variable
 from doorward.route.internal import ASSERTION_HEADER
 from doorward.route.route import Route
 from doorward_authorize.assertion import AssertionSigner
+from doorward_authorize.certificate import VerifiedCertificate
 from doorward_authorize.principal import Principal
 from doorward_authorize.upstream_tokens import ProviderTokens
 
@@ -15,25 +16,36 @@ VALUE_LIMIT = 8192
 
 
 def identity_headers(
-    route: Route, principal: Principal | None, signer: AssertionSigner, issuer: str, tokens: ProviderTokens = ()
+    route: Route,
+    principal: Principal | None,
+    signer: AssertionSigner,
+    issuer: str,
+    tokens: ProviderTokens = (),
+    certificate: VerifiedCertificate | None = None,
 ) -> Iterator[tuple[str, str | None]]:
-    """Name and value of each; ``None`` means that the header must not reach the upstream."""
+    """Name and value of each; ``None`` means that the header must not reach the upstream.
+
+    ``certificate`` is the one that counts for this request.
+    """
     if route.pass_assertion:
         yield ASSERTION_HEADER, signer.sign(principal, issuer, route.host) if principal is not None else None
     for name, fact in route.claim_headers:
         yield name, _fact(principal, fact)
     held = dict(tokens)
+
+    def assertion() -> str | None:
+        return signer.sign(principal, issuer, route.host) if principal is not None else None
+
     for name, template in route.request_templates:
-        yield (
-            name,
-            _filled(template, principal, lambda: signer.sign(principal, issuer, route.host), held)
-            if principal
-            else None,
-        )
+        yield name, _filled(template, principal, assertion, held, certificate)
 
 
 def _filled(
-    template: Template, principal: Principal, assertion: Callable[[], str], tokens: Mapping[Variable, str]
+    template: Template,
+    principal: Principal | None,
+    assertion: Callable[[], str | None],
+    tokens: Mapping[Variable, str],
+    certificate: VerifiedCertificate | None,
 ) -> str | None:
     """The value of a template, or ``None`` when one of its facts is not known."""
     filled = []
@@ -44,9 +56,11 @@ def _filled(
             case Variable.ASSERTION:
                 value = assertion()
             case Variable.ACCESS_TOKEN | Variable.ID_TOKEN:
-                value = _token_text(tokens.get(part.variable))
+                value = _as_it_is(tokens.get(part.variable))
             case Variable.CLAIM:
                 value = _claim(principal, part.text)
+            case Variable.CLIENT_CERTIFICATE:
+                value = _of_certificate(certificate, CertificateField(part.text))
             case _:
                 value = _fact(principal, part.variable)
         if value is None:
@@ -56,16 +70,39 @@ def _filled(
     return text if text and len(text) <= VALUE_LIMIT else None
 
 
-def _token_text(token: str | None) -> str | None:
-    """A token as it is: encoded it would be another one, so what no header can carry is not sent."""
-    return token if token is not None and all("!" <= character <= "~" for character in token) else None
+def _as_it_is(text: str | None) -> str | None:
+    """A token, or what is encoded already: encoded it would be another one, so what no header can carry is not sent."""
+    return text if text and all("!" <= character <= "~" for character in text) else None
 
 
-def _claim(principal: Principal, path: str) -> str | None:
-    """A claim as text: its values joined by commas, each percent-encoded where it must be."""
-    found = claim_values(principal.facts.claims, path)
-    if not isinstance(found, list):
+def _claim(principal: Principal | None, path: str) -> str | None:
+    found = claim_values(principal.facts.claims, path) if principal is not None else None
+    return _joined(found) if isinstance(found, list) else None
+
+
+def _of_certificate(certificate: VerifiedCertificate | None, wanted: CertificateField) -> str | None:
+    if certificate is None:
         return None
+    facts = certificate.facts
+    match wanted:
+        case CertificateField.FINGERPRINT:
+            return facts.fingerprint
+        case CertificateField.SPKI_HASH:
+            return facts.spki_hash
+        case CertificateField.SUBJECT:
+            return header_text(certificate.subject) if certificate.subject else None
+        case CertificateField.SAN_DNS:
+            return _joined(facts.san_dns)
+        case CertificateField.SAN_EMAIL:
+            return _joined(facts.san_email)
+        case CertificateField.SAN_URI:
+            return _joined(facts.san_uri)
+        case CertificateField.PEM:
+            return _as_it_is(certificate.pem)
+
+
+def _joined(found: Sequence[str]) -> str | None:
+    """Values joined by commas, each percent-encoded where it must be."""
     values = [header_text(value, extra=",") for value in found]
     known = [value for value in values if value]
     # Half a list would say something else than the whole.

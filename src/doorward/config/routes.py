@@ -10,7 +10,7 @@ from doorward.config.route_lists import RouteList, nobody
 from doorward.config.settings import RoutePolicy
 from doorward.config.validation import position_of, salvaged, validate
 from doorward.policy import Library, Policy, check_policy, parse_policy
-from doorward.route.header_template import Template, has_variables, parse_template
+from doorward.route.header_template import Template, has_variables, parse_template, reads_certificate
 from doorward.route.paths import ambiguity
 from doorward.route.route import CertificateUse, Match, MatchKind, Route, Upstream, unnamed_route_id
 from doorward.source import Mapping, Node, Position, Problems, Scalar, Sequence
@@ -194,6 +194,12 @@ class RouteReader:
         response_headers = _headers(document.set_response_headers, "set_response_headers", node, found, response=True)
         removed = tuple(name.lower() for name in document.remove_request_headers)
         self._check_headers((*request_headers, *templates), claim_headers, removed, node, found)
+        if document.client_certificate == "ignored" and any(reads_certificate(template) for _, template in templates):
+            found.error(
+                position_of(node, ("set_request_headers",)),
+                "`${client_certificate/…}` is never known on a route that ignores certificates",
+                "add `client_certificate: fact`",
+            )
         for origin in document.allowed_origins:
             if parse_origin(origin) is None:
                 found.error(

@@ -1,4 +1,4 @@
-"""Header values with facts in them: ``Bearer ${assertion}``, ``${claim/department}``.
+"""Header values with facts in them: ``Bearer ${assertion}``, ``${claim/department}``, ``${client_certificate/subject}``.
 
 A value is text with variables; ``$${`` stands for ``${`` itself. What stands in a variable is known only when a request
 is decided, so authorize fills it in, and a value that lacks one of its facts is not sent at all.
@@ -26,6 +26,22 @@ class Variable(StrEnum):
     """The newest ID token of the session."""
     CLAIM = "claim"
     """With a path: ``claim/department``."""
+    CLIENT_CERTIFICATE = "client_certificate"
+    """With the name of a fact: ``client_certificate/fingerprint``."""
+
+
+class CertificateField(StrEnum):
+    """What of a client's certificate a header can hold; called as policy calls it."""
+
+    FINGERPRINT = "fingerprint"
+    SPKI_HASH = "spki_hash"
+    SUBJECT = "subject"
+    """The name of its holder as RFC 4514 writes it."""
+    SAN_DNS = "san_dns"
+    SAN_EMAIL = "san_email"
+    SAN_URI = "san_uri"
+    PEM = "pem"
+    """All of it: PEM, percent-encoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +50,15 @@ class Part:
 
     variable: Variable | None
     text: str
-    """The text; of a claim its path."""
+    """The text; of a claim its path, of a certificate the field's name."""
 
 
 Template = tuple[Part, ...]
 
 PROVIDER_TOKENS = frozenset({Variable.ACCESS_TOKEN, Variable.ID_TOKEN})
 """What is the identity provider's and leaves authenticate only where a route asks for it."""
+
+_WITH_PATH = frozenset({Variable.CLAIM, Variable.CLIENT_CERTIFICATE})
 
 _PIECE = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
 
@@ -77,11 +95,21 @@ def parse_template(text: str) -> Template:
     return tuple(parts)
 
 
+def reads_certificate(template: Template) -> bool:
+    """Whether some part is known only of a client with a certificate."""
+    return any(part.variable is Variable.CLIENT_CERTIFICATE for part in template)
+
+
 def _variable(name: str) -> Part:
     kind, slash, path = name.partition("/")
     if kind == Variable.CLAIM and path and not path.startswith("/") and not path.endswith("/"):
         return Part(Variable.CLAIM, path)
-    if kind in set(Variable) - {Variable.CLAIM} and not slash:
+    if kind == Variable.CLIENT_CERTIFICATE and path in set(CertificateField):
+        return Part(Variable.CLIENT_CERTIFICATE, path)
+    if kind in set(Variable) - _WITH_PATH and not slash:
         return Part(Variable(kind), "")
-    known = ", ".join(f"`${{{item}}}`" for item in Variable if item is not Variable.CLAIM)
-    raise ValueError(f"`${{{name}}}` is no variable: there are {known} and `${{claim/PATH}}`")
+    known = ", ".join(f"`${{{item}}}`" for item in Variable if item not in _WITH_PATH)
+    fields = ", ".join(f"`{item}`" for item in CertificateField)
+    raise ValueError(
+        f"`${{{name}}}` is no variable: there are {known}, `${{claim/PATH}}`, and `${{client_certificate/FIELD}}` with {fields}"
+    )

@@ -371,6 +371,7 @@ def test_headers_with_facts_are_kept_apart_from_fixed_ones(folder: Path):
         ('{x-doorward-user: "${user}"}', "not a route's to set"),
         ('{x-a: "${user}", X-A: "1"}', "twice in different case"),
         ('{x-a: "ü ${user}"}', "no header may hold"),
+        ('{x-a: "${client_certificate/pem}"}', "never known on a route that ignores certificates"),
     ],
 )
 def test_a_header_that_cannot_be_filled_breaks_its_route(folder: Path, headers: str, message: str):

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.route.header_template import Part, Variable, has_variables, parse_template
+from doorward.route.header_template import (
+    CertificateField,
+    Part,
+    Variable,
+    has_variables,
+    parse_template,
+    reads_certificate,
+)
 
 
 def test_text_and_variables_come_apart_in_order():
@@ -14,6 +21,14 @@ def test_text_and_variables_come_apart_in_order():
         Part(None, "; for="),
         Part(Variable.CLAIM, "team/name"),
     )
+
+
+@pytest.mark.parametrize("field", CertificateField)
+def test_a_certificates_field_is_named_as_policy_names_it(field: CertificateField):
+    template = parse_template(f"${{client_certificate/{field}}}")
+    assert template == (Part(Variable.CLIENT_CERTIFICATE, field),)
+    assert reads_certificate(template)
+    assert not reads_certificate(parse_template("${user} client_certificate $${client_certificate/pem}"))
 
 
 @pytest.mark.parametrize("text", ["$${user}", "a $${ b", "${user}$${x}"])
@@ -34,6 +49,10 @@ def test_two_dollars_stand_for_the_braces_themselves(text: str):
         ("${claim}", "no variable"),
         ("${claim/}", "no variable"),
         ("${claim//x}", "no variable"),
+        ("${client_certificate}", "no variable"),
+        ("${client_certificate/}", "no variable"),
+        ("${client_certificate/nothing}", "no variable.*`fingerprint`"),
+        ("${client_certificate/san_dns/0}", "no variable"),
         ("${${user}}", "not closed"),
     ],
 )
