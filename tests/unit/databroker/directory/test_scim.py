@@ -158,6 +158,27 @@ async def test_what_is_pushed_decides(world: World):
     assert await world.groups_of("bob") == set()
 
 
+async def test_members_that_a_patch_names_come_and_go_and_the_others_stay(world: World):
+    ids = {name: await world.user(name) for name in ("alice", "bob", "carol")}
+    staff = await world.group("staff", ids["alice"], ids["bob"])
+    path = f"/Groups/{staff}"
+    version = (await world.http.get(path)).headers["etag"]
+    add = {"op": "Add", "path": "members", "value": [{"$ref": None, "value": ids["carol"]}]}
+    answer = await world.patch(path, add, {"op": "Remove", "path": "members", "value": [{"value": ids["alice"]}]})
+    assert [await world.groups_of(name) for name in ids] == [set(), {"staff"}, {"staff"}]
+    group = await world.http.get(path)
+    assert sorted(item["value"] for item in group.json()["members"]) == sorted([ids["bob"], ids["carol"]])
+    assert group.headers["etag"] == answer.headers["etag"] != version
+    # Whoever is there already changes nothing, not even the version; whoever is not there is no error.
+    await world.patch(path, {"op": "remove", "path": f'members[value eq "{ids["alice"]}"]'})
+    assert (await world.http.get(path)).headers["etag"] == group.headers["etag"]
+    body = {"schemas": [PATCH], "Operations": [{"op": "remove", "path": f'members[value eq "{ids["bob"]}"]'}]}
+    assert (await world.http.patch(path, json=body, headers={"if-match": version})).status_code == 412
+    answer = await world.http.patch(path, json=body, params={"attributes": "members"})
+    assert [item["value"] for item in answer.json()["members"]] == [ids["carol"]]
+    assert (await world.http.patch("/Groups/none", json=body)).status_code == 404
+
+
 async def test_nested_groups_count_and_end_with_their_parents(world: World):
     alice = await world.user("alice")
     inner = await world.group("inner", alice)

@@ -15,12 +15,12 @@ from scim2_models import (
     Group,
     Patch,
     ResourceType,
+    ScimPolicy,
     ScimProvider,
     ServiceProviderConfig,
     Sort,
     User,
 )
-from scim2_server.handler import AsyncScimHandler
 from scim2_server.requests import ScimRequest
 from scim2_server.service import ScimService
 from starlette.applications import Starlette
@@ -29,6 +29,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from doorward.errors import ConflictError, DoorwardError
+from doorward_databroker.directory.scim.patching import PatchHandler
 from doorward_databroker.directory.scim.storage import ScimStorage
 from doorward_databroker.directory.scim.tokens import BearerTokens
 
@@ -61,6 +62,11 @@ def scim_provider() -> ScimProvider:
                 )
             ],
         ),
+        # Entra names who leaves in the value, and who comes by a filter that matches nobody yet; both are plain to read.
+        policy=ScimPolicy(
+            remove_value_as_filter=ScimPolicy.RemoveValue.apply,
+            unmatched_path_filter=ScimPolicy.UnmatchedPathFilter.create,
+        ),
     )
 
 
@@ -71,7 +77,7 @@ class PushedDirectory:
         self.storage = storage
         self.tokens = tokens
         self.service = service
-        self.handler = AsyncScimHandler(service, storage)
+        self.handler = PatchHandler(service, storage, storage)
 
 
 def scim_app(directories: Mapping[str, PushedDirectory]) -> Starlette:

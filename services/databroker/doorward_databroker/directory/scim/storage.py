@@ -41,6 +41,10 @@ class _Memory(InMemoryStorage):
     def next_version(self) -> str:
         return f'W/"{secrets.token_hex(8)}"'
 
+    def stored(self, resource_type: ResourceType, resource_id: str | None) -> Resource[Any]:
+        """The resource itself: a copy of each member of a large group would cost more than the change."""
+        return self._stored(resource_type, resource_id)
+
 
 class ScimStorage(AsyncScimStorage):
     """One directory that pushes. Concurrency: one operation at a time, whoever asks."""
@@ -67,6 +71,8 @@ class ScimStorage(AsyncScimStorage):
         self._writes_under: Fence | None = None
         self._lock = asyncio.Lock()
         self._groups_of: dict[str, set[str]] = {}
+        self._entries: dict[str, GroupMember] = {}
+        """For each member what some group says of them; groups that say the same share it."""
 
     def hold(self, fence: Fence | None) -> None:
         """The lease was taken, or lost; what is in memory is read again before it is used."""
@@ -114,6 +120,7 @@ class ScimStorage(AsyncScimStorage):
     async def create(self, resource_type: ResourceType, resource: Resource[Any]) -> Resource[Any]:
         """See ``AsyncScimStorage.create``."""
         created = self._memory.create(resource_type, _without_secrets(resource))
+        self._share_entries(self._memory.stored(resource_type, created.id))
         await self._save(created)
         return created
 
@@ -122,7 +129,28 @@ class ScimStorage(AsyncScimStorage):
     ) -> Resource[Any]:
         """See ``AsyncScimStorage.update``."""
         updated = self._memory.update(resource_type, _without_secrets(resource), expected_version=expected_version)
+        self._share_entries(self._memory.stored(resource_type, updated.id))
         await self._save(updated)
+        return updated
+
+    def part_of_group(self, resource_type: ResourceType, group_id: str, named: frozenset[str]) -> Group:
+        """See ``GroupsInPart.part_of_group``."""
+        group = cast("Group", self._memory.stored(resource_type, group_id))
+        members = [member for member in group.members or [] if member.value in named]
+        return group.model_copy(update={"members": members or None}).model_copy(deep=True)
+
+    async def update_part(
+        self, resource_type: ResourceType, part: Group, named: frozenset[str], expected_version: str | None
+    ) -> Resource[Any]:
+        """See ``GroupsInPart.update_part``."""
+        before = cast("Group", self._memory.stored(resource_type, part.id))
+        others = [member for member in before.members or [] if member.value not in named]
+        updated = self._memory.update(resource_type, part, expected_version=expected_version)
+        # The members are in none of the memory's indexes.
+        group = cast("Group", self._memory.stored(resource_type, part.id))
+        self._share_entries(group)
+        group.members = [*others, *(group.members or [])] or None
+        await self._save(group)
         return updated
 
     async def delete(
@@ -144,7 +172,25 @@ class ScimStorage(AsyncScimStorage):
             for group_id in members.remove_person(resource_id):
                 self._drop_member(group_id, resource_id)
             self._groups_of.pop(resource_id, None)
+            self._entries.pop(resource_id, None)
         await self._write(writes)
+
+    def _share_entries(self, resource: Resource[Any]) -> None:
+        """Let a stored group share its entries: a million memberships would be a million objects.
+
+        Nobody changes an entry in place: the library gets copies.
+        """
+        if isinstance(resource, Group) and resource.members:
+            resource.members = [self._shared_entry(member) for member in resource.members]
+
+    def _user_entry(self, person_id: str) -> GroupMember:
+        if person_id not in self._entries:
+            self._entries[person_id] = GroupMember.model_validate({"value": person_id, "type": "User"})
+        return self._entries[person_id]
+
+    def _shared_entry(self, member: GroupMember) -> GroupMember:
+        known = self._entries.setdefault(member.value or "", member)
+        return known if known == member else member
 
     async def _save(self, resource: Resource[Any]) -> None:
         members = self._known()
@@ -234,7 +280,7 @@ class ScimStorage(AsyncScimStorage):
         members = Members(self._settings, stored.state)
         resources: list[Resource[Any]] = []
         numbers: dict[str, int] = {}
-        self._groups_of = {}
+        self._groups_of, self._entries = {}, {}
         prefix = f"{self._settings.id}/"
         async for record in self._records.list(RECORD_TYPE):
             if record.id.startswith(prefix):
@@ -253,7 +299,7 @@ class ScimStorage(AsyncScimStorage):
         for resource in resources:
             if isinstance(resource, Group):
                 people = in_group[str(resource.id)]
-                found = [GroupMember.model_validate({"value": person_id, "type": "User"}) for person_id in people]
+                found = [self._user_entry(person_id) for person_id in people]
                 resource.members = [*(resource.members or []), *found] or None
                 _, children = _members_of(resource, members)
                 name = resource.display_name or ""
