@@ -15,6 +15,7 @@ import structlog
 from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.clock import Clock
 from doorward.errors import DoorwardError, UnavailableError
+from doorward.telemetry.seldom import Seldom
 from doorward_databroker.metrics import DatabrokerMetrics
 from doorward_databroker.peers import Peers
 from doorward_databroker.store.port import RecordStore
@@ -38,6 +39,7 @@ class Heartbeat:
         self._peers = peers
         self._clock = clock
         self._metrics = metrics
+        self._seldom = Seldom(_log, clock)
         self.problem: str | None = "no heartbeat has been stored yet"
         """Why this databroker cannot do its work; ``None`` when it can."""
 
@@ -56,8 +58,9 @@ class Heartbeat:
                     _log.info("the store takes writes")
                 self.problem = None
             except DoorwardError as error:
-                if self.problem is None or self.problem != str(error):
-                    _log.error("the store takes no writes", reason=str(error))
+                if self.problem != str(error):
+                    # What is said of a clock is another text each time.
+                    self._seldom.error("the store takes no writes", reason=str(error))
                 self.problem = str(error)
                 self._metrics.failed_heartbeats.inc()
             self._metrics.healthy.set(self.healthy)

@@ -24,6 +24,7 @@ from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.clock import Clock
 from doorward.errors import DoorwardError, UnavailableError, WatchExpiredError
 from doorward.records.record import NO_VERSION, Record, RecordVersion, record_message, version_message
+from doorward.telemetry.seldom import Seldom
 from doorward_databroker.recovery import Window, mend
 from doorward_databroker.store.port import Damaged, FeedEntry, Position, RecordStore
 
@@ -95,6 +96,7 @@ class WatchHub:
     def __init__(self, store: RecordStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
+        self._seldom = Seldom(_log, clock)
         self._watchers: set[Watcher] = set()
         self._moved = asyncio.Condition()
         self._window = Window()
@@ -146,7 +148,7 @@ class WatchHub:
                 await self._start_over(str(error))
                 continue
             except DoorwardError as error:
-                _log.warning("the feed cannot be read", reason=str(error))
+                self._seldom.warning("the feed cannot be read", reason=str(error))
                 await asyncio.sleep(_PAUSE_SECONDS)
                 continue
             if entries:
@@ -176,7 +178,7 @@ class WatchHub:
 
         What was handed out is put back where it is missing: whoever was signed out stays so, whatever the store forgot.
         """
-        _log.error("the store has lost history; watchers start over", reason=reason)
+        self._seldom.error("the store has lost history; watchers start over", reason=reason)
         self.mended.clear()
         for watcher in tuple(self._watchers):
             watcher.end("the history is gone")
@@ -192,7 +194,7 @@ class WatchHub:
             await self._wait_for_others(head.version.epoch)
             self.mended.set()
         except DoorwardError as error:
-            _log.error("the store cannot be mended yet", reason=str(error))
+            self._seldom.error("the store cannot be mended yet", reason=str(error))
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _wait_for_others(self, epoch: int) -> None:
@@ -204,7 +206,7 @@ class WatchHub:
             if not behind:
                 return
             if loop.time() >= deadline:
-                _log.warning("other databrokers have not mended the store yet", databrokers=sorted(behind))
+                self._seldom.warning("other databrokers have not mended the store yet", databrokers=sorted(behind))
                 return
             await asyncio.sleep(_LOOK_SECONDS)
 
@@ -215,7 +217,7 @@ class WatchHub:
         """
         head = await self._store.head()
         if claimed.version.epoch == head.version.epoch:
-            _log.error("a watcher knows history that the store has lost", version=str(claimed.version))
+            self._seldom.error("a watcher knows history that the store has lost", version=str(claimed.version))
             self._window.witness(claimed)
             self._store.lost.set()
 

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 from tests.support.broker import Broker, broker, until, watching
 from tests.support.fake_clock import FakeClock
 from tests.support.key_material import keyring
@@ -12,6 +14,7 @@ from doorward.clock import SystemClock
 from doorward.errors import UnavailableError, WatchExpiredError
 from doorward.keys.store import Purpose
 from doorward.records.record import Record, RecordVersion
+from doorward.telemetry.seldom import SECONDS
 from doorward_databroker import watch
 from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.memory import MemoryStore
@@ -270,3 +273,34 @@ async def test_a_databroker_whose_heartbeat_the_store_has_lost_is_still_waited_f
             clock.advance(0.2)
             one.peers.hear(await store.beat("one", b""))
             assert one.peers.behind(version) == set()
+
+
+class _Away(MemoryStore):
+    """Has nothing to say, and counts who asks."""
+
+    asked = 0
+
+    async def head(self) -> Position:
+        self.asked += 1
+        raise UnavailableError("away")
+
+
+async def test_a_store_that_is_away_is_logged_seldom_however_often_it_is_asked(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(watch, "_PAUSE_SECONDS", 0.0)
+    clock = FakeClock()
+    store = _Away(clock, SealedCodec(keyring(Purpose.RECORDS)))
+    with capture_logs() as logs:
+        monkeypatch.setattr(watch, "_log", structlog.stdlib.get_logger("watch"))
+        hub = watch.WatchHub(store, clock)
+        running = asyncio.create_task(hub.run())
+        try:
+            await until(lambda: store.asked > 50)
+            asked = store.asked
+            clock.advance(SECONDS)
+            await until(lambda: store.asked > asked + 1)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+    assert [log["event"] for log in logs] == ["the feed cannot be read"] * 2
+    assert [log["log_level"] for log in logs] == ["warning"] * 2
+    assert logs[1]["left_out"] >= 50
