@@ -1,5 +1,6 @@
 """Parts that are killed or stopped: closed while they are away, and back by themselves."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from contextlib import ExitStack
 import httpx
 import pytest
 from tests.e2e.conftest import PASSWORDS
+from tests.e2e.test_headers import cookie_of
 from tests.support.deployment import short_folder, wait_for
 from tests.support.echo import EchoServer, echo_server
 from tests.support.http_client import NAVIGATION
@@ -171,3 +173,40 @@ def test_an_unusable_file_changes_nothing(made: Site):
         for _ in range(20):
             assert client.get(made.url("open") + "/").status_code == 200
             assert client.get(made.url("closed") + "/", headers=NAVIGATION).status_code == 302
+
+
+def test_s29_one_worker_of_two_is_killed_and_no_request_fails(open_site: Site, echo: EchoServer):
+    """Envoy asks the other one, also about the checks that the killed one had before it."""
+    made = open_site
+    cookie = cookie_of(made, "closed")
+    echo.seen.clear()
+    stop, answers = threading.Event(), {cookie: list[int](), "": list[int]()}
+
+    def load(sent: str) -> None:
+        with made.client() as client:
+            while not stop.is_set():
+                answers[sent].append(client.request("GET", made.url("closed") + "/", cookie_header=sent).status_code)
+
+    def loaded(more: int = 40) -> None:
+        wanted = {sent: len(seen) + more for sent, seen in answers.items()}
+        wait_for(lambda: all(len(answers[sent]) >= number for sent, number in wanted.items()), what="the load")
+
+    def deciders() -> set[str]:
+        return {str(record["decision_id"]).partition("-")[0] for record in made.run.decisions()}
+
+    with ExitStack() as stack:
+        for thread in [threading.Thread(target=load, args=(sent,)) for sent in (cookie, cookie, "", "")]:
+            thread.start()
+            stack.callback(thread.join)
+        stack.callback(stop.set)
+        loaded()
+        before, victim = deciders(), made.run.worker("authorize", 0)
+        assert victim is not None
+        os.kill(victim, signal.SIGKILL)
+        loaded()
+        wait_for(lambda: made.run.worker("authorize", 0) not in {None, victim}, 20, what="another worker")
+        wait_for(lambda: deciders() - before, 20, what="a decision of the new worker")
+        loaded()
+    assert set(answers[cookie]) == {200}
+    assert set(answers[""]) == {401}
+    assert len(echo.seen) == len(answers[cookie])

@@ -43,13 +43,7 @@ class Running:
 
     def member(self, name: str) -> psutil.Process:
         """The process of a plane (``authorize``), of ``envoy`` or of ``valkey``."""
-        for child in psutil.Process(self.process.pid).children(recursive=True):
-            try:
-                command = child.cmdline()
-            except psutil.Error:
-                continue
-            if "doorward.runtime.child" in command:
-                continue
+        for child, command in self._commands():
             if name in PLANES and "serve" in command and command[command.index("serve") + 1] == name:
                 return child
             if name == "envoy" and command and Path(command[0]).name == "envoy":
@@ -57,6 +51,23 @@ class Running:
             if name == "valkey" and command and command[0].split(" ")[0].endswith("valkey-server"):
                 return child
         raise LookupError(f"no process of `{name}` runs")
+
+    def worker(self, plane: str, number: int) -> int | None:
+        """The process id of a plane's worker; ``None`` while none runs."""
+        wanted = {f"serve {plane} ", f" --worker {number} "}
+        found = (
+            child.pid for child, command in self._commands() if all(part in " ".join(command) + " " for part in wanted)
+        )
+        return next(found, None)
+
+    def _commands(self) -> Iterator[tuple[psutil.Process, list[str]]]:
+        for child in self.members():
+            try:
+                command = child.cmdline()
+            except psutil.Error:
+                continue
+            if "doorward.runtime.child" not in command:
+                yield child, command
 
     def members(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -72,10 +83,10 @@ class Running:
         )
 
     def decisions(self) -> list[dict[str, Any]]:
-        """The decision log so far."""
+        """The decision log so far; what is being written now is not."""
         if not self.decisions_file.exists():
             return []
-        return [json.loads(line) for line in self.decisions_file.read_text().splitlines()]
+        return [json.loads(line) for line in self.decisions_file.read_text().rpartition("\n")[0].splitlines()]
 
     def stop(self, number: int = signal.SIGINT) -> int:
         """End it as a person would, and return its exit status; kills what does not end."""
