@@ -20,6 +20,7 @@ from doorward.route.internal import (
     TOKEN_HEADER,
 )
 from doorward.route.route import Route
+from doorward.web.retry_after import RETRY_AFTER
 from doorward_authorize.assertion import AssertionSigner
 from doorward_authorize.certificate import VerifiedCertificate
 from doorward_authorize.check_request import CheckedRequest
@@ -237,7 +238,7 @@ def _ok(to_set: dict[str, str], to_remove: set[str]) -> CheckResponse:
 
 def unavailable(decision_id: str) -> CheckResponse:
     """The answer when deciding itself failed: refused, with nothing said but the id."""
-    headers = [*SECURITY_HEADERS, (DECISION_ID_HEADER, decision_id), ("content-type", "application/json")]
+    headers = [*SECURITY_HEADERS, (DECISION_ID_HEADER, decision_id), RETRY_AFTER, ("content-type", "application/json")]
     body = json.dumps({"error": "unavailable", "decision_id": decision_id}) + "\n"
     return _denied(503, headers, body)
 

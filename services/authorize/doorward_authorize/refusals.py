@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from doorward.config.settings import Settings
 from doorward.policy import Facts, explain_policy
 from doorward.route.internal import DECISION_ID_HEADER
+from doorward.web.retry_after import RETRY_AFTER, RETRY_AFTER_SECONDS
 from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.outcome import Outcome, Verdict
 from doorward_authorize.pages import content_security_policy, page
@@ -115,6 +116,8 @@ def refused(request: CheckedRequest, outcome: Outcome, settings: Settings, decis
     headers += _readable_by_a_listed_origin(request, outcome)
     if request.is_grpc:
         return _grpc(request, words, headers, decision_id)
+    if words.status == 503:
+        headers.append(RETRY_AFTER)
     if request.is_kubernetes:
         headers.append(("content-type", "application/json"))
         body = json.dumps(_kubernetes_status(words, decision_id)) + "\n"
@@ -198,6 +201,7 @@ def _kubernetes_status(words: _Words, decision_id: str) -> dict[str, object]:
         "kind": "Status",
         "apiVersion": "v1",
         "metadata": {},
+        **({"details": {"retryAfterSeconds": RETRY_AFTER_SECONDS}} if words.status == 503 else {}),
         "status": "Failure",
         "message": f"{words.text} (decision {decision_id})",
         "reason": words.reason,
@@ -213,7 +217,10 @@ def _readable_by_a_listed_origin(request: CheckedRequest, outcome: Outcome) -> l
     return [
         ("access-control-allow-origin", origin),
         ("access-control-allow-credentials", "true"),
-        ("access-control-expose-headers", f"grpc-message, grpc-status, www-authenticate, {DECISION_ID_HEADER}"),
+        (
+            "access-control-expose-headers",
+            f"grpc-message, grpc-status, retry-after, www-authenticate, {DECISION_ID_HEADER}",
+        ),
         ("vary", "origin"),
     ]
 

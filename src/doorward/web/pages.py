@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from doorward.identity.cookies import SESSION_COOKIE
+from doorward.web.retry_after import RETRY_AFTER
 from doorward.web.style import style, style_source
 
 REQUEST_ID_HEADER = "x-request-id"
@@ -43,6 +44,8 @@ class Pages:
         )
         response = HTMLResponse(text, status)
         response.headers["content-security-policy"] = self._policy
+        if status is HTTPStatus.SERVICE_UNAVAILABLE:
+            response.headers.append(*RETRY_AFTER)
         return private(response)
 
 

@@ -98,6 +98,28 @@ async def test_a_page_of_a_listed_origin_can_read_why(world: World):
     assert "access-control-allow-origin" not in refused
 
 
+@pytest.mark.parametrize("accept", ["text/html", "*/*"])
+async def test_what_cannot_be_decided_now_says_when_to_come_again(world: World, accept: str):
+    world.records.age = 60
+    response = await world.check("public", accept=accept, origin="https://friend.example.com")
+    assert (status(response), headers(response)["retry-after"]) == (503, "5")
+    friend = {"origin": "https://friend.example.com", "accept": accept}
+    assert "retry-after" in headers(await world.check("app", **friend))["access-control-expose-headers"]
+    kubernetes = await world.check("public", user_agent="kubectl/v1.31.0 kubernetes/9edcffc")
+    assert headers(kubernetes)["retry-after"] == "5"
+    assert json.loads(body(kubernetes))["details"] == {"retryAfterSeconds": 5}
+    world.records.age = 0
+    assert "retry-after" not in headers(await world.check("admin", accept=accept)), "no time will mend that"
+
+
+async def test_a_check_that_failed_says_so_too_and_grpc_is_left_alone(world: World):
+    world.records.age = 60
+    grpc = await world.check("public", method="POST", content_type="application/grpc")
+    assert (headers(grpc)["grpc-status"], "retry-after" in headers(grpc)) == ("14", False)
+    failed = CheckResponse.FromString(world.checker.overloaded(b""))
+    assert (status(failed), headers(failed)["retry-after"]) == (503, "5")
+
+
 @pytest.mark.parametrize(
     "sent",
     [
