@@ -4,13 +4,13 @@ import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from doorward.clock import Clock
 from doorward.config.directory_settings import DirectorySettings
 from doorward.config.settings import Settings
-from doorward.errors import ConflictError, NotFoundError
+from doorward.errors import ConflictError, DataCorruptedError, NotFoundError
 from doorward.identity import session as session_records
 from doorward.identity import sign_in_stop
 from doorward.identity import user as user_records
@@ -136,6 +136,7 @@ class SessionWriter:
         now = self._clock.now()
         directory = self.limits.directories.get(party.settings.id)
         user = user_from(party.settings, signed_in.claims, signed_in.userinfo, now, directory)
+        user = replace(user, unknown=await self._unknown_of(user.id))
         how = authentication_from(signed_in.claims)
         session = Session(
             id=self._new_id(),
@@ -164,6 +165,14 @@ class SessionWriter:
         await self._obey_stops(session, since)
         await self._end_surplus(session)
         return LiveSession(session, versions[-1])
+
+    async def _unknown_of(self, user_id: str) -> bytes:
+        """What a newer version has written about a person; nothing when their record is to be written for the first time, or does not open."""
+        try:
+            record = await self._records.get(user_records.RECORD_TYPE, user_id)
+            return User.from_bytes(record.data).unknown
+        except (NotFoundError, DataCorruptedError):
+            return b""
 
     async def _obey_stops(self, session: Session, since: RecordVersion) -> None:
         """End the new session if a revoke that looked before it was stored would have ended it."""
