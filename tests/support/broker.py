@@ -29,6 +29,8 @@ class Broker:
     heartbeat: Heartbeat
     revoker: Revoker
     clock: Clock
+    reader: "asyncio.Task[None]"
+    """Follows the feed; a test that begins a history anew by hand stops it first."""
 
     async def put(self, *records: Record) -> Position:
         versions = await self.store.put([Write(record=record) for record in records], secrets.token_hex(16))
@@ -107,7 +109,7 @@ async def broker(store: RecordStore, clock: Clock, name: str = "one") -> AsyncIt
     heartbeat = Heartbeat(store, hub, peers, clock, metrics)
     running = asyncio.create_task(hub.run())
     try:
-        yield Broker(store, hub, peers, heartbeat, Revoker(store, hub, peers, clock, metrics), clock)
+        yield Broker(store, hub, peers, heartbeat, Revoker(store, hub, peers, clock, metrics), clock, running)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

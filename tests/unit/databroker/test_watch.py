@@ -229,6 +229,8 @@ async def test_s43_nobody_is_served_before_every_databroker_has_put_back_what_it
         for side in (one, two, one):
             await side.caught_up()
             await side.heartbeat.beat()
+        for side in (one, two):
+            side.reader.cancel()  # it would notice as well, and begin yet another epoch
         first = asyncio.create_task(one.hub._start_over("lost"))
         await until(lambda: one.hub.mended_epoch == 2)
         await one.heartbeat.beat()
