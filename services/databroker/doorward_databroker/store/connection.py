@@ -210,11 +210,14 @@ class Link:
     @asynccontextmanager
     async def _turn(self, turns: asyncio.Semaphore) -> AsyncIterator[None]:
         """One of the connections, for which is waited only so long."""
-        try:
-            async with asyncio.timeout(self._turn_seconds):
-                await turns.acquire()
-        except TimeoutError:
-            raise UnavailableError(f"the store is busy: all {CONNECTIONS} connections are in use") from None
+        if turns.locked():
+            try:
+                async with asyncio.timeout(self._turn_seconds):
+                    await turns.acquire()
+            except TimeoutError:
+                raise UnavailableError(f"the store is busy: all {CONNECTIONS} connections are in use") from None
+        else:
+            await turns.acquire()  # at once
         try:
             yield
         finally:
@@ -229,13 +232,8 @@ class Link:
         except (RedisError, OSError) as error:
             await self._drop(clients)
             raise UnavailableError(f"the store cannot be reached: {_named(error)}") from error
-        pipeline = client.pipeline(transaction=False)
-        connection.pack_commands = _packed
-        pipeline.connection = connection
-        for command in commands:
-            pipeline.execute_command(*command)
         try:
-            answers: list[Any] = await pipeline.execute(raise_on_error=False)
+            answers = await _exchanged(client, connection, commands)
         except _CONNECTION as error:
             await self._drop(clients)
             if writing:
@@ -266,9 +264,27 @@ class Link:
                 await client.aclose()
 
 
-def _packed(commands: Sequence[Sequence[Any]]) -> list[bytes]:
-    """Commands as bytes. The library puts them together value by value, which is a third of what a batch costs."""
-    return [hiredis.pack_command(tuple(command)) for command in commands]
+async def _exchanged(client: Any, connection: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    """The answers to ``commands``, or the server's errors in their place, on a connection of its pool's, which gets it back.
+
+    What the library's pipeline does, without its transactions and retries: they cost a put as much as sealing it. Commands are put
+    together by `hiredis`; value by value, as the library does, is a third of what a batch costs.
+    """
+    answers: list[Any] = []
+    try:
+        await connection.send_packed_command([hiredis.pack_command(tuple(command)) for command in commands])
+        for command in commands:
+            try:
+                answers.append(await client.parse_response(connection, command[0]))
+            except ResponseError as error:
+                answers.append(error)
+    except BaseException:
+        # Also when cancelled: an answer that nobody has read must not be taken for the next caller's.
+        await connection.disconnect(nowait=True)
+        raise
+    finally:
+        await asyncio.shield(client.connection_pool.release(connection))
+    return answers
 
 
 def refusal(error: Exception) -> DoorwardError:
