@@ -84,15 +84,20 @@ class Stop:
         await self._event.wait()
 
 
-def run_service(options: ServeOptions, main: Callable[[ServeOptions, Stop], Awaitable[None]]) -> int:
-    """Run ``main`` until it returns or a signal asks it to, and return the exit status.
+def run_service(
+    options: ServeOptions,
+    main: Callable[[ServeOptions, Stop], Awaitable[None]],
+    make_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> int:
+    """Run ``main`` until it returns or a signal asks it to, and return the exit status; ``make_loop`` is for another loop than usual.
 
     ``SIGINT`` and ``SIGTERM`` request a stop; the second one ends the process at once.
     """
     configure_logging(options.plane)
     # A dump of our memory, or of a child's, would hold every key in it.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    return asyncio.run(_supervise(options, main))
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        return runner.run(_supervise(options, main))
 
 
 async def _supervise(options: ServeOptions, main: Callable[[ServeOptions, Stop], Awaitable[None]]) -> int:
