@@ -75,7 +75,7 @@ class Heartbeat:
         """One heartbeat and its leases.
 
         Raises:
-            DoorwardError: it was not stored, or the clocks disagree; no lease was granted.
+            DoorwardError: it was not stored, the clocks disagree, or the feed cannot be read; no lease was granted.
         """
         began = self._clock.monotonic()
         stamps = {watcher: watcher.stamp for watcher in self._hub.watchers}
@@ -86,6 +86,8 @@ class Heartbeat:
         offset = self._clock.now() - beat.store_time
         if abs(offset) > CLOCK_LIMIT_SECONDS + took:
             raise UnavailableError(f"this clock is {offset:+.1f} s from the store's")
+        if self._hub.problem is not None:
+            raise UnavailableError(self._hub.problem)
         if not self._hub.mended.is_set() or not await self._hub.wait_for(beat.head.version, _CATCH_UP_SECONDS):
             return
         for watcher, stamp in stamps.items():

@@ -22,7 +22,7 @@ import structlog
 
 from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.clock import Clock
-from doorward.errors import DoorwardError, UnavailableError, WatchExpiredError
+from doorward.errors import DataCorruptedError, DoorwardError, UnavailableError, WatchExpiredError
 from doorward.records.record import NO_VERSION, Record, RecordVersion, record_message, version_message
 from doorward.telemetry.seldom import Seldom
 from doorward_databroker.recovery import Window, mend
@@ -102,6 +102,8 @@ class WatchHub:
         self._window = Window()
         self._position: Position | None = None
         self._handed_at = 0.0
+        self.problem: str | None = None
+        """Why the feed cannot be read, though the store answers."""
         self.damaged: dict[tuple[str, str], Damaged] = {}
         """Stored records that do not open, until they are written anew."""
         self.mended = asyncio.Event()
@@ -148,9 +150,12 @@ class WatchHub:
                 await self._start_over(str(error))
                 continue
             except DoorwardError as error:
+                if isinstance(error, DataCorruptedError):
+                    self.problem = f"the feed cannot be read: {error}"
                 self._seldom.warning("the feed cannot be read", reason=str(error))
                 await asyncio.sleep(_PAUSE_SECONDS)
                 continue
+            self.problem = None
             if entries:
                 await self._hand_out(entries)
 
