@@ -4,8 +4,10 @@ Everything is looked through, because no index follows groups: that costs second
 seldom. Nested groups count, for the directory has written them out.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 
+from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.errors import DataCorruptedError
 from doorward.identity import user as users
 from doorward.identity.directory import (
@@ -15,7 +17,6 @@ from doorward.identity.directory import (
     DirectoryUser,
 )
 from doorward.identity.user import User
-from doorward.records.record import Record
 from doorward_databroker.store.port import RecordStore
 
 _PAGE = 500
@@ -46,14 +47,20 @@ async def users_of_group(store: RecordStore, name: str) -> list[str]:
     return found
 
 
-async def _all(store: RecordStore, record_type: str) -> AsyncIterator[Record]:
-    after_id = ""
-    while True:
-        page = await store.page(record_type, after_id, _PAGE)
-        if page.damaged:
-            raise DataCorruptedError(f"a stored `{record_type}` does not open; nobody may be missed")
-        for record in page.records:
-            yield record
-        after_id = page.next_id
-        if not after_id:
-            return
+async def _all(store: RecordStore, record_type: str) -> AsyncIterator[pb.Record]:
+    """Every live record. The next page is read while one is looked through."""
+    reading = asyncio.create_task(store.snapshot(record_type, "", _PAGE))
+    try:
+        while True:
+            page = await reading
+            if page.damaged:
+                raise DataCorruptedError(f"a stored `{record_type}` does not open; nobody may be missed")
+            if page.next_id:
+                reading = asyncio.create_task(store.snapshot(record_type, page.next_id, _PAGE))
+            for record in page.records:
+                yield pb.Record.FromString(record)
+            if not page.next_id:
+                return
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)

@@ -16,6 +16,8 @@ from doorward_databroker.watch import WatchHub
 WAIT_SECONDS = 2.0
 _STEP_SECONDS = 0.05
 _BATCH = 200
+_LOOKUPS = 8
+"""At a time: what people wait for needs connections to the store too."""
 TOKENS = "SessionTokens"
 UPSTREAM_TOKEN = "SessionUpstreamToken"  # noqa: S105  # a record type
 
@@ -72,6 +74,20 @@ class Revoker:
     async def sessions_by(self, index: str, value: str) -> list[str]:
         """Ids of the live sessions that an index of theirs finds: those of a user, or of an identity provider."""
         return await self._ids(lambda after_id: self._store.query(SESSION, index, value, after_id, _BATCH))
+
+    async def sessions_of(self, user_ids: Sequence[str]) -> list[str]:
+        """Ids of the live sessions of these users, several of whom are looked up at a time."""
+        found: list[str] = []
+        waiting = iter(user_ids)
+
+        async def look() -> None:
+            for user_id in waiting:
+                found.extend(await self.sessions_by("user_id", user_id))
+
+        for outcome in await asyncio.gather(*(look() for _ in range(_LOOKUPS)), return_exceptions=True):
+            if outcome is not None:
+                raise outcome
+        return found
 
     async def every_session(self) -> list[str]:
         """Ids of all live sessions."""

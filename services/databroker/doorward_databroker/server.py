@@ -224,7 +224,7 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
             case "group":
                 user_ids = await users_of_group(self._store, request.group)
                 await self._revoker.stop_sign_ins(*map(sign_in_stop.of_user, user_ids))
-                session_ids = [name for user in user_ids for name in await self._revoker.sessions_by("user_id", user)]
+                session_ids = await self._revoker.sessions_of(user_ids)
             case "all_sessions" if request.all_sessions:
                 await self._revoker.stop_sign_ins(sign_in_stop.ALL)
                 session_ids = await self._revoker.every_session()
