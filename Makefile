@@ -7,6 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
 STAMPS := .make
+NODE := tests/support/oidc_provider tests/support/accessibility
 INPUTS := pyproject.toml tools/build_hook.py $(shell find protos -name '*.proto' 2>/dev/null)
 # The long ones first, so that two workers end together. A file is run by one worker, its servers and ports are its own.
 TESTS := tests/e2e tests/integration tests/conformance tests/contract tests/deploy tests/fuzz tests/property tests/architecture tests/unit
@@ -33,10 +34,10 @@ $(STAMPS)/install: $(INPUTS) | $(UV)
 	@$(BIN)/python -m compileall -q src services
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/test: $(STAMPS)/install
+$(STAMPS)/test: $(STAMPS)/install $(NODE:=/package-lock.json)
 	@echo "installing what the tests need"
 	@$(UV) pip install $(QUIET) --group test
-	@npm ci --silent --no-fund --no-audit --prefix tests/support/oidc_provider
+	@for folder in $(NODE); do npm ci --silent --no-fund --no-audit --prefix $$folder; done
 # The scripts of bench/ and tests/fuzz/ import tests.support, also when they are started by hand.
 	@pwd > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/doorward_tests.pth"
 	@touch $@
@@ -100,4 +101,4 @@ envoy-age: $(STAMPS)/install ## fail when Envoy has stayed behind a release for 
 	@$(BIN)/python tools/check_envoy_age.py
 
 clean: ## remove what the other targets made
-	@rm -rf .venv $(STAMPS) tests/support/oidc_provider/node_modules
+	@rm -rf .venv $(STAMPS) $(NODE:=/node_modules)
