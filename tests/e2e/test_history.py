@@ -1,31 +1,107 @@
-"""No request that begins after `applied` is let in, whatever is killed or stopped meanwhile; a short history in every run.
+"""No request that begins after `applied` is let in, whatever is killed, stopped or put back meanwhile; a short history in every run.
 
 By hand, also over a store that fails over and is cut: ``python bench/history.py --stage apart --seconds 600``.
 """
 
+import json
 import secrets
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
+import psutil
 import pytest
-from tests.support.deployment import short_folder
+from tests.e2e.conftest import PASSWORDS
+from tests.support.deployment import short_folder, wait_for
 from tests.support.echo import echo_server
 from tests.support.history import Driver, History
-from tests.support.site import signed_in, site
+from tests.support.site import Site, signed_in, site
 from tests.support.stages import OneMachine
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
 
 
-async def test_s43_no_request_that_begins_after_applied_is_let_in():
-    history = History(seed=secrets.randbits(32))
+@pytest.fixture(scope="module")
+def made() -> Iterator[Site]:
     with echo_server("live") as upstream, short_folder() as folder:
         routes = [
             {"name": "live", "from": "live", "to": f"http://127.0.0.1:{upstream.port}", "policy": signed_in()},
         ]
-        with site(folder, routes) as made:
-            driver = Driver(OneMachine(made), history)
-            await driver.run(4.0, faults=False)
-            await driver.run(12.0, faults=True)
+        with site(folder, routes) as running:
+            yield running
+
+
+async def test_s43_no_request_that_begins_after_applied_is_let_in(made: Site):
+    history = History(seed=secrets.randbits(32))
+    driver = Driver(OneMachine(made), history)
+    await driver.run(4.0, faults=False)
+    await driver.run(12.0, faults=True)
     assert history.violations == [], f"seed {history.seed}: {history.faults}"
     assert history.lost == [], f"seed {history.seed}: {history.faults}"
     assert history.allowed > 20
     assert history.applied
+
+
+@pytest.mark.parametrize(
+    "also_killed", [(), ("databroker",)], ids=["the databroker remembers", "authorize alone remembers"]
+)
+def test_s43_a_store_that_is_put_back_older_lets_nobody_in_who_was_refused(made: Site, also_killed: tuple[str, ...]):
+    """Files of before a revoke: in them the session lives, and whoever starts on them has never heard of its end."""
+    cookie = sign_in(made)
+    known = sessions(made)
+    session = max(known, key=known.__getitem__)
+    store, older = made.data / "store", made.folder / "older"
+    shutil.rmtree(older, ignore_errors=True)
+    shutil.copytree(store, older)
+    assert any(f"r:Session:{session}".encode() in file.read_bytes() for file in older.rglob("*") if file.is_file())
+    revoked = made.run.command("session", "revoke", session, "--json")
+    assert json.loads(revoked.stdout)["state"] == "applied", revoked.stderr
+    stop, answers = threading.Event(), list[int]()
+
+    def ask() -> None:
+        while not stop.is_set():
+            with made.client() as client:
+                answers.append(client.request("GET", made.url("live") + "/", cookie_header=cookie).status_code)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        put_back(made, lambda: (shutil.rmtree(store), shutil.copytree(older, store)), ("valkey", *also_killed))
+        wait_for(lambda: sign_in(made), 60, what="somebody to be let in again")
+        assert session not in sessions(made), "the older session is still there"
+        seen = len(answers)
+        wait_for(lambda: len(answers) > seen + 20, what="requests after all is well again")
+    finally:
+        stop.set()
+        asking.join()
+    assert set(answers) <= {401, 503}, "an older history let somebody in"
+    assert set(answers[-10:]) == {401}
+
+
+def put_back(made: Site, replace: Callable[[], object], killed: Sequence[str]) -> None:
+    """Kill members and ``replace`` the store's files, before anybody starts anything again."""
+    parent = psutil.Process(made.run.process.pid)
+    parent.suspend()
+    try:
+        for member in [made.run.member(name) for name in killed]:
+            member.kill()
+            wait_for(lambda member=member: member.status() == psutil.STATUS_ZOMBIE, what="its end")  # type: ignore[misc]
+        replace()
+    finally:
+        parent.resume()
+
+
+def sign_in(made: Site) -> str:
+    """A session's cookie; empty when it is not to be had now."""
+    with made.client() as client:
+        answer = client.sign_in(made.url("live") + "/", *PASSWORDS["alice"])
+        handle = client.cookie("live.localhost", "__Host-doorward")
+    return f"__Host-doorward={handle}" if answer.status_code == 200 else ""
+
+
+def sessions(made: Site) -> dict[str, float]:
+    """When each session began."""
+    listed = made.run.command("session", "list", "--json")
+    assert listed.returncode == 0, listed.stderr
+    found = [json.loads(line) for line in listed.stdout.splitlines()]
+    return {session["id"]: session["issued_at"] for session in found}
