@@ -6,6 +6,7 @@ seldom. Nested groups count, for the directory has written them out.
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.errors import DataCorruptedError
@@ -22,8 +23,17 @@ from doorward_databroker.store.port import RecordStore
 _PAGE = 500
 
 
-async def users_of_group(store: RecordStore, name: str) -> list[str]:
-    """Ids of the users who are in a group, named by its id, name or e-mail address.
+@dataclass(frozen=True, slots=True)
+class GroupUsers:
+    """Who is in a group."""
+
+    user_ids: list[str]
+    everybody: int
+    """How many users there are."""
+
+
+async def users_of_group(store: RecordStore, name: str) -> GroupUsers:
+    """The users who are in a group, named by its id, name or e-mail address.
 
     Raises:
         DataCorruptedError: a record does not open, so that somebody could be missed.
@@ -40,11 +50,13 @@ async def users_of_group(store: RecordStore, name: str) -> list[str]:
             if not numbers.get(entry.directory_id, set()).isdisjoint(entry.group_numbers):
                 entries.add(record.id)
     found: list[str] = []
+    everybody = 0
     async for record in _all(store, users.RECORD_TYPE):
+        everybody += 1
         user = User.from_bytes(record.data)
         if user.directory_user_id in entries or (user.groups is not None and name in user.groups):
             found.append(user.id)
-    return found
+    return GroupUsers(found, everybody)
 
 
 async def _all(store: RecordStore, record_type: str) -> AsyncIterator[pb.Record]:

@@ -18,6 +18,9 @@ _STEP_SECONDS = 0.05
 _BATCH = 200
 _LOOKUPS = 8
 """At a time: what people wait for needs connections to the store too."""
+_LOOKUP_COST = 30
+"""Looking one user up takes as long as passing over so many sessions."""
+_PAGE = 500
 TOKENS = "SessionTokens"
 UPSTREAM_TOKEN = "SessionUpstreamToken"  # noqa: S105  # a record type
 
@@ -75,8 +78,18 @@ class Revoker:
         """Ids of the live sessions that an index of theirs finds: those of a user, or of an identity provider."""
         return await self._ids(lambda after_id: self._store.query(SESSION, index, value, after_id, _BATCH))
 
-    async def sessions_of(self, user_ids: Sequence[str]) -> list[str]:
-        """Ids of the live sessions of these users, several of whom are looked up at a time."""
+    async def sessions_of(self, user_ids: Sequence[str], *, everybody: int) -> list[str]:
+        """Ids of the live sessions of these users, of whom there are ``everybody`` in all.
+
+        A few are looked up, some at a time. For many it is quicker to pass over all sessions; those that do not open are then
+        among them, for nobody knows whose they are.
+        """
+        if len(user_ids) * _LOOKUP_COST > everybody:
+            wanted = frozenset(user_ids)
+            return await self._ids(
+                lambda after_id: self._store.page(SESSION, after_id, _PAGE),
+                lambda record: not wanted.isdisjoint(record.indexes.get("user_id", ())),
+            )
         found: list[str] = []
         waiting = iter(user_ids)
 
@@ -93,13 +106,15 @@ class Revoker:
         """Ids of all live sessions."""
         return await self._ids(lambda after_id: self._store.page(SESSION, after_id, _BATCH))
 
-    async def _ids(self, read: Callable[[str], Awaitable[Page]]) -> list[str]:
+    async def _ids(
+        self, read: Callable[[str], Awaitable[Page]], is_wanted: Callable[[Record], bool] = lambda _: True
+    ) -> list[str]:
         """Ids on all pages; that of a session that does not open is among them, for it must end too."""
         found: list[str] = []
         after_id = ""
         while True:
             page = await read(after_id)
-            found += [record.id for record in page.records]
+            found += [record.id for record in page.records if is_wanted(record)]
             found += [damaged.id for damaged in page.damaged]
             after_id = page.next_id
             if not after_id:

@@ -28,6 +28,8 @@ from doorward.rpc.client import call
 T = TypeVar("T")
 
 DEADLINE_SECONDS = 3.0
+REVOKE_SECONDS, REVOKE_MANY_SECONDS = 30.0, 300.0
+"""Everything is looked through to end the sessions of a group: a minute for a million people."""
 TRIES_WHILE_AWAY = 12
 """How often it is looked for before it is given up: a databroker that is restarted, or another one, is found within a second."""
 _TRIES_WITHOUT_ANSWER = 3
@@ -171,7 +173,8 @@ class RecordClient:
             request = pb.RevokeRequest(group=group)
         else:
             request = pb.RevokeRequest(all_sessions=all_sessions)
-        answer = await call(self.stub.Revoke(request, timeout=30.0))
+        few = session_id is not None or user_id is not None
+        answer = await call(self.stub.Revoke(request, timeout=REVOKE_SECONDS if few else REVOKE_MANY_SECONDS))
         applied = answer.state == pb.RevokeResponse.STATE_APPLIED
         return Revoked(
             applied=applied,

@@ -47,7 +47,8 @@ async def filled() -> StoreRecords:
     ],
 )
 async def test_members_are_found_by_id_name_and_address(name: str, found: set[str]):
-    assert set(await users_of_group((await filled()).store, name)) == found
+    members = await users_of_group((await filled()).store, name)
+    assert (set(members.user_ids), members.everybody) == (found, 4)
 
 
 async def test_a_record_that_cannot_be_read_is_said_and_nobody_is_missed_in_silence():

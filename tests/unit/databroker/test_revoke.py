@@ -14,17 +14,23 @@ from doorward_databroker.store.port import Page
 
 
 class _Failing(MemoryStore):
-    """Fails at one user."""
+    """Fails when told."""
 
-    fails_at = ""
+    fails = False
 
     async def query(self, record_type: str, index: str, value: str, after_id: str, limit: int) -> Page:
-        if value == self.fails_at:
+        if self.fails and value == "u17":
             raise UnavailableError("away")
         return await super().query(record_type, index, value, after_id, limit)
 
+    async def page(self, record_type: str, after_id: str, limit: int) -> Page:
+        if self.fails:
+            raise UnavailableError("away")
+        return await super().page(record_type, after_id, limit)
 
-async def test_sessions_of_many_are_all_found_and_a_failure_is_told():
+
+@pytest.mark.parametrize("everybody", [30, 1_000_000], ids=["all are passed over", "each is looked up"])
+async def test_sessions_of_many_are_all_found_and_a_failure_is_told(everybody: int):
     """Ending some and saying that all have ended would leave somebody in."""
     clock = FakeClock()
     store = _Failing(clock, SealedCodec(keyring(Purpose.RECORDS)))
@@ -36,8 +42,10 @@ async def test_sessions_of_many_are_all_found_and_a_failure_is_told():
             )
             await store.put([Write(record=session)], name)
     async with broker(store, clock) as one:
-        assert len(set(await one.revoker.sessions_of(users))) == 30
-        assert await one.revoker.sessions_of([]) == []
-        store.fails_at = users[17]
+        assert len(set(await one.revoker.sessions_of(users, everybody=everybody))) == 30
+        some = await one.revoker.sessions_of(users[:3], everybody=everybody)
+        assert sorted(some) == ["u01-a", "u02-a", "u02-b"]
+        assert await one.revoker.sessions_of([], everybody=everybody) == []
+        store.fails = True
         with pytest.raises(UnavailableError):
-            await one.revoker.sessions_of(users)
+            await one.revoker.sessions_of(users, everybody=everybody)
