@@ -68,6 +68,13 @@ def main() -> None:
     arguments.add_argument("--rate", type=int, default=500, help="requests per second of the fixed-rate part")
     arguments.add_argument("--rounds", type=int, default=2, help="how often the cases take turns")
     arguments.add_argument(
+        "--workers",
+        type=int,
+        choices=(1, 2),
+        default=1,
+        help="2: one more case, with a second authorizer beside the first",
+    )
+    arguments.add_argument(
         "--front", choices=sorted(FRONTS), default="h1", help="HTTP version and TLS in front of Envoy"
     )
     options = arguments.parse_args()
@@ -101,6 +108,9 @@ def measure(stack: ExitStack, folder: Path, running: Running, options: argparse.
         Case("doorward", free_port(), [running.member("authorize")]),
         Case("grpcio", free_port(), [psutil.Process(grpcio.pid)]),
     ]
+    if options.workers == 2:
+        second = stack.enter_context(second_worker(running, check_socket.parent, folder / "second.log"))
+        cases.append(Case("two", free_port(), [running.member("authorize"), psutil.Process(second.pid)]))
     envoy = stack.enter_context(
         envoy_process(folder, cases, (upstream_port, ceiling_port, empty_port), check_socket, context, front)
     )
@@ -125,7 +135,9 @@ def measure(stack: ExitStack, folder: Path, running: Running, options: argparse.
         pairs = zip(figures["doorward"], figures[name], strict=True)
         return round(statistics.median(ours["rps"] / other["rps"] for ours, other in pairs), 3)
 
+    two = {"ratio_two_workers": round(best["two"]["rps"] / best["doorward"]["rps"], 3)} if "two" in best else {}
     return {
+        **two,
         "bare_rps": round(best["bare"]["rps"]),
         "ceiling_rps": round(best["ceiling"]["rps"]),
         "doorward_rps": round(best["doorward"]["rps"]),
@@ -171,18 +183,29 @@ class Front:
         return {"transport_socket": {"name": "tls", "typed_config": context}}
 
 
+def grpcio_checks(running: Running, run_dir: Path, log: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """Another authorizer of the same deployment, on grpcio."""
+    script = str(Path(__file__).with_name("grpcio_checks.py"))
+    command = [sys.executable, script, str(running.data / "demo.yaml"), str(running.data), str(run_dir)]
+    return another_authorizer(command, run_dir / "check.grpcio.9.sock", log)
+
+
+def second_worker(running: Running, run_dir: Path, log: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """A second authorizer as ``doorward run`` starts it with `authorize.workers: 2`."""
+    command = [sys.executable, "-m", "doorward.cli.app", "serve", "authorize", "--worker", "1"]
+    command += ["--config", str(running.data / "demo.yaml"), "--data", str(running.data), "--run-dir", str(run_dir)]
+    return another_authorizer(command, run_dir / "check.1.sock", log)
+
+
 @contextmanager
-def grpcio_checks(running: Running, run_dir: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A second authorizer of the same deployment, on grpcio."""
-    script = Path(__file__).with_name("grpcio_checks.py")
-    command = [sys.executable, str(script), str(running.data / "demo.yaml"), str(running.data), str(run_dir)]
+def another_authorizer(command: list[str], socket: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that answers checks on ``socket``."""
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
-        socket = run_dir / "check.grpcio.9.sock"
-        wait_for(lambda: socket.exists() or process.poll() is not None, 30, what="the authorizer on grpcio")
+        wait_for(lambda: socket.exists() or process.poll() is not None, 30, what=f"an authorizer at {socket.name}")
         if not socket.exists():
-            raise SystemExit(f"the authorizer on grpcio ended:\n{log.read_text()}")
+            raise SystemExit(f"an authorizer ended:\n{log.read_text()}")
         yield process
     finally:
         process.terminate()
@@ -260,16 +283,21 @@ def envoy_process(
     front: Front,
 ) -> Iterator[psutil.Process]:
     """One Envoy with one thread and a listener for each case."""
+
+    def pipe(name: str) -> dict[str, Json]:
+        return {"pipe": {"path": str(check_socket.with_name(name))}}
+
     config = {
         "static_resources": {
             "listeners": [listener(case, context, front) for case in cases],
             "clusters": [
                 *(
-                    cluster(name, {"socket_address": {"address": "127.0.0.1", "port_value": port}})
+                    cluster(name, [{"socket_address": {"address": "127.0.0.1", "port_value": port}}])
                     for name, port in zip(("upstream", "ceiling", "empty"), ports, strict=True)
                 ),
-                cluster("doorward", {"pipe": {"path": str(check_socket)}}),
-                cluster("grpcio", {"pipe": {"path": str(check_socket.with_name("check.grpcio.9.sock"))}}),
+                cluster("doorward", [pipe("check.0.sock")]),
+                cluster("two", [pipe("check.0.sock"), pipe("check.1.sock")]),
+                cluster("grpcio", [pipe("check.grpcio.9.sock")]),
             ],
         }
     }
@@ -288,8 +316,8 @@ def envoy_process(
         process.wait()
 
 
-def cluster(name: str, address: dict[str, Json]) -> dict[str, Json]:
-    """A cluster of one endpoint that speaks HTTP/2 in clear text."""
+def cluster(name: str, addresses: list[dict[str, Json]]) -> dict[str, Json]:
+    """A cluster whose endpoints speak HTTP/2 in clear text."""
     thresholds = {"max_requests": 100000, "max_pending_requests": 100000, "max_retries": 1000}
     return {
         "name": name,
@@ -299,7 +327,7 @@ def cluster(name: str, address: dict[str, Json]) -> dict[str, Json]:
         "typed_extension_protocol_options": HTTP2,
         "load_assignment": {
             "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}} for address in addresses]}],
         },
     }
 
