@@ -30,8 +30,8 @@ T = TypeVar("T")
 DEADLINE_SECONDS = 3.0
 REVOKE_SECONDS, REVOKE_MANY_SECONDS = 30.0, 300.0
 """Everything is looked through to end the sessions of a group: a minute for a million people."""
-TRIES_WHILE_AWAY = 12
-"""How often it is looked for before it is given up: a databroker that is restarted, or another one, is found within a second."""
+AWAY_SECONDS = 1.2
+"""How long it is looked for before it is given up: a databroker that is restarted, or another one, is found within a second."""
 _TRIES_WITHOUT_ANSWER = 3
 """Each of which may take the whole deadline."""
 _PAUSE_SECONDS = 0.1
@@ -195,18 +195,22 @@ class RecordClient:
 
 async def _asked(ask: Callable[[], Awaitable[T]], unanswered: int = 1) -> T:
     """What ``ask`` says, asked again while nobody is there, and up to ``unanswered`` times in all while there is no answer."""
-    for left in reversed(range(TRIES_WHILE_AWAY)):
+    loop = asyncio.get_running_loop()
+    given_up_at = loop.time() + AWAY_SECONDS
+    unknown: OutcomeUnknownError | None = None
+    while True:
         try:
             return await call(ask())
-        except UnavailableError:
-            if not left:
-                raise
-        except OutcomeUnknownError:
+        except UnavailableError as error:
+            if loop.time() >= given_up_at:
+                # That nothing was done is about this try; an earlier one may have been carried out.
+                raise unknown or error from None
+        except OutcomeUnknownError as error:
             unanswered -= 1
-            if not left or not unanswered:
+            if not unanswered:
                 raise
+            unknown = error
         await asyncio.sleep(_PAUSE_SECONDS)
-    raise AssertionError("the last try returns or raises")
 
 
 async def _written(write: Callable[[], Awaitable[T]]) -> T:

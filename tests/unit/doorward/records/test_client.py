@@ -11,7 +11,7 @@ from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.api.databroker.v1 import databroker_pb2_grpc
 from doorward.errors import ConflictError, NotFoundError, OutcomeUnknownError, UnavailableError
 from doorward.records import client as clients
-from doorward.records.client import TRIES_WHILE_AWAY, RecordClient
+from doorward.records.client import RecordClient
 from doorward.records.record import Record, RecordVersion, Write, record_message, version_message
 
 HELD = Record(type="T", id="a", version=RecordVersion(1, 3), data=b"x")
@@ -103,20 +103,33 @@ async def client(broker: Broker) -> AsyncIterator[RecordClient]:
 async def test_one_that_is_away_for_a_moment_is_asked_again(
     broker: Broker, client: RecordClient, call: Callable[[RecordClient], Awaitable[object]]
 ):
-    broker.failures = [CODES.UNAVAILABLE] * (TRIES_WHILE_AWAY - 1)
+    broker.failures = [CODES.UNAVAILABLE] * 9
     assert await call(client)
-    assert broker.asked == TRIES_WHILE_AWAY
+    assert broker.asked == 10
     assert len(set(broker.request_ids)) <= 1, "one write, however often it is asked for"
 
 
 @pytest.mark.parametrize("call", [*READS, *WRITES])
 async def test_one_that_stays_away_is_given_up(
-    broker: Broker, client: RecordClient, call: Callable[[RecordClient], Awaitable[object]]
+    broker: Broker,
+    client: RecordClient,
+    call: Callable[[RecordClient], Awaitable[object]],
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    broker.failures = [CODES.UNAVAILABLE] * 100
+    monkeypatch.setattr(clients, "AWAY_SECONDS", 0.0)
+    broker.failures = [CODES.UNAVAILABLE]
     with pytest.raises(UnavailableError):
         await call(client)
-    assert broker.asked == TRIES_WHILE_AWAY
+    assert broker.asked == 1
+
+
+async def test_of_a_write_that_may_have_been_done_nobody_says_that_it_was_not(
+    broker: Broker, client: RecordClient, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(clients, "AWAY_SECONDS", 0.0)
+    broker.failures = [CODES.DEADLINE_EXCEEDED, CODES.UNAVAILABLE]
+    with pytest.raises(OutcomeUnknownError):
+        await client.put([Write(record=HELD)])
 
 
 @pytest.mark.parametrize("call", READS)
