@@ -165,7 +165,10 @@ async def measure(options: argparse.Namespace) -> dict[str, float]:
         databroker_process(folder, server) as (endpoints, keys, process),
     ):
         found = await fill(server, keys, options)
+        cpu = process.cpu_times()
         found |= await revoke(endpoints)
+        now = process.cpu_times()
+        found["revoke_group_cpu_seconds"] = round(now.user + now.system - cpu.user - cpu.system, 2)
         found["disk_mb"] = round(
             sum(file.stat().st_size for file in server.folder.rglob("*") if file.is_file()) / 1e6, 1
         )
