@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 
 import pytest
@@ -348,13 +348,25 @@ async def test_history_is_not_trimmed_below_a_running_snapshot(bench: Bench):
     assert await bench.store.trim(1, 1000) == 1
 
 
-async def test_a_snapshot_page_holds_the_live_records_serialized(bench: Bench):
+async def test_a_snapshot_holds_the_live_records_serialized(bench: Bench):
     await put(bench, session("a", b"1"), session("b"), session("c", expires_at=bench.clock.now() + 5))
     await put(bench, Record(type="Session", id="b", deleted=True))
     bench.clock.advance(6)
-    page = await bench.store.snapshot("Session", "", 10)
+    (page,) = [page async for page in bench.store.snapshot("Session", 10)]
     assert [record_of(databroker_pb2.Record.FromString(raw)).id for raw in page.records] == ["a"]
     assert record_of(databroker_pb2.Record.FromString(page.records[0])).data == b"1"
+
+
+async def test_a_snapshot_of_many_records_comes_in_pages_and_can_be_left(bench: Bench):
+    names = [f"s{number:03}" for number in range(230)]
+    await put(bench, *map(session, names))
+    pages = [page async for page in bench.store.snapshot("Session", 100)]
+    found = [record_of(databroker_pb2.Record.FromString(raw)).id for page in pages for raw in page.records]
+    assert found == names
+    assert all(len(page.records) <= 100 for page in pages)
+    async with aclosing(bench.store.snapshot("Session", 10)) as left:
+        assert len((await anext(left)).records) == 10
+    assert [page.records async for page in bench.store.snapshot("Grant", 10) if page.records] == []
 
 
 async def test_heartbeats_are_heard_by_the_others(bench: Bench):

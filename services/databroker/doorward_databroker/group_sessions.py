@@ -4,8 +4,8 @@ Everything is looked through, because no index follows groups: that costs second
 seldom. Nested groups count, for the directory has written them out.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from doorward.api.databroker.v1 import databroker_pb2 as pb
@@ -60,19 +60,10 @@ async def users_of_group(store: RecordStore, name: str) -> GroupUsers:
 
 
 async def _all(store: RecordStore, record_type: str) -> AsyncIterator[pb.Record]:
-    """Every live record. The next page is read while one is looked through."""
-    reading = asyncio.create_task(store.snapshot(record_type, "", _PAGE))
-    try:
-        while True:
-            page = await reading
+    """Every live record."""
+    async with aclosing(store.snapshot(record_type, _PAGE)) as pages:
+        async for page in pages:
             if page.damaged:
                 raise DataCorruptedError(f"a stored `{record_type}` does not open; nobody may be missed")
-            if page.next_id:
-                reading = asyncio.create_task(store.snapshot(record_type, page.next_id, _PAGE))
             for record in page.records:
                 yield pb.Record.FromString(record)
-            if not page.next_id:
-                return
-    finally:
-        reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)

@@ -16,6 +16,7 @@ Concurrency: belongs to one event loop. Within a watcher's queue order is the fe
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import structlog
@@ -325,21 +326,11 @@ class WatchHub:
 
     async def _snapshot(self, types: frozenset[str]) -> AsyncIterator[bytes]:
         for record_type in sorted(types):
-            # The store reads the next page while this one is on its way.
-            reading = asyncio.create_task(self._store.snapshot(record_type, "", BATCH_RECORDS))
-            try:
-                while True:
-                    page = await reading
-                    if page.next_id:
-                        reading = asyncio.create_task(self._store.snapshot(record_type, page.next_id, BATCH_RECORDS))
+            async with aclosing(self._store.snapshot(record_type, BATCH_RECORDS)) as pages:
+                async for page in pages:
                     self._report(page.damaged)
                     if page.records:
                         yield _joined(page.records)
-                    if not page.next_id:
-                        break
-            finally:
-                reading.cancel()
-                await asyncio.gather(reading, return_exceptions=True)
 
     async def _replay(self, types: frozenset[str], start: Position, until: RecordVersion) -> AsyncIterator[Encoded]:
         """The changes after ``start``, up to where the live feed takes over; checks that ``start`` is in the history."""

@@ -1,7 +1,7 @@
 """The reference implementation: the port's meaning in plain Python, for tests and comparison; not for deployment."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
 from doorward.clock import Clock
@@ -65,11 +65,15 @@ class MemoryStore:
                 live.append(record)
         return Page(tuple(live), ids[limit - 1] if len(ids) > limit else "", tuple(damaged))
 
-    async def snapshot(self, record_type: str, after_id: str, limit: int) -> SnapshotPage:
+    async def snapshot(self, record_type: str, limit: int) -> AsyncGenerator[SnapshotPage, None]:
         """See ``RecordStore.snapshot``."""
-        page = await self.page(record_type, after_id, limit)
-        records = tuple(record_message(record).SerializeToString() for record in page.records)
-        return SnapshotPage(records, page.next_id, page.damaged)
+        page = await self.page(record_type, "", limit)
+        while True:
+            records = tuple(record_message(record).SerializeToString() for record in page.records)
+            yield SnapshotPage(records, page.damaged)
+            if not page.next_id:
+                return
+            page = await self.page(record_type, page.next_id, limit)
 
     async def query(self, record_type: str, index: str, value: str, after_id: str, limit: int) -> Page:
         """See ``RecordStore.query``."""

@@ -5,7 +5,7 @@ Implementations: ``memory`` (the reference) and ``redis``; both must pass ``test
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -80,7 +80,6 @@ class SnapshotPage:
     """Some records in id order, each a serialized ``databroker.v1.Record``."""
 
     records: tuple[bytes, ...]
-    next_id: str
     damaged: tuple[Damaged, ...] = ()
 
 
@@ -108,8 +107,11 @@ class RecordStore(Protocol):
         """Up to ``limit`` live records with ids after ``after_id``; a page may be short."""
         ...
 
-    async def snapshot(self, record_type: str, after_id: str, limit: int) -> SnapshotPage:
-        """As ``page``, serialized: for those who only pass records on."""
+    def snapshot(self, record_type: str, limit: int) -> AsyncGenerator[SnapshotPage, None]:
+        """Every live record, serialized, for those who only pass records on: pages of up to ``limit`` records, some without any.
+
+        What comes next is read ahead; whoever stops early closes it.
+        """
         ...
 
     async def query(self, record_type: str, index: str, value: str, after_id: str, limit: int) -> Page:

@@ -6,7 +6,7 @@ truncated file, a restore) is noticed even where the numbers fit: then the epoch
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any
 
 import structlog
@@ -30,6 +30,8 @@ from doorward_databroker.store.writer import Writer
 
 _FIELDS = ("v", "d", "b")
 _HEARTBEAT = "Heartbeat"
+_SLICE = 50
+"""Records that are opened in one go; half a millisecond's worth."""
 _SILENT_MS = 60_000
 """A databroker that has said nothing for this long is forgotten; its leases ended long before."""
 
@@ -84,14 +86,53 @@ class RedisStore:
         type_of(record_type)
         return await self._page([self._keys.listing(record_type)], record_type, after_id, limit)
 
-    async def snapshot(self, record_type: str, after_id: str, limit: int) -> SnapshotPage:
+    async def snapshot(self, record_type: str, limit: int) -> AsyncGenerator[SnapshotPage, None]:
         """See ``RecordStore.snapshot``. What was sealed is a serialized record already, so it is passed on as it is."""
         type_of(record_type)
-        ids, rows, next_id = await self._rows([self._keys.listing(record_type)], record_type, after_id, limit)
+        await self._in_our_form()
+        ids = await self._ids_after(record_type, "", limit)
+        reading = asyncio.create_task(self._read_ahead(record_type, ids, limit))
+        try:
+            while ids:
+                rows, following = await reading
+                # The server reads these while we open the ones that we have.
+                reading = asyncio.create_task(self._read_ahead(record_type, following, limit))
+                yield await self._opened(record_type, ids, rows)
+                ids = following
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _read_ahead(
+        self, record_type: str, ids: Sequence[str], limit: int
+    ) -> tuple[list[tuple[bytes | None, ...]], list[str]]:
+        """What is stored of ``ids``, and the ids that come after them."""
+        if not ids:
+            return [], []
+        rows, following = await asyncio.gather(
+            self._rows_of(record_type, ids), self._ids_after(record_type, ids[-1], limit)
+        )
+        return rows, following
+
+    async def _ids_after(self, record_type: str, after_id: str, limit: int) -> list[str]:
+        (found,) = await self._link.run(_range(self._keys.listing(record_type), after_id, limit))
+        return _merged([found])
+
+    async def _rows_of(self, record_type: str, ids: Sequence[str]) -> list[tuple[bytes | None, ...]]:
+        keys = [self._keys.record(record_type, record_id) for record_id in ids]
+        found = await self._link.read(Call(self._rows_script, keys))
+        return list(zip(found[::3], found[1::3], found[2::3], strict=True))
+
+    async def _opened(
+        self, record_type: str, ids: Sequence[str], rows: Sequence[Sequence[bytes | None]]
+    ) -> SnapshotPage:
+        """The live ones among ``rows``, a few at a time, so that others have their turn in between."""
         now = self._clock.now()
         records: list[bytes] = []
         damaged: list[Damaged] = []
-        for record_id, row in zip(ids, rows, strict=True):
+        for position, (record_id, row) in enumerate(zip(ids, rows, strict=True)):
+            if position % _SLICE == 0:
+                await asyncio.sleep(0)
             try:
                 message = self._message(record_type, record_id, row)
             except DataCorruptedError as error:
@@ -102,7 +143,7 @@ class RedisStore:
             if message.HasField("expires_at") and message.expires_at.seconds + message.expires_at.nanos * 1e-9 <= now:
                 continue
             records.append(message.SerializeToString())
-        return SnapshotPage(tuple(records), next_id, tuple(damaged))
+        return SnapshotPage(tuple(records), tuple(damaged))
 
     async def query(self, record_type: str, index: str, value: str, after_id: str, limit: int) -> Page:
         """See ``RecordStore.query``."""
@@ -335,16 +376,12 @@ class RedisStore:
     ) -> tuple[list[str], Sequence[Sequence[bytes | None]], str]:
         """Ids, stored fields, and where the next page begins."""
         await self._in_our_form()
-        start = f"({after_id}" if after_id else "-"
-        found = await self._link.run(*(("ZRANGE", key, start, "+", "BYLEX", "LIMIT", 0, limit + 1) for key in sets))
+        found = await self._link.run(*(_range(key, after_id, limit + 1) for key in sets))
         ids = _merged(found)
         shown = ids[:limit]
         if not shown:
             return [], [], ""
-        keys = [self._keys.record(record_type, record_id) for record_id in shown]
-        found = await self._link.read(Call(self._rows_script, keys))
-        rows = list(zip(found[::3], found[1::3], found[2::3], strict=True))
-        return shown, rows, shown[-1] if len(ids) > limit else ""
+        return shown, await self._rows_of(record_type, shown), shown[-1] if len(ids) > limit else ""
 
     def _decode(self, record_type: str, record_id: str, row: Sequence[bytes | None]) -> Record | None:
         message = self._message(record_type, record_id, row)
@@ -364,6 +401,11 @@ class RedisStore:
 
 def _damaged(record_type: str, record_id: str, row: Sequence[bytes | None], error: DataCorruptedError) -> Damaged:
     return Damaged(record_type, record_id, version_from(row[0]) if row[0] else NO_VERSION, str(error))
+
+
+def _range(key: str, after_id: str, limit: int) -> tuple[Any, ...]:
+    """The command for up to ``limit`` ids of a sorted set, in order."""
+    return ("ZRANGE", key, f"({after_id}" if after_id else "-", "+", "BYLEX", "LIMIT", 0, limit)
 
 
 def _merged(found: Iterable[Sequence[bytes]]) -> list[str]:
