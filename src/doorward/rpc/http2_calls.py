@@ -1,7 +1,6 @@
 """The calls of one HTTP/2 connection of a gRPC server: messages in, answers out, flow control towards the peer.
 
-A unary call is not begun before its message is complete; its answer leaves alone or with a few
-others. A stream runs as a task.
+A unary call is not begun before its message is complete; its answer leaves alone or with a few others. A stream runs as a task.
 Every way in which a stream can end ends it with a status that is not OK.
 """
 

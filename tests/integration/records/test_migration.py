@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -147,6 +147,21 @@ async def test_a_databroker_beneath_which_a_newer_one_migrates_serves_nothing_mo
                 await call
         shared.ask(f"HSET {{dw}}:meta schema {SCHEMA}")
         assert (await store.get("User", "u")).id == "u"
+
+
+async def test_a_snapshot_beneath_which_a_newer_one_migrates_ends(shared: RedisServer):
+    shared.ask("FLUSHALL")
+    async with store_on(shared) as store:
+        await store.put([Write(record=Record(type="User", id=f"u{n}")) for n in range(5)], "r1")
+        async with aclosing(store.snapshot("User", 1)) as pages:
+            assert len((await anext(pages)).records) == 1
+            shared.ask(f"HSET {{dw}}:meta schema {SCHEMA + 1}")
+            with pytest.raises(UnavailableError):
+                await store.beat("me", b"alive")
+            with pytest.raises(UnavailableError, match="start the newer version again"):
+                # What had been read ahead by then is still handed out.
+                for _ in range(3):
+                    await anext(pages)
 
 
 async def test_an_older_store_that_is_put_back_beneath_us_is_migrated(old: RedisServer):

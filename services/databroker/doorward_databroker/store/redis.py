@@ -89,7 +89,6 @@ class RedisStore:
     async def snapshot(self, record_type: str, limit: int) -> AsyncGenerator[SnapshotPage, None]:
         """See ``RecordStore.snapshot``. What was sealed is a serialized record already, so it is passed on as it is."""
         type_of(record_type)
-        await self._in_our_form()
         ids = await self._ids_after(record_type, "", limit)
         reading = asyncio.create_task(self._read_ahead(record_type, ids, limit))
         try:
@@ -115,6 +114,7 @@ class RedisStore:
         return rows, following
 
     async def _ids_after(self, record_type: str, after_id: str, limit: int) -> list[str]:
+        await self._in_our_form()  # for each page: a newer version may begin to migrate while we read
         (found,) = await self._link.run(_range(self._keys.listing(record_type), after_id, limit))
         return _merged([found])
 
