@@ -104,6 +104,23 @@ async def _all(part: Part) -> AsyncIterator[str]:
             return
 
 
+async def test_a_store_of_many_pages_is_copied_and_sealed_anew(server: RedisServer):
+    """The server is asked for hundreds of keys at a time."""
+    async with part(server.url, "old") as before:
+        for start in range(0, 1500, 500):
+            await before.put(*(session(f"s{n}") for n in range(start, start + 500)))
+        copied = set()
+        cursor = ""
+        while True:
+            found, cursor = await before.maintenance.page(cursor)
+            copied |= {stored.id for stored in found}
+            if not cursor:
+                break
+        assert len(copied) == 1500
+    async with part(server.url, "new", "old") as during:
+        assert await Resealer(during.store, during.maintenance, during.keyring, "me").reseal_all() == (1500, 0)
+
+
 async def test_a_rotation_while_databrokers_run_hides_nobody_from_a_revoke(server: RedisServer):
     """Index entries are hashed under the newest key: whoever took it over later must find them, and be found."""
     async with part(server.url, "old") as early, part(server.url, "old") as late:
