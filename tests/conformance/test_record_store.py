@@ -1,7 +1,6 @@
 """What every record store must do: the reference, Valkey and Debian's Redis, all through the sealing codec."""
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
@@ -9,25 +8,22 @@ from dataclasses import dataclass
 import pytest
 from tests.support.fake_clock import FakeClock
 from tests.support.key_material import keyring
-from tests.support.redis_server import RedisServer, Topology, redis_server, topology
+from tests.support.redis_server import RedisServer, Topology, topology
 
 from doorward.api.databroker.v1 import databroker_pb2
 from doorward.errors import (
     ConflictError,
-    DataCorruptedError,
     InvalidArgumentError,
     NotFoundError,
-    UnavailableError,
     WatchExpiredError,
 )
+from doorward.identity.directory import DirectoryUser
 from doorward.keys.store import Purpose
 from doorward.records.record import NO_VERSION, Fence, Record, RecordVersion, Write, record_of
 from doorward_databroker.store.codec import SealedCodec
-from doorward_databroker.store.connection import Link
 from doorward_databroker.store.memory import MemoryStore
 from doorward_databroker.store.port import Expired, FeedEntry, Position, RecordStore
 from doorward_databroker.store.redis import RedisStore
-from doorward_databroker.store.servers import Servers
 
 
 @dataclass
@@ -287,10 +283,10 @@ async def test_fencing_numbers_grow_over_epochs(bench: Bench):
 
 async def test_a_record_is_found_under_each_of_its_values(bench: Bench):
     def member(*groups: str) -> Record:
-        return Record(type="DirectoryUser", id="d/1", indexes={"group_id": groups, "directory_id": ("d",)})
+        return Record(type="DirectoryUser", id="d/1", indexes={"join_value": groups, "directory_id": ("d",)})
 
     async def members(group: str) -> list[str]:
-        return [r.id for r in (await bench.store.query("DirectoryUser", "group_id", group, "", 10)).records]
+        return [r.id for r in (await bench.store.query("DirectoryUser", "join_value", group, "", 10)).records]
 
     await put(bench, member("g1", "g2"))
     assert [await members(group) for group in ("g1", "g2", "g3")] == [["d/1"], ["d/1"], []]
@@ -298,6 +294,27 @@ async def test_a_record_is_found_under_each_of_its_values(bench: Bench):
     assert [await members(group) for group in ("g1", "g2", "g3")] == [[], ["d/1"], ["d/1"]]
     await put(bench, Record(type="DirectoryUser", id="d/1", deleted=True))
     assert [await members(group) for group in ("g1", "g2", "g3")] == [[], [], []]
+
+
+async def test_a_record_is_found_under_what_its_payload_says(bench: Bench):
+    def member(name: str, *groups: int) -> Record:
+        entry = DirectoryUser(directory_id="d", entry_id=name, join_value=name, group_numbers=groups)
+        return Record(type="DirectoryUser", id=f"d/{name}", data=entry.to_bytes())
+
+    async def members(*groups: str) -> list[str]:
+        async with aclosing(bench.store.found("DirectoryUser", "group", groups, 2)) as pages:
+            return sorted({record.id async for page in pages for record in page.records})
+
+    await put(bench, *(member(name, 1) for name in "abcde"), member("f", 1, 2))
+    assert await members("d/1") == [f"d/{name}" for name in "abcdef"]
+    assert await members("d/2", "d/3") == ["d/f"]
+    await put(bench, member("f", 3), Record(type="DirectoryUser", id="d/a", deleted=True))
+    assert await members("d/1", "d/3") == [f"d/{name}" for name in "bcdef"]
+    assert await members("d/2") == await members("") == await members() == []
+    page = await bench.store.query("DirectoryUser", "group", "d/1", "d/b", 2)
+    assert ([record.id for record in page.records], page.damaged) == (["d/c", "d/d"], ())
+    with pytest.raises(InvalidArgumentError):
+        await bench.store.query("DirectoryUser", "groups", "d/1", "", 2)
 
 
 async def test_many_puts_at_once_all_happen_in_one_order(bench: Bench):
@@ -425,68 +442,3 @@ async def test_what_has_expired_is_told_with_the_version_that_did(bench: Bench):
 async def test_what_may_not_be_stored_is_refused(bench: Bench, record: Record):
     with pytest.raises(InvalidArgumentError):
         await put(bench, record)
-
-
-@pytest.fixture(params=["valkey", "redis"])
-async def real(request: pytest.FixtureRequest) -> AsyncIterator[tuple[RedisStore, RedisServer, FakeClock]]:
-    clock = FakeClock()
-    with redis_server(request.param) as server:
-        store = RedisStore(Link(Servers.parse(server.url)), SealedCodec(keyring(Purpose.RECORDS)), clock)
-        try:
-            yield store, server, clock
-        finally:
-            await store.close()
-
-
-async def test_an_acknowledged_put_survives_kill_9(real: tuple[RedisStore, RedisServer, FakeClock]):
-    store, server, _ = real
-    (version,) = await store.put([Write(record=session("a"))], "r")
-    server.stop(signal.SIGKILL)
-    with pytest.raises(UnavailableError):
-        await store.get("Session", "a")
-    server.start()
-    assert (await store.get("Session", "a")).version == version
-
-
-async def test_nothing_readable_lies_in_the_store(real: tuple[RedisStore, RedisServer, FakeClock]):
-    store, server, _ = real
-    await store.put([Write(record=session("a", b"canary@example.com", user="canary-user"))], "r")
-    keys = server.ask("KEYS *")
-    dump = keys + server.ask("XRANGE {dw}:feed - +") + server.ask("HGETALL {dw}:r:Session:a")
-    assert b"Session" in dump
-    assert b"canary" not in dump
-
-
-async def test_a_spoiled_value_is_reported_and_never_absent(real: tuple[RedisStore, RedisServer, FakeClock]):
-    store, server, _ = real
-    await store.put([Write(record=session("a"))], "r")
-    server.ask("HSET {dw}:r:Session:a b spoiled")
-    with pytest.raises(DataCorruptedError):
-        await store.get("Session", "a")
-
-
-async def test_an_older_state_put_back_does_not_open(real: tuple[RedisStore, RedisServer, FakeClock]):
-    """Somebody with write access to the store must not be able to undo a change."""
-    store, server, _ = real
-    await store.put([Write(record=session("a", b"old"))], "r1")
-    server.ask("COPY {dw}:r:Session:a {dw}:kept")
-    await store.put([Write(record=session("a", b"new"))], "r2")
-    server.ask(
-        "EVAL \"redis.call('HSET', KEYS[1], 'b', redis.call('HGET', KEYS[2], 'b'))\" 2 {dw}:r:Session:a {dw}:kept"
-    )
-    with pytest.raises(DataCorruptedError):
-        await store.get("Session", "a")
-
-
-async def test_a_history_that_was_cut_and_grew_again_is_noticed(real: tuple[RedisStore, RedisServer, FakeClock]):
-    """Numbers fit, content does not: without the chain of tags nobody would see it."""
-    store, server, _ = real
-    start = await store.head()
-    await store.put([Write(record=session("a"))], "r1")
-    entries = await store.changes(start, 10, 0.1)
-    server.ask("FLUSHALL")
-    other = RedisStore(Link(Servers.parse(server.url)), SealedCodec(keyring(Purpose.RECORDS)), FakeClock())
-    await other.put([Write(record=session("b"))], "r2")
-    await other.close()
-    with pytest.raises(WatchExpiredError):
-        await store.changes(entries[-1].position, 10, 0.1)

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from doorward.clock import Clock
@@ -16,10 +17,6 @@ from doorward_databroker.watch import WatchHub
 WAIT_SECONDS = 2.0
 _STEP_SECONDS = 0.05
 _BATCH = 200
-_LOOKUPS = 8
-"""At a time: what people wait for needs connections to the store too."""
-_LOOKUP_COST = 30
-"""Looking one user up takes as long as passing over so many sessions."""
 _PAGE = 500
 TOKENS = "SessionTokens"
 UPSTREAM_TOKEN = "SessionUpstreamToken"  # noqa: S105  # a record type
@@ -78,44 +75,25 @@ class Revoker:
         """Ids of the live sessions that an index of theirs finds: those of a user, or of an identity provider."""
         return await self._ids(lambda after_id: self._store.query(SESSION, index, value, after_id, _BATCH))
 
-    async def sessions_of(self, user_ids: Sequence[str], *, everybody: int) -> list[str]:
-        """Ids of the live sessions of these users, of whom there are ``everybody`` in all.
-
-        A few are looked up, some at a time. For many it is quicker to pass over all sessions; those that do not open are then
-        among them, for nobody knows whose they are.
-        """
-        if len(user_ids) * _LOOKUP_COST > everybody:
-            wanted = frozenset(user_ids)
-            return await self._ids(
-                lambda after_id: self._store.page(SESSION, after_id, _PAGE),
-                lambda record: not wanted.isdisjoint(record.indexes.get("user_id", ())),
-            )
+    async def sessions_of(self, user_ids: Sequence[str]) -> list[str]:
+        """Ids of the live sessions of these users."""
         found: list[str] = []
-        waiting = iter(user_ids)
-
-        async def look() -> None:
-            for user_id in waiting:
-                found.extend(await self.sessions_by("user_id", user_id))
-
-        for outcome in await asyncio.gather(*(look() for _ in range(_LOOKUPS)), return_exceptions=True):
-            if outcome is not None:
-                raise outcome
+        async with aclosing(self._store.found(SESSION, "user_id", user_ids, _PAGE)) as pages:
+            async for page in pages:
+                found += _ids_on(page)
         return found
 
     async def every_session(self) -> list[str]:
         """Ids of all live sessions."""
         return await self._ids(lambda after_id: self._store.page(SESSION, after_id, _BATCH))
 
-    async def _ids(
-        self, read: Callable[[str], Awaitable[Page]], is_wanted: Callable[[Record], bool] = lambda _: True
-    ) -> list[str]:
-        """Ids on all pages; that of a session that does not open is among them, for it must end too."""
+    async def _ids(self, read: Callable[[str], Awaitable[Page]]) -> list[str]:
+        """Ids on all pages."""
         found: list[str] = []
         after_id = ""
         while True:
             page = await read(after_id)
-            found += [record.id for record in page.records if is_wanted(record)]
-            found += [damaged.id for damaged in page.damaged]
+            found += _ids_on(page)
             after_id = page.next_id
             if not after_id:
                 return found
@@ -151,3 +129,8 @@ class Revoker:
                 others_are_through = not pending
             if others_are_through or self._clock.monotonic() >= deadline:
                 return tuple(sorted(pending))
+
+
+def _ids_on(page: Page) -> list[str]:
+    """Ids of the sessions on a page; that of one that does not open is among them, for it must end too."""
+    return [record.id for record in page.records] + [damaged.id for damaged in page.damaged]

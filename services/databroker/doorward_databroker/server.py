@@ -223,8 +223,8 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
                 session_ids = await self._revoker.sessions_by("identity_provider_id", request.identity_provider_id)
             case "group":
                 members = await users_of_group(self._store, request.group)
-                await self._revoker.stop_sign_ins(*map(sign_in_stop.of_user, members.user_ids))
-                session_ids = await self._revoker.sessions_of(members.user_ids, everybody=members.everybody)
+                await self._revoker.stop_sign_ins(*map(sign_in_stop.of_user, members))
+                session_ids = await self._revoker.sessions_of(members)
             case "all_sessions" if request.all_sessions:
                 await self._revoker.stop_sign_ins(sign_in_stop.ALL)
                 session_ids = await self._revoker.every_session()

@@ -35,7 +35,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class Resealer:
-    """Seals everything under the newest key, in the background, for as long as an older one is held.
+    """Seals everything under the newest key, in the background, for as long as an older one is held or an index lacks records.
 
     Any databroker may do it at any time: a record that somebody changed meanwhile is sealed under the newest key anyhow.
     """
@@ -50,14 +50,16 @@ class Resealer:
         """Seal until all is done, and look again now and then, until cancelled."""
         while True:
             try:
-                taken = len(self._keyring.keys) > 1 and await self._store.acquire_lease(
+                if await self._is_needed() and await self._store.acquire_lease(
                     _RESEAL_LEASE, self._holder, RESEAL_SECONDS
-                )
-                if taken:
+                ):
                     await self.reseal_all()
             except DoorwardError as error:
                 _log.warning("could not seal anew", reason=str(error))
             await asyncio.sleep(RESEAL_SECONDS)
+
+    async def _is_needed(self) -> bool:
+        return len(self._keyring.keys) > 1 or not await self._maintenance.has_complete_indexes()
 
     async def reseal_all(self) -> tuple[int, int]:
         """How many values were sealed anew, and how many do not open."""
@@ -72,7 +74,12 @@ class Resealer:
                 break
             await asyncio.sleep(_RESEAL_PAUSE_SECONDS)
         if resealed or unreadable:
-            _log.info("sealed anew", records=resealed, unreadable=unreadable, key=self._keyring.primary.id.hex())
+            _log.info(
+                "sealed anew, or entered in an index",
+                records=resealed,
+                unreadable=unreadable,
+                key=self._keyring.primary.id.hex(),
+            )
         return resealed, unreadable
 
 

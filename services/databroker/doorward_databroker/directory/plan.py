@@ -25,8 +25,11 @@ from doorward.identity.directory import (
 from doorward.records.record import Record, Write
 from doorward_databroker.directory.port import RemovalsRefusedError
 from doorward_databroker.directory.roster import Group, Person, Roster
+from doorward_databroker.store.contents import groups_of_entry
 
 BATCH = 400
+BATCH_MEMBERSHIPS = 8_000
+"""Each is an index entry, of which one put takes so many; people in many groups make smaller batches."""
 ALWAYS_REMOVABLE = 10
 _AMBIGUOUS_LIMIT = 100
 
@@ -54,13 +57,16 @@ class Plan:
         """The writes in order, as many at once as one put takes; no record twice in one."""
         batch: list[Write] = []
         named: set[tuple[str, str]] = set()
+        memberships = 0
         for write in self.writes:
             key = (write.record.type, write.record.id)
-            if len(batch) == BATCH or key in named:
+            more = len(groups_of_entry(write.record.data)) if write.record.type == USER_TYPE else 0
+            if len(batch) == BATCH or key in named or (batch and memberships + more > BATCH_MEMBERSHIPS):
                 yield batch
-                batch, named = [], set()
+                batch, named, memberships = [], set(), 0
             batch.append(write)
             named.add(key)
+            memberships += more
         if batch:
             yield batch
 

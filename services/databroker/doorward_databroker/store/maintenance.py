@@ -9,6 +9,7 @@ from doorward.records.record import RecordVersion, record_of
 from doorward_databroker.store.codec import Codec
 from doorward_databroker.store.connection import Call, Link, Script
 from doorward_databroker.store.feed import version_from
+from doorward_databroker.store.indexing import Indexing
 from doorward_databroker.store.keyspace import Keyspace
 from doorward_databroker.store.types import RECORD_TYPES
 
@@ -43,6 +44,7 @@ class Maintenance:
         self._link = link
         self._keys = keys
         self._codec = codec
+        self._indexing = Indexing(link, keys, codec)
         self._script = Script.load("reseal")
 
     @property
@@ -55,6 +57,10 @@ class Maintenance:
         names = [kind.name for kind in RECORD_TYPES.values() if kind.in_feed]
         found = await self._link.run(*(("ZCARD", self._keys.listing(name)) for name in names))
         return dict(zip(names, map(int, found), strict=True))
+
+    async def has_complete_indexes(self) -> bool:
+        """Whether all records are under all their indexes; not those that an older version has written."""
+        return await self._indexing.is_complete()
 
     async def history_entries(self) -> int:
         """Entries of the retained feed."""
@@ -132,14 +138,11 @@ class Maintenance:
 
     def _reseal_call(self, stored: Stored) -> Call | None:
         record = record_of(self._codec.message(stored.type, stored.id, stored.version, stored.sealed))
-        entering = [
-            self._keys.index(record.type, index, self._codec.index_values(record.type, index, value)[0])
-            for index, values in record.indexes.items()
-            for value in values
-        ]
+        entering = self._indexing.entries(record)
         if self._codec.is_current(stored.sealed) and set(entering) == set(stored.index_keys):
             return None
-        leaving = [key for key in stored.index_keys if key not in entering]
+        entered = set(entering)
+        leaving = [key for key in stored.index_keys if key not in entered]
         keys = [self._keys.record(stored.type, stored.id), *leaving, *entering]
         sealed = self._codec.encode(record)
         arguments = [str(stored.version), stored.sealed, sealed, stored.id, len(leaving), len(entering)]

@@ -1,13 +1,14 @@
 """The reference implementation: the port's meaning in plain Python, for tests and comparison; not for deployment."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import replace
 
 from doorward.clock import Clock
 from doorward.errors import ConflictError, DataCorruptedError, NotFoundError, WatchExpiredError
 from doorward.records.record import NO_VERSION, Fence, Record, RecordVersion, Write, record_message
 from doorward_databroker.store.codec import Codec, decode
+from doorward_databroker.store.indexing import under
 from doorward_databroker.store.port import Beat, Damaged, Expired, FeedEntry, Page, Position, SnapshotPage
 from doorward_databroker.store.types import check_batch, check_index, type_of
 
@@ -78,8 +79,19 @@ class MemoryStore:
     async def query(self, record_type: str, index: str, value: str, after_id: str, limit: int) -> Page:
         """See ``RecordStore.query``."""
         check_index(record_type, index)
-        page = await self.page(record_type, after_id, limit)
-        return replace(page, records=tuple(r for r in page.records if value in r.indexes.get(index, ())))
+        return under(await self.page(record_type, after_id, limit), index, {value})
+
+    async def found(
+        self, record_type: str, index: str, values: Collection[str], limit: int
+    ) -> AsyncGenerator[Page, None]:
+        """See ``RecordStore.found``."""
+        check_index(record_type, index)
+        page = await self.page(record_type, "", limit)
+        while True:
+            yield under(page, index, values)
+            if not page.next_id:
+                return
+            page = await self.page(record_type, page.next_id, limit)
 
     async def expired(self, record_type: str, before: float, limit: int) -> list[Expired]:
         """See ``RecordStore.expired``."""

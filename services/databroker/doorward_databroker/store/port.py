@@ -5,7 +5,7 @@ Implementations: ``memory`` (the reference) and ``redis``; both must pass ``test
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -116,6 +116,13 @@ class RecordStore(Protocol):
 
     async def query(self, record_type: str, index: str, value: str, after_id: str, limit: int) -> Page:
         """As ``page``, for records that are found under exactly ``value`` in an index."""
+        ...
+
+    def found(self, record_type: str, index: str, values: Collection[str], limit: int) -> AsyncGenerator[Page, None]:
+        """Every live record that is found under any of ``values``, in pages of up to ``limit``.
+
+        One that is under several may come more than once. Whoever stops early closes it.
+        """
         ...
 
     async def expired(self, record_type: str, before: float, limit: int) -> list[Expired]:

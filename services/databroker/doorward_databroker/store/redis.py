@@ -6,7 +6,8 @@ truncated file, a restore) is noticed even where the numbers fit: then the epoch
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from typing import Any
 
 import structlog
@@ -22,6 +23,7 @@ from doorward.records.record import NO_VERSION, Fence, Record, RecordVersion, Wr
 from doorward_databroker.store.codec import Codec, decode
 from doorward_databroker.store.connection import BLOCK_SECONDS, Call, Link, Script
 from doorward_databroker.store.feed import RawEntry, chained, position_of, version_from
+from doorward_databroker.store.indexing import Indexing, under
 from doorward_databroker.store.keyspace import Keyspace
 from doorward_databroker.store.migration import SCHEMA, Migration, check_schema, schema_of
 from doorward_databroker.store.port import Beat, Damaged, Expired, FeedEntry, Page, Position, SnapshotPage
@@ -32,6 +34,8 @@ _FIELDS = ("v", "d", "b")
 _HEARTBEAT = "Heartbeat"
 _SLICE = 50
 """Records that are opened in one go; half a millisecond's worth."""
+_LOOKUPS = 200
+"""Index values that are looked up in one go."""
 _SILENT_MS = 60_000
 """A databroker that has said nothing for this long is forgotten; its leases ended long before."""
 
@@ -52,7 +56,10 @@ class RedisStore:
         self._trim = Script.load("trim")
         self._beat = Script.load("beat")
         self._rows_script = Script.load("rows")
-        self._writer = Writer(link, self._keys, codec, clock, self.head, lambda: self._newest, self._heard)
+        self._indexing = Indexing(link, self._keys, codec)
+        self._writer = Writer(
+            link, self._keys, codec, self._indexing, clock, self.head, lambda: self._newest, self._heard
+        )
         self._newest: RecordVersion | None = None
         """The newest head that was ever heard; the store must never fall behind it."""
         self._migration = Migration(link, self._keys)
@@ -148,13 +155,36 @@ class RedisStore:
     async def query(self, record_type: str, index: str, value: str, after_id: str, limit: int) -> Page:
         """See ``RecordStore.query``."""
         check_index(record_type, index)
-        hashes = self._codec.index_values(record_type, index, value)
-        page = await self._page(
-            [self._keys.index(record_type, index, hashed) for hashed in hashes], record_type, after_id, limit
-        )
-        # The index only narrows it down; what counts is sealed.
-        found = tuple(record for record in page.records if value in record.indexes.get(index, ()))
-        return Page(found, page.next_id, page.damaged)
+        await self._in_our_form()
+        places = [self._keys.listing(record_type)]
+        if await self._indexing.has_all(record_type, index):
+            places = self._indexing.places(record_type, index, value)
+        return under(await self._page(places, record_type, after_id, limit), index, {value})
+
+    async def found(
+        self, record_type: str, index: str, values: Collection[str], limit: int
+    ) -> AsyncGenerator[Page, None]:
+        """See ``RecordStore.found``: many values are looked up at once."""
+        check_index(record_type, index)
+        await self._in_our_form()
+        begins = [(self._keys.listing(record_type), "")]
+        if await self._indexing.has_all(record_type, index):
+            begins = [(place, "") for value in values for place in self._indexing.places(record_type, index, value)]
+        waiting = deque(begins)
+        while waiting:
+            await self._in_our_form()
+            asked = [waiting.popleft() for _ in range(min(len(waiting), _LOOKUPS))]
+            found = await self._link.run(*(_range(place, after_id, limit) for place, after_id in asked))
+            # Only a short answer ends a list.
+            waiting.extend(
+                (place, ids[-1].decode()) for (place, _), ids in zip(asked, found, strict=True) if len(ids) == limit
+            )
+            ids = _merged(found)
+            for start in range(0, len(ids), limit):
+                shown = ids[start : start + limit]
+                yield under(
+                    await self._page_of(record_type, shown, await self._rows_of(record_type, shown)), index, values
+                )
 
     async def expired(self, record_type: str, before: float, limit: int) -> list[Expired]:
         """See ``RecordStore.expired``."""
@@ -358,10 +388,18 @@ class RedisStore:
 
     async def _page(self, sets: Sequence[str], record_type: str, after_id: str, limit: int) -> Page:
         ids, rows, next_id = await self._rows(sets, record_type, after_id, limit)
+        return await self._page_of(record_type, ids, rows, next_id)
+
+    async def _page_of(
+        self, record_type: str, ids: Sequence[str], rows: Sequence[Sequence[bytes | None]], next_id: str = ""
+    ) -> Page:
+        """The live ones among ``rows``, a few at a time, so that others have their turn in between."""
         now = self._clock.now()
         records: list[Record] = []
         damaged: list[Damaged] = []
-        for record_id, row in zip(ids, rows, strict=True):
+        for position, (record_id, row) in enumerate(zip(ids, rows, strict=True)):
+            if position % _SLICE == 0:
+                await asyncio.sleep(0)
             try:
                 record = self._decode(record_type, record_id, row)
             except DataCorruptedError as error:

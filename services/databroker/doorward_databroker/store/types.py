@@ -1,18 +1,18 @@
 """The record types: what may be stored at all."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from doorward.errors import InvalidArgumentError
+from doorward.errors import DataCorruptedError, InvalidArgumentError
 from doorward.records.record import Record, Write
+from doorward_databroker.store.contents import callings_of_group, groups_of_entry, groups_of_user
 
 DATA_LIMIT_BYTES = 1024 * 1024
 ID_LIMIT_BYTES = 256
 INDEX_VALUE_LIMIT_BYTES = 1024
 INDEX_ENTRIES_LIMIT = 10_000
 """Most index entries of one batch; each is a key that the script names."""
-
 
 _ID = re.compile(r"[!-~]+")
 
@@ -25,8 +25,16 @@ class RecordType:
     in_feed: bool = True
     """Whether changes get a version and reach watchers. What nobody watches stays out."""
     indexes: tuple[str, ...] = ()
+    """What a record may be found under because whoever writes it says so."""
+    read_indexes: Mapping[str, Callable[[bytes], Sequence[str]]] = field(default_factory=dict)
+    """What it is found under because its payload says so, with what reads the values out of that."""
     ends_with_history: bool = False
     """Whether its records end when acknowledged writes may have been lost: a lost one may have been a sign-out."""
+
+    @property
+    def has_indexes(self) -> bool:
+        """Whether its records are under any index."""
+        return bool(self.indexes or self.read_indexes)
 
 
 RECORD_TYPES: dict[str, RecordType] = {
@@ -35,11 +43,17 @@ RECORD_TYPES: dict[str, RecordType] = {
         RecordType("Session", indexes=("user_id", "identity_provider_id", "provider_session"), ends_with_history=True),
         RecordType("SessionTokens", indexes=("due",), ends_with_history=True),
         RecordType("SessionUpstreamToken", ends_with_history=True),
-        RecordType("User", indexes=("email", "identity_provider_id", "directory_user")),
+        RecordType(
+            "User",
+            indexes=("email", "identity_provider_id", "directory_user"),
+            read_indexes={"group": groups_of_user},
+        ),
         RecordType("ServiceAccount"),
         RecordType("IssuerKeys"),
-        RecordType("DirectoryUser", indexes=("directory_id", "join_value", "email", "group_id")),
-        RecordType("DirectoryGroup", indexes=("directory_id", "name")),
+        RecordType(
+            "DirectoryUser", indexes=("directory_id", "join_value", "email"), read_indexes={"group": groups_of_entry}
+        ),
+        RecordType("DirectoryGroup", indexes=("directory_id",), read_indexes={"calling": callings_of_group}),
         RecordType("DirectoryState"),
         RecordType("ScimResource"),
         RecordType("Grant", indexes=("user_id",), ends_with_history=True),
@@ -81,8 +95,17 @@ def check_index(record_type: str, index: str) -> None:
     Raises:
         InvalidArgumentError: unknown type or index.
     """
-    if index not in type_of(record_type).indexes:
+    kind = type_of(record_type)
+    if index not in kind.indexes and index not in kind.read_indexes:
         raise InvalidArgumentError(f"`{record_type}` has no index `{index[:64]}`")
+
+
+def read_values(record: Record) -> dict[str, Sequence[str]] | None:
+    """What a record is found under by its payload; ``None`` when that cannot be read."""
+    try:
+        return {index: read(record.data) for index, read in type_of(record.type).read_indexes.items()}
+    except DataCorruptedError:
+        return None
 
 
 def check_record(record: Record) -> None:
@@ -96,7 +119,8 @@ def check_record(record: Record) -> None:
     if len(record.data) > DATA_LIMIT_BYTES:
         raise InvalidArgumentError(f"a record holds at most {DATA_LIMIT_BYTES} bytes")
     for index, values in record.indexes.items():
-        check_index(record.type, index)
+        if index not in kind.indexes:
+            raise InvalidArgumentError(f"`{record.type}` has no index `{index[:64]}` that may be named")
         if len(set(values)) != len(values) or any(len(value) > INDEX_VALUE_LIMIT_BYTES for value in values):
             raise InvalidArgumentError(f"the values of `{index}` are different texts of at most 1024 characters")
     if not kind.in_feed and record.expires_at is None and not record.deleted:

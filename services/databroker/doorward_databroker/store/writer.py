@@ -26,9 +26,10 @@ from doorward.records.record import NO_VERSION, Fence, Record, RecordVersion, Wr
 from doorward_databroker.store.codec import Codec
 from doorward_databroker.store.connection import Call, Link, Script, refusal
 from doorward_databroker.store.feed import version_from
+from doorward_databroker.store.indexing import Indexing
 from doorward_databroker.store.keyspace import Keyspace
 from doorward_databroker.store.port import Position
-from doorward_databroker.store.types import type_of
+from doorward_databroker.store.types import INDEX_ENTRIES_LIMIT, type_of
 
 FEED_LENGTH = 400_000
 """Entries at which a put trims the feed itself, should nobody else do it."""
@@ -59,7 +60,7 @@ class _Job:
     @property
     def must_read(self) -> bool:
         return self.leaving is None and any(
-            write.record.deleted and type_of(write.record.type).indexes for write in self.writes
+            write.record.deleted and type_of(write.record.type).has_indexes for write in self.writes
         )
 
 
@@ -71,6 +72,7 @@ class Writer:
         link: Link,
         keys: Keyspace,
         codec: Codec,
+        indexing: Indexing,
         clock: Clock,
         head: Callable[[], Awaitable[Position]],
         known: Callable[[], RecordVersion | None],
@@ -79,6 +81,7 @@ class Writer:
         self._link = link
         self._keys = keys
         self._codec = codec
+        self._indexing = indexing
         self._clock = clock
         self._ask_head = head
         self._known = known
@@ -181,17 +184,15 @@ class Writer:
         keys = [self._keys.meta, self._keys.feed, self._keys.request(job.request_id), fence]
         body: list[Any] = []
         job.versions = []
+        room = INDEX_ENTRIES_LIMIT
         for place, write in enumerate(job.writes):
             in_feed = type_of(write.record.type).in_feed
             number += in_feed
             version = RecordVersion(head.version.epoch, number) if in_feed else NO_VERSION
             job.versions.append(version)
             record = _written(write.record, version, now)
-            entering = [
-                self._keys.index(record.type, index, self._codec.index_values(record.type, index, value)[0])
-                for index, values in record.indexes.items()
-                for value in values
-            ]
+            entering = self._indexing.entries(record, room)
+            room -= len(entering)
             stored_under = job.leaving[place] if job.leaving is not None else []
             entered = set(entering)
             leaving = [key for key in stored_under if key not in entered]

@@ -33,7 +33,7 @@ for position = 1, tonumber(ARGV[12]) do
   }
   local precondition = ARGV[argument + 4]
   local leaving, entering = tonumber(ARGV[argument + 8]), tonumber(ARGV[argument + 9])
-  local named = {}
+  local named, under = {}, {}
   for offset = 1, leaving do
     write.leave[offset] = KEYS[key + 2 + offset]
     named[write.leave[offset]] = true
@@ -54,8 +54,9 @@ for position = 1, tonumber(ARGV[12]) do
   end
   for index in string.gmatch(indexes or '', '[^\n]+') do
     if not named[index] then stale = true end
+    under[index] = true
   end
-  write.known, write.tombstone, write.ended = version, deleted == '1', ends
+  write.known, write.tombstone, write.ended, write.under = version, deleted == '1', ends, under
   writes[position] = write
 end
 -- After the preconditions, which hold or fail at any head: those behind a put that failed in one pipeline are sealed for versions
@@ -98,7 +99,9 @@ for _, write in ipairs(writes) do
       redis.call('ZREM', write.ending, write.id)
     else
       redis.call('ZADD', write.list, 0, write.id)
-      for _, index in ipairs(write.enter) do redis.call('ZADD', index, 0, write.id) end
+      for _, index in ipairs(write.enter) do
+        if not write.under[index] then redis.call('ZADD', index, 0, write.id) end
+      end
       if write.ends ~= '' then
         redis.call('ZADD', write.ending, write.ends, write.id)
       elseif write.known then

@@ -1,0 +1,86 @@
+"""What only a real server can show of a record store: that it survives, tells nothing, and cannot be undone by whoever writes to it."""
+
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+from tests.support.fake_clock import FakeClock
+from tests.support.key_material import keyring
+from tests.support.redis_server import RedisServer, redis_server
+
+from doorward.errors import DataCorruptedError, UnavailableError, WatchExpiredError
+from doorward.keys.store import Purpose
+from doorward.records.record import Record, Write
+from doorward_databroker.store.codec import SealedCodec
+from doorward_databroker.store.connection import Link
+from doorward_databroker.store.redis import RedisStore
+from doorward_databroker.store.servers import Servers
+
+
+def session(name: str, data: bytes = b"x", user: str = "u1") -> Record:
+    return Record(type="Session", id=name, data=data, indexes={"user_id": (user,)})
+
+
+@pytest.fixture(params=["valkey", "redis"])
+async def real(request: pytest.FixtureRequest) -> AsyncIterator[tuple[RedisStore, RedisServer, FakeClock]]:
+    clock = FakeClock()
+    with redis_server(request.param) as server:
+        store = RedisStore(Link(Servers.parse(server.url)), SealedCodec(keyring(Purpose.RECORDS)), clock)
+        try:
+            yield store, server, clock
+        finally:
+            await store.close()
+
+
+async def test_an_acknowledged_put_survives_kill_9(real: tuple[RedisStore, RedisServer, FakeClock]):
+    store, server, _ = real
+    (version,) = await store.put([Write(record=session("a"))], "r")
+    server.stop(signal.SIGKILL)
+    with pytest.raises(UnavailableError):
+        await store.get("Session", "a")
+    server.start()
+    assert (await store.get("Session", "a")).version == version
+
+
+async def test_nothing_readable_lies_in_the_store(real: tuple[RedisStore, RedisServer, FakeClock]):
+    store, server, _ = real
+    await store.put([Write(record=session("a", b"canary@example.com", user="canary-user"))], "r")
+    keys = server.ask("KEYS *")
+    dump = keys + server.ask("XRANGE {dw}:feed - +") + server.ask("HGETALL {dw}:r:Session:a")
+    assert b"Session" in dump
+    assert b"canary" not in dump
+
+
+async def test_a_spoiled_value_is_reported_and_never_absent(real: tuple[RedisStore, RedisServer, FakeClock]):
+    store, server, _ = real
+    await store.put([Write(record=session("a"))], "r")
+    server.ask("HSET {dw}:r:Session:a b spoiled")
+    with pytest.raises(DataCorruptedError):
+        await store.get("Session", "a")
+
+
+async def test_an_older_state_put_back_does_not_open(real: tuple[RedisStore, RedisServer, FakeClock]):
+    """Somebody with write access to the store must not be able to undo a change."""
+    store, server, _ = real
+    await store.put([Write(record=session("a", b"old"))], "r1")
+    server.ask("COPY {dw}:r:Session:a {dw}:kept")
+    await store.put([Write(record=session("a", b"new"))], "r2")
+    server.ask(
+        "EVAL \"redis.call('HSET', KEYS[1], 'b', redis.call('HGET', KEYS[2], 'b'))\" 2 {dw}:r:Session:a {dw}:kept"
+    )
+    with pytest.raises(DataCorruptedError):
+        await store.get("Session", "a")
+
+
+async def test_a_history_that_was_cut_and_grew_again_is_noticed(real: tuple[RedisStore, RedisServer, FakeClock]):
+    """Numbers fit, content does not: without the chain of tags nobody would see it."""
+    store, server, _ = real
+    start = await store.head()
+    await store.put([Write(record=session("a"))], "r1")
+    entries = await store.changes(start, 10, 0.1)
+    server.ask("FLUSHALL")
+    other = RedisStore(Link(Servers.parse(server.url)), SealedCodec(keyring(Purpose.RECORDS)), FakeClock())
+    await other.put([Write(record=session("b"))], "r2")
+    await other.close()
+    with pytest.raises(WatchExpiredError):
+        await store.changes(entries[-1].position, 10, 0.1)
