@@ -74,7 +74,7 @@ async def serve_pushed(
     try:
         async with asyncio.TaskGroup() as group:
             for name, directory in directories.items():
-                group.create_task(keep_serving(name, directory.storage, client, holder))
+                group.create_task(keep_serving(name, directory.storage, client, holder, clock))
             await asyncio.shield(serving)
     finally:
         server.shutdown()
