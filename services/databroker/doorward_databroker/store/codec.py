@@ -21,6 +21,7 @@ from doorward.records.record import Record, RecordVersion, record_message, recor
 
 _MARK = b"doorward records"
 _MARK_CONTEXT = b"mark of the keys in use"
+_HASHED = 20_000
 
 
 class Codec(Protocol):
@@ -72,6 +73,8 @@ class SealedCodec:
         self._keyring = keyring
         self._sealer = Sealer(keyring)
         self._derived: tuple[tuple[Key, ...], list[tuple[hashlib._Hash, hashlib._Hash]]] = ((), [])
+        self._hashed: dict[str, tuple[str, ...]] = {}
+        """Index values hashed lately: a directory has a million memberships of ten thousand groups."""
 
     def encode(self, record: Record) -> bytes:
         """See ``Codec.encode``."""
@@ -99,8 +102,14 @@ class SealedCodec:
 
     def index_values(self, record_type: str, index: str, value: str) -> tuple[str, ...]:
         """See ``Codec.index_values``. Until everything is sealed anew, entries made with older keys are found too."""
-        message = f"{record_type}\0{index}\0{value}".encode()
-        return tuple(_keyed_hash(halves, message) for halves in self._index_keys)
+        message = f"{record_type}\0{index}\0{value}"
+        keys = self._index_keys
+        found = self._hashed.get(message)
+        if found is None:
+            if len(self._hashed) >= _HASHED:
+                self._hashed.clear()
+            found = self._hashed[message] = tuple(_keyed_hash(halves, message.encode()) for halves in keys)
+        return found
 
     @property
     def _index_keys(self) -> list[tuple[hashlib._Hash, hashlib._Hash]]:
@@ -110,6 +119,7 @@ class SealedCodec:
             keys = self._keyring.keys
             derived = [_halves(hmac.digest(key.secret.reveal(), b"doorward record index", "sha256")) for key in keys]
             self._derived = keys, derived
+            self._hashed.clear()
         return derived
 
     def mark(self) -> str:
