@@ -16,6 +16,7 @@ from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.clock import Clock
 from doorward.errors import DoorwardError, UnavailableError
 from doorward.telemetry.seldom import Seldom
+from doorward_databroker.damage import described
 from doorward_databroker.metrics import DatabrokerMetrics
 from doorward_databroker.peers import Peers
 from doorward_databroker.store.port import RecordStore
@@ -47,6 +48,13 @@ class Heartbeat:
     def healthy(self) -> bool:
         """Whether the last heartbeat was stored, by a clock that agrees with the store's."""
         return self.problem is None
+
+    @property
+    def unready(self) -> str | None:
+        """Why nobody should be sent here: it cannot do its work, or not for every type; ``None`` when it can."""
+        if self.problem is None and self._hub.damaged:
+            return described(self._hub.damaged.values())
+        return self.problem
 
     async def run(self) -> None:
         """Beat until cancelled."""

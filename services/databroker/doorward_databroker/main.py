@@ -29,6 +29,7 @@ from doorward.runtime.neighbours import Neighbours
 from doorward.runtime.reporter import INTERVAL_SECONDS
 from doorward.runtime.service import ServeOptions, Stop, run_service
 from doorward.telemetry.probes import ProbeServer
+from doorward_databroker.damage import Rereader
 from doorward_databroker.heartbeat import Heartbeat
 from doorward_databroker.metrics import DatabrokerMetrics
 from doorward_databroker.operations import SERVICE_NAME as OPERATIONS_NAME
@@ -96,7 +97,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     def report() -> None:
         process = Process(plane=Plane.DATABROKER, id=databroker_id, version=__version__, data_age_ms=-1)
         process.generation = current.generation
-        process.ready = heartbeat.healthy
+        process.ready = heartbeat.unready is None
         process.sequence = next(reports)
         neighbours.describe(process)
         peers.processes.report(process)
@@ -119,6 +120,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     reports = itertools.count(1)
     swept = [kind.name for kind in RECORD_TYPES.values() if kind.in_feed]
     sweeper = Sweeper(store, swept, clock, databroker_id, metrics)
+    rereader = Rereader(store, hub)
     resealer = Resealer(store, maintenance, keyring, databroker_id)
     operations = OperationsServicer(store, maintenance, codec, keyring, hub, heartbeat, peers, clock)
 
@@ -134,12 +136,15 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         asyncio.create_task(heartbeat.run(), name="heartbeat"),
         asyncio.create_task(sweeper.run(), name="sweeper"),
         asyncio.create_task(resealer.run(), name="resealer"),
+        asyncio.create_task(rereader.run(), name="rereader"),
         asyncio.create_task(_serving(servers, heartbeat), name="health"),
         asyncio.create_task(neighbours.run(), name="certificate"),
         asyncio.create_task(report_always(), name="report"),
         asyncio.create_task(watch_settings(reader, settings, on_change), name="reload"),
     ]
-    probes = ProbeServer(registry, lambda: stop.serving and heartbeat.healthy)
+    probes = ProbeServer(
+        registry, lambda: stop.serving and heartbeat.unready is None, lambda: heartbeat.unready or "it is leaving"
+    )
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
         await probes.start(options.health or neighbours.local.probes(Plane.DATABROKER, options.worker))
@@ -167,10 +172,10 @@ def _place(settings: Settings) -> tuple[str, str | None, int] | None:
 
 
 async def _serving(servers: Sequence[PlaneServer], heartbeat: Heartbeat) -> None:
-    """Say over the health service whether the store takes writes; calls are answered either way."""
+    """Say over the health service whether this databroker is ready; calls are answered either way."""
     while True:
         for server in servers:
-            await server.set_serving(serving=heartbeat.healthy)
+            await server.set_serving(serving=heartbeat.unready is None)
         await asyncio.sleep(INTERVAL_SECONDS)
 
 

@@ -8,7 +8,7 @@ applies by version, so a record that the snapshot showed newer than a change win
 resumes by version and chain tag.
 
 A stored record that does not open is skipped, and nothing of its type is vouched for until it has been written anew: watchers
-of that type get no lease, and refuse by themselves before long.
+of that type get no lease, and refuse by themselves before long. The databroker is not ready until then.
 
 Concurrency: belongs to one event loop. Within a watcher's queue order is the feed's order.
 """
@@ -259,6 +259,11 @@ class WatchHub:
         for one in damaged:
             if (one.type, one.id) not in self.damaged:
                 _log.error("a stored record does not open", type=one.type, id=one.id, reason=one.reason)
+            self.damaged[one.type, one.id] = one
+
+    def look_later(self, one: Damaged) -> None:
+        """Put it behind the others that do not open, if it still is among them."""
+        if self.damaged.pop((one.type, one.id), None) is not None:
             self.damaged[one.type, one.id] = one
 
     async def wait_for(self, version: RecordVersion, seconds: float) -> bool:

@@ -23,9 +23,13 @@ _log = structlog.stdlib.get_logger(__name__)
 class ProbeServer:
     """Answers probes. Concurrency: belongs to one event loop."""
 
-    def __init__(self, registry: CollectorRegistry, is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, is_ready: Callable[[], bool], why: Callable[[], str] | None = None
+    ) -> None:
+        """``why`` says what keeps it from being ready, to whoever asks."""
         self._registry = registry
         self._is_ready = is_ready
+        self._why = why
         self._server: asyncio.Server | None = None
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
@@ -69,8 +73,10 @@ class ProbeServer:
             case b"/healthz":
                 status, kind, body = 200, "text/plain", b"ok\n"
             case b"/readyz":
-                ready = self._is_ready()
-                status, kind, body = (200, "text/plain", b"ready\n") if ready else (503, "text/plain", b"not ready\n")
+                status, kind, body = 200, "text/plain", b"ready\n"
+                if not self._is_ready():
+                    because = f": {self._why()}" if self._why is not None else ""
+                    status, body = 503, f"not ready{because}\n".encode()
             case _:
                 status, kind, body = 404, "text/plain", b"not found\n"
         return _http(status, kind, b"" if line[0] == b"HEAD" else body)

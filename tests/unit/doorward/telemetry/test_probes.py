@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
@@ -11,10 +12,10 @@ from doorward.config.endpoints import Address
 from doorward.telemetry.probes import ProbeServer
 
 
-async def ask(request: bytes, *, is_ready: bool = True) -> bytes:
+async def ask(request: bytes, *, is_ready: bool = True, why: Callable[[], str] | None = None) -> bytes:
     registry = CollectorRegistry()
     Counter("planted", "A counter.", registry=registry).inc(3)
-    server = ProbeServer(registry, lambda: is_ready)
+    server = ProbeServer(registry, lambda: is_ready, why)
     with short_folder() as folder:
         await server.start(folder / "p.sock")
         assert (folder / "p.sock").stat().st_mode & 0o077 == 0
@@ -55,6 +56,12 @@ async def test_nothing_but_a_get_is_served(request_bytes: bytes):
 async def test_half_a_request_or_an_endless_one_is_not_answered(request_bytes: bytes):
     with contextlib.suppress(ConnectionError):  # closed while we were still sending
         assert await ask(request_bytes) == b""
+
+
+async def test_whoever_asks_learns_what_keeps_it_from_being_ready():
+    for problem, body in (("no key", b"not ready: no key\n"), ("", b"ready\n")):
+        answer = await ask(b"GET /readyz HTTP/1.1\r\n\r\n", is_ready=not problem, why=lambda problem=problem: problem)
+        assert answer.endswith(b"\r\n\r\n" + body)
 
 
 async def test_it_listens_at_an_address_too():
