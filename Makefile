@@ -12,11 +12,12 @@ INPUTS := pyproject.toml tools/build_hook.py $(shell find protos -name '*.proto'
 # The long ones first, so that two workers end together. A file is run by one worker, its servers and ports are its own.
 TESTS := tests/e2e tests/integration tests/conformance tests/contract tests/deploy tests/fuzz tests/property tests/architecture tests/unit
 DEMO ?=
+BENCH ?=
 # Progress of downloads where somebody is looking, plain lines in a log.
 QUIET := $(shell test -t 2 || echo --quiet)
 FUZZ_SECONDS ?= 60
 
-.PHONY: help install run test check lint types contracts generate format system bench fuzz envoy-age clean
+.PHONY: help install run test check lint types contracts generate format system bench latency fuzz envoy-age clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -83,12 +84,12 @@ format: $(STAMPS)/check ## write the house's format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix --quiet .
 
-bench: $(STAMPS)/test generate system ## measure; the figures are ratios of one run
+bench: $(STAMPS)/test generate system ## measure everything, some 20 minutes: bench/results/figures.json and figures.svg; BENCH='--only NAME …'
 	@$(UV) pip install --quiet --group bench
-	@$(BIN)/python bench/policy.py
-	@$(BIN)/python bench/ext_authz.py
-	@$(BIN)/python bench/revocation.py
-	@$(BIN)/python bench/databroker.py
+	@$(BIN)/python bench/all.py $(BENCH)
+
+latency: $(STAMPS)/test generate system ## latency at a fixed rate for half a minute; nothing fails for being slow
+	@$(BIN)/python bench/open_loop.py --seconds 5 --routes 100 --people 100
 
 fuzz: $(STAMPS)/test generate ## look for texts and values that break the policy engine, and for checks that get a wrong yes; FUZZ_SECONDS=60
 	@$(UV) pip install --quiet --group fuzz

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from ext_authz import static_server
+from envoy_cases import static_server
 from tests.support.deployment import free_port, short_folder
 from tests.support.site import everyone, signed_in
 from tests.support.split import Process, Split, split_deployment

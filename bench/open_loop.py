@@ -1,10 +1,11 @@
 """Latency at a fixed rate, counted from when a request should have been sent: a slow answer does not hide the ones behind it.
 
 Two parts, each with what the instrument itself costs beside it. The whole path: requests through Envoy, bare and with our check. The check
-alone: CheckRequests on the authorizer's socket, and the same server's health answer, which decides nothing. The last line is JSON.
+alone: CheckRequests on the authorizer's socket at half the rate that saturates it, from a client in C, and the same server's health answer,
+which decides nothing; meanwhile all routes change and a batch of records of people arrives. The last line is JSON.
 
-    bench/open_loop.py --seconds 600 --rate 1000      the long run, by hand
-    bench/open_loop.py --seconds 30 --reloads 1       as in CI, with a reload in the middle
+    bench/open_loop.py --seconds 120                              ten minutes, by hand
+    bench/open_loop.py --seconds 5 --routes 100 --people 100      half a minute, as in CI
 """
 
 import argparse
@@ -18,32 +19,43 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from ext_authz import (
+from envoy_cases import (
     CHECK_PATH,
     Case,
     Front,
     answers,
-    check_request,
+    cluster,
     envoy_process,
     fixed_reply,
-    our_answer,
-    sign_in,
-    sockets_of,
+    loopback,
+    pipe,
     static_server,
 )
+from ext_authz import check_request, our_answer, sign_in, sockets_of
+from paced_calls import PacedCalls
 from tests.support.deployment import Running, free_port, short_folder, start, wait_for
-
-from doorward.rpc import http2_frames as h2
+from tests.support.http_client import BrowserlessClient
 
 CONNECTIONS = 16
+SATURATING = 100_000
+"""Calls of the closed loop that finds the rate."""
+MARK = "  # What follows is the measurement's own.\n"
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--seconds", type=int, default=30, help="each case")
     arguments.add_argument("--rate", type=int, default=500, help="requests per second of the whole path")
-    arguments.add_argument("--check-rate", type=int, default=2_000, help="checks per second on the socket")
-    arguments.add_argument("--reloads", type=int, default=1, help="configuration changes during each case")
+    arguments.add_argument(
+        "--check-rate", type=int, default=0, help="checks per second on the socket; 0: half of what saturates it"
+    )
+    arguments.add_argument(
+        "--reloads", type=int, default=1, help="configuration changes during each case of the whole path"
+    )
+    arguments.add_argument("--routes", type=int, default=10_000, help="routes that change while the socket is measured")
+    arguments.add_argument(
+        "--people", type=int, default=10_000, help="records that arrive while the socket is measured"
+    )
     options = arguments.parse_args()
     with ExitStack() as stack:
         folder = stack.enter_context(short_folder())
@@ -55,32 +67,91 @@ def main() -> None:
 def measure(stack: ExitStack, folder: Path, running: Running, options: argparse.Namespace) -> dict[str, Any]:
     cookie, context = sign_in(running)
     check_socket = next(Path(c.laddr) for c in sockets_of(running) if Path(c.laddr).name == "check.0.sock")
-    ports = (free_port(), free_port(), free_port())
-    stack.enter_context(static_server(folder / "upstream", "/", b"ok\n", ports[0]))
-    fixed = stack.enter_context(fixed_reply(folder / "ceiling", our_answer(check_socket, cookie, context), ports[1]))
+    upstream, ceiling = free_port(), free_port()
+    stack.enter_context(static_server(folder / "upstream", "/", b"ok\n", upstream))
+    fixed = stack.enter_context(fixed_reply(folder / "ceiling", our_answer(check_socket, cookie, context), ceiling))
+    clusters = [
+        cluster("upstream", [loopback(upstream)]),
+        cluster("ceiling", [loopback(ceiling)]),
+        cluster("doorward", [pipe(check_socket)]),
+    ]
     cases = [
         Case("bare", free_port(), []),
         Case("ceiling", free_port(), [psutil.Process(fixed.pid)]),
         Case("doorward", free_port(), [running.member("authorize")]),
     ]
     front = Front("h1", running)
-    stack.enter_context(envoy_process(folder, cases, ports, check_socket, context, front))
-    report: dict[str, Any] = {"rate": options.rate, "check_rate": options.check_rate, "seconds": options.seconds}
+    stack.enter_context(envoy_process(folder, cases, clusters, context, front))
+    report: dict[str, Any] = {"rate": options.rate, "seconds": options.seconds}
     print(f"{'case':22} {'p50 ms':>8} {'p99 ms':>8} {'p99.9 ms':>9} {'max ms':>8}")
     for case in cases:
         wait_for(lambda case=case: answers(case.port, cookie, front), 20, what=f"the listener `{case.name}`")
         request = f"GET / HTTP/1.1\r\nhost: x\r\ncookie: {cookie}\r\n\r\n".encode()
         times = asyncio.run(http1(case.port, request, options, running))
         report[case.name] = shown(case.name, times)
-    for name, path, body in (
-        ("check", "/" + CHECK_PATH, check_request(cookie, context)),
-        ("empty handler", "/grpc.health.v1.Health/Check", b""),
-    ):
-        times = asyncio.run(grpc(check_socket, path, body, options, running))
-        report[name.replace(" ", "_")] = shown(name, times)
+    report |= on_the_socket(folder, running, check_socket, check_request(cookie, context), options)
     for quantile in ("p50", "p99", "p999"):
         report[f"added_{quantile}_ms"] = round(report["doorward"][quantile] - report["bare"][quantile], 3)
     return report
+
+
+def on_the_socket(
+    folder: Path, running: Running, socket: Path, check: bytes, options: argparse.Namespace
+) -> dict[str, Any]:
+    """The check beside a handler that does nothing, and again while much changes."""
+    client = PacedCalls(folder)
+    checks, nothing = ("/" + CHECK_PATH, check), ("/grpc.health.v1.Health/Check", b"")
+    saturated = client.saturated(socket, *checks, SATURATING)
+    rate = options.check_rate or round(saturated / 2)
+    report: dict[str, Any] = {"check_saturated_rps": round(saturated), "check_rate": rate}
+    print(f"on the socket, {rate} calls a second of {saturated:.0f}:")
+    change(running, options.routes, "a")
+    for name, call, changing in (
+        ("empty handler", nothing, False),
+        ("check", checks, False),
+        ("check, changes", checks, True),
+    ):
+        calls = client.start(socket, *call, rate, rate * options.seconds)
+        if changing:
+            time.sleep(options.seconds / 4)  # when in the run, not until something holds
+            change(running, options.routes, "b", wait=False)
+            people_arrive(running, folder / "people.jsonl", options.people)
+        times = calls.times()
+        key = name.replace(", ", "_").replace(" ", "_")
+        report[key] = shown(name, times.from_due)
+        report[key + "_from_written"] = shown(name + ", written", times.from_written)
+    return report
+
+
+def change(running: Running, count: int, generation: str, *, wait: bool = True) -> None:
+    """Put ``count`` routes beside the demo's own, each with another policy than in the generation before."""
+    config = running.data / "demo.yaml"
+    own = config.read_text().partition(MARK)[0]
+    host = running.ready["urls"]["admin"]
+    config.write_text(
+        own
+        + MARK
+        + "".join(
+            f"  - {{name: more-{n}, from: '{host}', prefix: /more/{n}, to: 'http://127.0.0.1:9', "
+            f"policy: [{{allow: {{and: [{{groups: {{has: team-{n}-{generation}}}}}]}}}}]}}\n"
+            for n in range(count)
+        )
+    )
+    if wait:
+        with BrowserlessClient(running.ca_file) as client:
+            wait_for(
+                lambda: client.request("GET", f"{host}/more/{count - 1}").status_code == 401, 120, what="the last route"
+            )
+
+
+def people_arrive(running: Running, file: Path, count: int) -> None:
+    """Records about ``count`` people, as a personnel department would send them."""
+    file.write_text(
+        "".join(json.dumps({"email": f"person{n}@example.com", "team": f"t{n % 100}"}) + "\n" for n in range(count))
+    )
+    told = running.command("records", "put", str(file), "--type", "bench.example/person", "--join", "verified_email")
+    if told.returncode:
+        raise SystemExit(told.stderr)
 
 
 def shown(name: str, seconds: list[float]) -> dict[str, float]:
@@ -126,7 +197,7 @@ async def paced(schedule: Schedule, send: Any, options: argparse.Namespace, runn
             send(schedule.due())
             schedule.sent += 1
         await asyncio.sleep(max(0.0, schedule.due() - time.perf_counter()))
-    deadline = time.perf_counter() + 5
+    deadline = time.perf_counter() + 20
     while len(schedule.times) < schedule.total and time.perf_counter() < deadline:  # noqa: ASYNC110  # of many
         await asyncio.sleep(0.01)
     if len(schedule.times) < schedule.total:
@@ -191,65 +262,6 @@ class Http1Client(asyncio.Protocol):
                 raise SystemExit(f"not every request passed: {head[:40]!r}")
             self.schedule.answered(self.due)
             self.done(self)
-
-
-async def grpc(socket: Path, path: str, body: bytes, options: argparse.Namespace, running: Running) -> list[float]:
-    """Calls over one HTTP/2 connection, each as soon as it is due."""
-    schedule = Schedule(options.check_rate, options.seconds)
-    _, client = await asyncio.get_running_loop().create_unix_connection(
-        lambda: GrpcClient(schedule, path, body), str(socket)
-    )
-    schedule.began = time.perf_counter() + 0.1
-    return await paced(schedule, client.send, options, running)
-
-
-class GrpcClient(asyncio.Protocol):
-    """As little of HTTP/2 as it takes to call and to see that an answer has ended."""
-
-    def __init__(self, schedule: Schedule, path: str, body: bytes) -> None:
-        self.schedule = schedule
-        fields = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "x")]
-        fields += [("content-type", "application/grpc"), ("te", "trailers")]
-        self.block = h2.header_block([(name.encode(), value.encode()) for name, value in fields])
-        self.message = b"\0" + len(body).to_bytes(4, "big") + body
-        self.pending: dict[int, float] = {}
-        self.stream = 1
-        self.rest = b""
-        self.credit = 0
-        self.transport: Any = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        self.transport.write(h2.PREFACE + h2.settings({h2.INITIAL_WINDOW_SIZE: 2**30}) + h2.window_update(0, 2**30))
-        self.transport.write(h2.frame(h2.SETTINGS, h2.ACK, 0))
-
-    def send(self, due: float) -> None:
-        self.pending[self.stream] = due
-        self.transport.write(
-            h2.frame(h2.HEADERS, h2.END_HEADERS, self.stream, (b"\x20" if self.stream == 1 else b"") + self.block)
-            + h2.frame(h2.DATA, h2.END_STREAM, self.stream, self.message)
-        )
-        self.stream += 2
-
-    def data_received(self, data: bytes) -> None:
-        data = self.rest + data
-        position = 0
-        while len(data) - position >= h2.FRAME_BYTES:
-            high, low, kind, flags, stream = h2.FRAME.unpack_from(data, position)
-            stop = position + h2.FRAME_BYTES + (high << 16 | low)
-            if stop > len(data):
-                break
-            if kind == h2.HEADERS and flags & h2.END_STREAM:
-                if b"grpc-status\x010" not in data[position:stop]:
-                    raise SystemExit("a call failed")
-                self.schedule.answered(self.pending.pop(stream))
-            elif kind == h2.DATA:
-                self.credit += low
-                if self.credit > 2**20:
-                    self.transport.write(h2.window_update(0, self.credit))
-                    self.credit = 0
-            position = stop
-        self.rest = data[position:]
 
 
 if __name__ == "__main__":

@@ -11,10 +11,12 @@ declare -A packages=(
   [systemd-analyze]=systemd
   [wrk]=wrk
   [ip]=iproute2
+  [cc]=gcc
+  [/usr/include/stdio.h]=libc6-dev
 )
 missing=()
 for program in "${!packages[@]}"; do
-  command -v "$program" >/dev/null || [ -x "/usr/sbin/$program" ] || missing+=("${packages[$program]}")
+  command -v "$program" >/dev/null || [ -x "/usr/sbin/$program" ] || [ -e "$program" ] || missing+=("${packages[$program]}")
 done
 [ "${#missing[@]}" -eq 0 ] && exit 0
 
