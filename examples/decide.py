@@ -2,7 +2,8 @@
 
     python examples/decide.py SOCKET SUBJECT ROUTE [PATH]
 
-SOCKET is ``authorize.sock`` in the run folder (``doorward status`` names it), SUBJECT a session id, a user id or the id of
+SOCKET is ``gateway.NAME.0.sock`` in the run folder, for one of the ``gateways`` of the configuration, which may ask about its own
+routes and needs ``may_explain`` here; or ``authorize.sock``, which is the operator's. SUBJECT is a session id, a user id or the id of
 a service account, ROUTE the name of a route.
 """
 

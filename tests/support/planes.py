@@ -13,7 +13,7 @@ from doorward.keys.local_authority import LocalAuthority
 from doorward.keys.plane_authority import AUTHORITIES_FILE, CERTIFICATE_FILE, KEY_FILE, PlaneAuthority
 from doorward.keys.private_file import write_private
 from doorward.rpc.credentials import PlaneIdentity
-from doorward.rpc.planes import Plane
+from doorward.rpc.planes import Gateway, Plane
 
 
 class Planes:
@@ -27,7 +27,12 @@ class Planes:
         self.authority = PlaneAuthority(folder, self.clock)
         self.authority.renew(tuple(Plane), life)
 
-    def identity(self, plane: Plane, folder: Path | None = None) -> PlaneIdentity:
+    def gateway(self, name: str) -> PlaneIdentity:
+        """That of another gateway, made now."""
+        self.authority.renew([str(Gateway(name))], self.life)
+        return self.identity(str(Gateway(name)))
+
+    def identity(self, plane: str, folder: Path | None = None) -> PlaneIdentity:
         return PlaneIdentity(folder or self.folder / plane, plane, self.clock)
 
     def renew(self, *identities: PlaneIdentity) -> None:

@@ -44,6 +44,10 @@ class CheckedRequest:
     tls_session: bytes = b""
     certificate: VerifiedCertificate | None = None
     """The client's, where the route looks at it and it counts."""
+    is_certificate_unknown: bool = False
+    """Whether whoever asks is not believed about certificates."""
+    gateway: str = ""
+    """The gateway that asks, when it is not our own Envoy."""
     known_facts: RequestFacts | None = None
     """Made once, on first use."""
 
@@ -110,6 +114,7 @@ class CheckedRequest:
             headers=self.headers,
             client_address=self.client_address,
             client_certificate=self.certificate.facts if self.certificate is not None else None,
+            is_certificate_unknown=self.is_certificate_unknown,
             route=self.route_id,
         )
         return self.known_facts

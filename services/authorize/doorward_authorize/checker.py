@@ -8,6 +8,7 @@ import structlog
 
 from doorward.clock import Clock
 from doorward.records.record import RecordVersion
+from doorward.rpc.planes import Gateway
 from doorward.telemetry.tracing import Tracer
 from doorward_authorize.check_request import CheckedRequest, CheckParser
 from doorward_authorize.check_response import Responder, unavailable
@@ -15,6 +16,7 @@ from doorward_authorize.decision_log import DecisionLog
 from doorward_authorize.decision_record import DecisionRecord
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.explanations import Explanations
+from doorward_authorize.gateways import Gateways
 from doorward_authorize.held_decisions import HeldDecision, HeldDecisions
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.outcome import Outcome, Verdict
@@ -41,6 +43,7 @@ class Checker:
         log: DecisionLog,
         held: HeldDecisions,
         explanations: Explanations,
+        gateways: Gateways,
         data_version: Callable[[], RecordVersion],
         clock: Clock,
         metrics: AuthorizeMetrics,
@@ -53,6 +56,7 @@ class Checker:
         self._decision_log = log
         self._held = held
         self._explanations = explanations
+        self._gateways = gateways
         self._data_version = data_version
         self._clock = clock
         self._metrics = metrics
@@ -62,15 +66,20 @@ class Checker:
         self._unmeasured = 0
         self._count = metrics.count_decision
 
-    def check(self, data: bytes) -> bytes | Awaitable[bytes]:
-        """The serialized CheckResponse for a serialized CheckRequest, at once unless it waits for a sign-in. Never raises."""
+    def check(self, data: bytes, gateway: Gateway | None = None) -> bytes | Awaitable[bytes]:
+        """The serialized CheckResponse for a serialized CheckRequest, at once unless it waits for a sign-in. Never raises.
+
+        ``gateway`` is who asks, when it is not our own Envoy.
+        """
         decision_id = self._next_id()
         self._unmeasured -= 1
         began = time.perf_counter() if self._unmeasured < 0 else 0.0
         began_ns = time.time_ns() if self._tracer is not None else 0
         try:
             request = self._parse(data)
-            answer = self._answer(data, request, self._evaluator.decide(request), decision_id, began_ns)
+            refused = None if gateway is None else self._gateways.refused(request, gateway)
+            outcome = self._evaluator.decide(request) if refused is None else refused
+            answer = self._answer(data, request, outcome, decision_id, began_ns)
             if began:
                 self._unmeasured = _MEASURED_EVERY - 1
                 self._metrics.seconds.observe(time.perf_counter() - began)
@@ -85,8 +94,12 @@ class Checker:
     def overloaded(self, data: bytes) -> bytes:
         """The answer when there is no time to decide: refused early instead of timing out late."""
         del data
-        self._metrics.shed.inc()
+        self.count_shed()
         return unavailable(self._next_id()).SerializeToString()
+
+    def count_shed(self) -> None:
+        """Count a check that nobody had time for."""
+        self._metrics.shed.inc()
 
     async def _check_later(
         self, data: bytes, request: CheckedRequest, pending: PendingError, decision_id: str, began_ns: int
@@ -147,7 +160,9 @@ class Checker:
         self._count(outcome.verdict.value)
         if outcome.decision is not None and outcome.route is not None:
             principal = outcome.principal.facts if outcome.principal is not None else None
-            held = HeldDecision(decision_id, data, outcome.route, principal, outcome.decision, generation, now)
+            # What a gateway said and is not believed about must not come back in the explanation.
+            seen = (request.facts() if request.gateway else None) or data
+            held = HeldDecision(decision_id, seen, outcome.route, principal, outcome.decision, generation, now)
             self._held.add(held)
             if outcome.verdict is Verdict.DENY and request.prefers_html:
                 self._explanations.offer(held, outcome.user_id or request.client_address or "")

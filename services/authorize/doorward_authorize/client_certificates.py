@@ -48,6 +48,8 @@ class ClientCertificates:
         """The certificate that counts for ``request``; ``None`` when there is none, or the route does not look."""
         if route.client_certificate is CertificateUse.IGNORED or settings.client_certificates is None:
             return None
+        if request.is_certificate_unknown:
+            return None
         try:
             name = TlsSessionView.FromString(request.tls_session).sni.lower()
             text = PeerView.FromString(request.peer).certificate

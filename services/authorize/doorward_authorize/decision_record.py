@@ -64,12 +64,13 @@ class RecordEncoder:
         if self._keys.primary is not self._hashes_with:
             self._follow(self._keys.primary)
         request, outcome = record.request, record.outcome
+        gateway = f'"gateway":{quoted(request.gateway)},' if request.gateway else ""
         return (
             f'{{"decision_id":{quoted(record.id)},"time":{record.time:.6f},{self._common(record)}'
             f'"hash_key":"{self._key_id}","path_hash":{self._hashed("http_path", request.target)},'
             f'"user_id":{_text(outcome.user_id)},'
             f'"session_id":{_text(outcome.session_id)},"data_version":"{record.data_version}",'
-            f'"request_id":{quoted(request.request_id)},"client_address":{_text(request.client_address)},'
+            f'{gateway}"request_id":{quoted(request.request_id)},"client_address":{_text(request.client_address)},'
             f'"inputs":{self._inputs(record)}}}\n'
         )
 

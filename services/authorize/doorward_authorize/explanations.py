@@ -7,7 +7,7 @@ it meant. That is rated for each person, because a refusal costs nothing to prov
 import asyncio
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import structlog
@@ -28,6 +28,7 @@ QUEUE_LIMIT = 1_000
 PER_MINUTE = 10
 """Refusals of one person that are put as records in a minute."""
 _BATCH = 50
+_NOT_HELD = "the decision is no longer held, or was made by another authorizer"
 _EFFECTS = {
     Effect.ALLOW: pb.EFFECT_ALLOW,
     Effect.DENY: pb.EFFECT_DENY,
@@ -97,23 +98,28 @@ class Explanations:
                 self._metrics.refusals_unkept.inc(len(writes))
                 _log.warning("refusals could not be put as records", count=len(writes), reason=str(error))
 
-    async def of(self, decision_id: str) -> pb.ExplainResponse:
-        """The explanation of a decision.
+    async def of(self, decision_id: str, routes: Collection[str] | None = None) -> pb.ExplainResponse:
+        """The explanation of a decision; with ``routes``, of one about a route so named.
 
         Raises:
-            NotFoundError: it is held neither here nor in the records.
+            NotFoundError: it is held neither here nor in the records, or is about another route.
             DoorwardError: the records cannot be asked.
         """
         held = self._held.get(decision_id)
         if held is not None:
+            if routes is not None and held.route.route.name not in routes:
+                raise NotFoundError(_NOT_HELD)
             return explained(held)
         try:
             record = await self._records.get(RECORD_TYPE, decision_id)
-            return pb.ExplainResponse.FromString(record.data)
+            found = pb.ExplainResponse.FromString(record.data)
         except (NotFoundError, InvalidArgumentError) as error:
-            raise NotFoundError("the decision is no longer held, or was made by another authorizer") from error
+            raise NotFoundError(_NOT_HELD) from error
         except DecodeError as error:
             raise DataCorruptedError("a refusal record does not parse") from error
+        if routes is not None and found.route not in routes:
+            raise NotFoundError(_NOT_HELD)
+        return found
 
 
 def explained(held: HeldDecision) -> pb.ExplainResponse:

@@ -8,6 +8,7 @@ import math
 import random
 import secrets
 import time
+from pathlib import Path
 
 import grpc.aio
 import structlog
@@ -62,6 +63,8 @@ from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.explanations import Explanations
 from doorward_authorize.external_records import ExternalRecords
 from doorward_authorize.external_tokens import ExternalTokens
+from doorward_authorize.gateway_door import GatewayDoor
+from doorward_authorize.gateways import Gateways
 from doorward_authorize.grants import Grants
 from doorward_authorize.guard.records import CutRecords
 from doorward_authorize.guard.service import SERVICE_NAME as GUARD_SERVICE_NAME
@@ -177,6 +180,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         resource = {"service.name": "doorward-authorize", "service.instance.id": authorizer_id}
         spans = span_sender(settings.tracing.otlp_endpoint, resource, metrics.span_drops.inc)
         tracer = Tracer(settings.tracing.sample, spans.offer, clock.now, random.random)
+    gateways = Gateways(lambda: evaluator.snapshot, metrics, clock)
     held = HeldDecisions()
     explanations = Explanations(held, client, clock, metrics)
     checker = Checker(
@@ -186,6 +190,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         log=log,
         held=held,
         explanations=explanations,
+        gateways=gateways,
         data_version=lambda: replica.version,
         clock=clock,
         metrics=metrics,
@@ -204,24 +209,38 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     replica.subscribe(watcher.on_record)
     asked = itertools.count(1)
     servicer = AuthorizeServicer(
-        evaluator, principals, replica, explanations, lambda: f"{authorizer_id}-q-{next(asked):x}", clock.now
+        evaluator, principals, replica, explanations, gateways, lambda: f"{authorizer_id}-q-{next(asked):x}", clock.now
     )
 
     def register(server: grpc.aio.Server) -> None:
         add_AuthorizeServiceServicer_to_server(servicer, server)
         add_GuardServiceServicer_to_server(guards, server)
 
+    leaving = asyncio.Event()
+
+    def is_serving() -> bool:
+        return replica.is_fresh() and not leaving.is_set()
+
+    door = GatewayDoor(
+        checker, is_serving, lambda server: add_AuthorizeServiceServicer_to_server(servicer, server), [SERVICE_NAME]
+    )
     own_services = neighbours.servers(
         "authorize_services",
         [(Plane.OPERATOR, neighbours.local.authorize_of(options.worker))],
         [Plane.OPERATOR, Plane.PROXY],
         register,
         [SERVICE_NAME, GUARD_SERVICE_NAME],
+        door.methods_of,
     )
-    leaving = asyncio.Event()
     checks = GrpcServer(
-        check_methods(checker, lambda: replica.is_fresh() and not leaving.is_set()), admits=admitted([Plane.PROXY])
+        door.methods_behind(check_methods(checker, is_serving)), admits=admitted([Plane.PROXY], gateways=True)
     )
+    place = neighbours.place("authorize", neighbours.local.check(options.worker))
+
+    async def follow_gateways(newest: Settings) -> None:
+        """Where planes are known by their sockets, so are gateways."""
+        if isinstance(place, Path):
+            await door.follow(newest, lambda name: neighbours.local.gateway(name, options.worker))
 
     def describe(process: Process) -> None:
         process.generation = evaluator.snapshot.generation
@@ -246,6 +265,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         evaluator.snapshot = await compile_in_slices(changed, before, clock.monotonic())
         watcher.on_snapshot(before, evaluator.snapshot)
         reporter.soon()
+        await follow_gateways(changed)
         gc.freeze()  # it will be there for long
         parts = before.parts()
         del before
@@ -266,9 +286,9 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     stopping = asyncio.create_task(stop.wait(), name="stop")
     announcing = asyncio.create_task(_announce(replica, stop), name="announce")
     try:
-        place = neighbours.place("authorize", neighbours.local.check(options.worker))
         await listen(checks, place, neighbours.identity)
         await start_all(own_services)
+        await follow_gateways(evaluator.snapshot.settings)
         await probes.start(options.health or neighbours.local.probes(Plane.AUTHORIZE, options.worker))
         done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
         for task in done - {stopping}:
@@ -280,7 +300,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         leaving.set()
         await _unasked(checks)
         guards.drain()
-        await checks.drain(_DRAIN_SECONDS)
+        await asyncio.gather(checks.drain(_DRAIN_SECONDS), door.drain(_DRAIN_SECONDS))
         await stop_all(own_services, _STOP_SECONDS)
         await probes.stop()
         for task in (*tasks, stopping, announcing):

@@ -49,6 +49,12 @@ class AuthorizeMetrics:
             "Decisions refused because they could not be recorded first.",
             registry=registry,
         )
+        self.gateway_refusals = Counter(
+            "doorward_gateway_refusals",
+            "Questions of other gateways that they may not ask; all were refused.",
+            labelnames=["reason"],
+            registry=registry,
+        )
         self.guarded_streams = Gauge("doorward_guarded_streams", "Open guarded streams.", registry=registry)
         self.streams_cut = Counter("doorward_streams_cut", "Guarded streams that were ended here.", registry=registry)
 

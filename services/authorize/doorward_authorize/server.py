@@ -1,19 +1,29 @@
 """Decisions and explanations for callers other than Envoy."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeAlias
 
 import grpc.aio
 
 from doorward.api.authorize.v1 import authorize_pb2 as pb
 from doorward.api.authorize.v1 import authorize_pb2_grpc
-from doorward.errors import DoorwardError, InvalidArgumentError, NotFoundError, UnavailableError
+from doorward.config.settings import GatewaySettings
+from doorward.errors import (
+    DoorwardError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnavailableError,
+)
 from doorward.policy import Decision, Effect, Facts, RequestFacts, explain_policy
 from doorward.records.replica import Replica
 from doorward.route.paths import ambiguity, decoded_path
+from doorward.rpc.plane_methods import caller, calling_gateway
+from doorward.rpc.planes import Plane
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.explanations import Explanations, decision_message, response
+from doorward_authorize.gateways import Gateways
 from doorward_authorize.principal import Principal, Rejected
 from doorward_authorize.principals import Principals
 from doorward_authorize.snapshot import CompiledRoute
@@ -26,6 +36,7 @@ _SLICE = 25
 _REASONS: dict[type[DoorwardError], str] = {
     NotFoundError: "not-found",
     InvalidArgumentError: "path-refused",
+    PermissionDeniedError: "route-not-listed",
     UnavailableError: "data-stale",
 }
 
@@ -33,7 +44,10 @@ _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
-    """See ``protos/doorward/api/authorize/v1/authorize.proto``."""
+    """See ``protos/doorward/api/authorize/v1/authorize.proto``.
+
+    An operator may ask everything, another gateway about its own routes; no plane has a reason to.
+    """
 
     def __init__(
         self,
@@ -41,6 +55,7 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         principals: Principals,
         replica: Replica,
         explanations: Explanations,
+        gateways: Gateways,
         new_id: Callable[[], str],
         now: Callable[[], float],
     ) -> None:
@@ -48,34 +63,38 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         self._principals = principals
         self._replica = replica
         self._explanations = explanations
+        self._gateways = gateways
         self._new_id = new_id
         self._now = now
 
     async def Decide(self, request: pb.DecideRequest, context: _Context) -> pb.DecideResponse:
         """One decision."""
         del context
-        return pb.DecideResponse(decision=self._decided(request))
+        return pb.DecideResponse(decision=self._decided(request, self._asker()))
 
     async def BatchDecide(self, request: pb.BatchDecideRequest, context: _Context) -> pb.BatchDecideResponse:
         """Many decisions, in slices, so that checks are answered in between."""
         del context
+        asker = self._asker()
         if len(request.requests) > BATCH_LIMIT:
             raise InvalidArgumentError(f"at most {BATCH_LIMIT} requests")
         response = pb.BatchDecideResponse()
         for position, item in enumerate(request.requests):
             if position and position % _SLICE == 0:
                 await asyncio.sleep(0)
-            response.responses.add(decision=self._decided_or_denied(item))
+            response.responses.add(decision=self._decided_or_denied(item, asker))
         return response
 
     async def Explain(self, request: pb.ExplainRequest, context: _Context) -> pb.ExplainResponse:
         """A held decision, or one as it would be made now."""
         del context
+        asker = self._asker()
+        self._gateways.require_explanations(asker)
         match request.WhichOneof("target"):
             case "decision_id":
-                return await self._explanations.of(request.decision_id)
+                return await self._explanations.of(request.decision_id, self._routes_of(asker))
             case "request":
-                compiled, facts, _ = self._inputs(request.request)
+                compiled, facts, _ = self._inputs(request.request, asker)
                 explanation = explain_policy(compiled.policy.policy, facts)
                 generation = self._evaluator.snapshot.generation
                 decision = decision_message(explanation.decision, self._new_id(), generation)
@@ -86,17 +105,20 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
     async def ListAccessible(self, request: pb.ListAccessibleRequest, context: _Context) -> pb.ListAccessibleResponse:
         """The routes that a GET at their own prefix, or a CONNECT to a tunnel, would reach."""
         del context
+        asker = self._asker()
         if not self._replica.is_fresh():
             raise UnavailableError("the data are too old to decide by")
         self._subject(request.subject)
-        reachable = []
+        reachable: list[str] = []
         for position, compiled in enumerate(tuple(self._evaluator.snapshot.routes.values())):
             if position and position % _SLICE == 0:
                 await asyncio.sleep(0)
             route = compiled.route
+            if asker is not None and route.id not in asker.routes:
+                continue
             method, path = ("CONNECT", "") if route.is_tunnel else ("GET", route.match.value)
             facts = pb.RequestFacts(route_id=route.id, method=method, path=path)
-            decision = self._decided_or_denied(pb.DecideRequest(subject=request.subject, request=facts))
+            decision = self._decided_or_denied(pb.DecideRequest(subject=request.subject, request=facts), asker)
             if decision.effect == pb.EFFECT_ALLOW:
                 reachable.append(route.id)
         return pb.ListAccessibleResponse(route_ids=reachable)
@@ -104,6 +126,7 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
     async def GetStatus(self, request: pb.GetStatusRequest, context: _Context) -> pb.GetStatusResponse:
         """Generation and freshness."""
         del request, context
+        self._asker()
         age = self._replica.data_age_seconds
         return pb.GetStatusResponse(
             generation=self._evaluator.snapshot.generation,
@@ -112,31 +135,55 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
             sessions=self._replica.count("Session"),
         )
 
-    def _decided_or_denied(self, request: pb.DecideRequest) -> pb.Decision:
+    def _asker(self) -> GatewaySettings | None:
+        """What limits whoever asks; ``None`` for an operator, who may ask everything.
+
+        Raises:
+            PermissionDeniedError: neither an operator nor a gateway of ours.
+        """
+        gateway = calling_gateway.get()
+        if gateway is not None:
+            return self._gateways.known(gateway)
+        if caller.get() is not Plane.OPERATOR:
+            raise PermissionDeniedError("this is for operators, and for gateways that the configuration names")
+        return None
+
+    def _routes_of(self, asker: GatewaySettings | None) -> Collection[str] | None:
+        """Names of the routes that ``asker`` may ask about; ``None`` for all."""
+        if asker is None:
+            return None
+        routes = self._evaluator.snapshot.routes
+        return frozenset(routes[route_id].route.name for route_id in asker.routes if route_id in routes)
+
+    def _decided_or_denied(self, request: pb.DecideRequest, asker: GatewaySettings | None) -> pb.Decision:
         """One of several: what cannot be decided is denied in its place, and keeps no other from its answer."""
         try:
-            return self._decided(request)
-        except (NotFoundError, InvalidArgumentError, UnavailableError) as error:
+            return self._decided(request, asker)
+        except (NotFoundError, InvalidArgumentError, UnavailableError, PermissionDeniedError) as error:
             reason = _REASONS[type(error)]
             decision = Decision(effect=Effect.DENY, reasons=(reason,))
             return decision_message(decision, self._new_id(), self._evaluator.snapshot.generation)
 
-    def _decided(self, request: pb.DecideRequest) -> pb.Decision:
-        compiled, facts, found = self._inputs(request)
+    def _decided(self, request: pb.DecideRequest, asker: GatewaySettings | None) -> pb.Decision:
+        compiled, facts, found = self._inputs(request, asker)
         outcome = self._evaluator.judge(found, facts.request, compiled, (compiled.policy,))
         decision = outcome.decision or Decision(effect=Effect.DENY)
         return decision_message(decision, self._new_id(), self._evaluator.snapshot.generation)
 
-    def _inputs(self, request: pb.DecideRequest) -> tuple[CompiledRoute, Facts, Principal | Rejected | None]:
+    def _inputs(
+        self, request: pb.DecideRequest, asker: GatewaySettings | None
+    ) -> tuple[CompiledRoute, Facts, Principal | Rejected | None]:
         """Route, facts and principal of a question.
 
         Raises:
+            PermissionDeniedError: it is a gateway's, about a route that is not its own.
             NotFoundError: there is no such route, session or user.
             InvalidArgumentError: the path can be read in more than one way.
             UnavailableError: the data are too old to decide by.
         """
         snapshot = self._evaluator.snapshot
         wanted = request.request
+        self._gateways.require_route(asker, wanted.route_id)
         compiled = snapshot.routes.get(wanted.route_id)
         if compiled is None or compiled.removed_at is not None or compiled.route.broken is not None:
             raise NotFoundError("no such route")
@@ -149,6 +196,7 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         if not self._replica.is_fresh(staleness.sensitive if compiled.route.sensitive else staleness.default):
             raise UnavailableError("the data are too old to decide by")
         found = self._subject(request.subject)
+        is_believed = asker is None or asker.trust_client_address
         facts = Facts(
             principal=found.facts if isinstance(found, Principal) else None,
             request=RequestFacts(
@@ -158,7 +206,9 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
                 raw_path=wanted.path,
                 query=wanted.query,
                 headers={name.lower(): tuple(values.values) for name, values in wanted.headers.items()},
-                client_address=wanted.client_address or None,
+                client_address=(wanted.client_address or None) if is_believed else None,
+                is_certificate_unknown=True,  # there is no way to say which
+                route=compiled.route.id,
             ),
             now=self._now(),
         )

@@ -299,6 +299,18 @@ def keys_init(
     raise typer.Exit(init_keys(data, planes=planes, life=life))
 
 
+@keys_app.command("gateway")
+def keys_gateway(
+    name: Annotated[str, typer.Argument(help="As `gateways` in the configuration calls it.")],
+    data: Data = DEFAULT_DATA,
+    life: Life = DEFAULT_LIFE,
+) -> None:
+    """Make the certificate by which another gateway asks authorizers; `keys renew` renews it with the others."""
+    from doorward.cli.keys import issue_gateway  # noqa: PLC0415  # loaded by the command that needs it
+
+    raise typer.Exit(issue_gateway(name, data, life=life))
+
+
 @keys_app.command("renew")
 def keys_renew(
     data: Data = DEFAULT_DATA,
@@ -342,7 +354,7 @@ def keys_revoke(
 
 @keys_app.command("export")
 def keys_export(
-    plane: Annotated[str, typer.Argument(help="authenticate, authorize, proxy, databroker or operator.")],
+    plane: Annotated[str, typer.Argument(help="authenticate, authorize, proxy, databroker, operator or gateway/NAME.")],
     target: Annotated[Path, typer.Argument(help="Folder that becomes the plane's data folder.")],
     data: Data = DEFAULT_DATA,
 ) -> None:

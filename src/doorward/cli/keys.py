@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import math
+import re
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -12,7 +13,7 @@ from doorward.api.process.v1.process_pb2 import Process, ReportRequest
 from doorward.api.process.v1.process_pb2_grpc import ProcessServiceStub
 from doorward.cli.access import Access
 from doorward.clock import SystemClock
-from doorward.config.document import parse_duration
+from doorward.config.document import NAME, parse_duration
 from doorward.errors import ConfigurationError
 from doorward.keys import rotation
 from doorward.keys.assertion import public_id
@@ -20,6 +21,7 @@ from doorward.keys.plane_authority import (
     AUTHORITIES_FILE,
     AUTHORITY_KEY_FILE,
     CERTIFICATE_FILE,
+    GATEWAY_PREFIX,
     KEY_FILE,
     PLANE_AUTHORITY,
     PlaneAuthority,
@@ -51,31 +53,49 @@ def init_keys(data: Path, *, planes: bool, life: str) -> int:
     return 0
 
 
+def issue_gateway(name: str, data: Path, *, life: str) -> int:
+    """Make the certificate of another gateway, or renew it when it is due; what it opens is the configuration's to say."""
+    if not re.match(NAME, name):
+        raise ConfigurationError([f"error: `{name}` is no name of a gateway (expected `{NAME}`)"])
+    with _existing_authority(data) as authority:
+        made = authority.renew([GATEWAY_PREFIX + name], certificate_life(life))
+    _report(made)
+    if not made:
+        print(f"the certificate of `{GATEWAY_PREFIX}{name}` is not due yet")
+    return 0
+
+
 def renew_certificates(data: Path, *, life: str, watch: bool, all_of_them: bool) -> int:
     """Renew the planes' certificates that are two thirds through their life; with ``watch``, go on doing so."""
     with _existing_authority(data) as authority:
         if authority.is_old:
             print(f"the authority expires on {authority.expires_at:%Y-%m-%d}: doorward keys rotate {PLANE_AUTHORITY}")
-        _report(authority.renew(_PLANES, certificate_life(life), all_of_them=all_of_them))
+        _report(authority.renew(_everybody(authority), certificate_life(life), all_of_them=all_of_them))
     while watch:
         time.sleep(_LOOK_SECONDS)
         with _existing_authority(data) as authority:
-            _report(authority.renew(_PLANES, certificate_life(life)))
+            _report(authority.renew(_everybody(authority), certificate_life(life)))
     return 0
 
 
 def export_plane(plane: str, data: Path, target: Path) -> int:
-    """Write to ``target`` what ``plane`` is given, and nothing else: its certificate and the keys that it is entitled to."""
-    if plane not in _PLANES:
-        raise ConfigurationError([f"error: no plane `{plane}` (there are {', '.join(_PLANES)})"])
-    files = KeyStore(data / "keys").files_of(plane)
-    certificate = read_certificate(data / "planes" / plane, Plane(plane), time.time())
+    """Write to ``target`` what ``plane`` is given, and nothing else: its certificate and the keys that it is entitled to.
+
+    A gateway, ``gateway/<name>``, is entitled to none.
+    """
+    is_gateway = plane.startswith(GATEWAY_PREFIX) and re.match(NAME, plane.removeprefix(GATEWAY_PREFIX)) is not None
+    if not is_gateway and plane not in _PLANES:
+        there_are = ", ".join([*_PLANES, f"{GATEWAY_PREFIX}NAME"])
+        raise ConfigurationError([f"error: no plane `{plane}` (there are {there_are})"])
+    files = {} if is_gateway else KeyStore(data / "keys").files_of(plane)
+    certificate = read_certificate(data / "planes" / plane, plane, time.time())
     private_folder(target)
     keys = private_folder(target / "keys")
     for name, text in files.items():
         write_private(keys / name, text)
-    private_folder(target / "planes")
-    own = private_folder(target / "planes" / plane)
+    own = private_folder(target / "planes")
+    for part in plane.split("/"):
+        own = private_folder(own / part)
     write_private(own / KEY_FILE, certificate.key_pem.decode())
     write_private(own / CERTIFICATE_FILE, certificate.certificate_pem.decode())
     write_private(own / AUTHORITIES_FILE, certificate.authorities_pem.decode())
@@ -120,7 +140,7 @@ def revoke_key(purpose: str, key_id: str, data: Path) -> int:
     if purpose == PLANE_AUTHORITY:
         with _existing_authority(data) as authority:
             authority.revoke(key_id)
-            _report(authority.renew(_PLANES, None))
+            _report(authority.renew(_everybody(authority), None))
         print(f"dropped {key_id}: planes refuse each other until each has its new files; open connections go on")
         return 0
     kind = _purpose(purpose)
@@ -144,7 +164,7 @@ def _rotate_authority(authority: PlaneAuthority, access: Access | None) -> int:
             said = f"retired {', '.join(authority.retire())}; give the certificates to the planes"
         else:
             said = f"{authority.promote()} issues now; give the certificates to the planes, then run this again"
-    _report(authority.renew(_PLANES, None))
+    _report(authority.renew(_everybody(authority), None))
     print(said)
     return 0
 
@@ -202,6 +222,11 @@ def _existing_authority(data: Path) -> AbstractContextManager[PlaneAuthority]:
     if not (data / "planes" / AUTHORITY_KEY_FILE).is_file():
         raise ConfigurationError([f"{data}: error: no authority for planes here (doorward keys init --planes)"])
     return _authority(data)
+
+
+def _everybody(authority: PlaneAuthority) -> tuple[str, ...]:
+    """The planes, and the gateways that have been given a certificate."""
+    return (*_PLANES, *authority.gateways)
 
 
 def _authority(data: Path) -> AbstractContextManager[PlaneAuthority]:

@@ -301,6 +301,25 @@ class GrantDocument(StrictDocument):
     )
 
 
+class GatewayDocument(StrictDocument):
+    """Another gateway, or a program, that asks authorizers. Its certificate, or its socket, says which it is."""
+
+    name: str = Field(pattern=NAME, description="As in its certificate (`doorward keys gateway NAME`).")
+    routes: list[str] = Field(min_length=1, description="Names of the routes that it may ask about.")
+    trust_client_address: bool = Field(
+        default=False,
+        description="Whether its word on a client's address counts. Without, the address is unknown: nobody gets in by it.",
+    )
+    trust_client_certificate: bool = Field(
+        default=False,
+        description="Whether its word on a client's certificate counts. Without, nobody gets in by a certificate, or by having none.",
+    )
+    may_explain: bool = Field(
+        default=False,
+        description="Whether it is told why a decision came out as it did, on its routes; that tells what is known of people.",
+    )
+
+
 class Document(StrictDocument):
     """A whole configuration file, except its routes, which are read one by one."""
 
@@ -321,6 +340,9 @@ class Document(StrictDocument):
     )
     session: SessionDocument = Field(default=SessionDocument(), description="Life of a sign-in.")
     grants: list[GrantDocument] = Field(default=[], description="Kinds of just-in-time grants.")
+    gateways: list[GatewayDocument] = Field(
+        default=[], description="Other gateways that may ask authorizers, each about its own routes."
+    )
     authorize: AuthorizeDocument = Field(default=AuthorizeDocument(), description="Deciding processes.")
     envoy: EnvoyDocument = Field(default=EnvoyDocument(), description="Data plane.")
     tracing: TracingDocument | None = Field(default=None, description="Traces; without it there are none.")

@@ -101,6 +101,10 @@ class LocalEndpoints:
         """The own gRPC services of one worker of the authorize plane."""
         return self._socket(f"authorize.{worker}.sock" if worker else "authorize.sock")
 
+    def gateway(self, name: str, worker: int) -> Path:
+        """All that one authorize worker serves to another gateway; which socket a call comes in on is who calls."""
+        return self._socket(f"gateway.{name}.{worker}.sock")
+
     def authorizers(self) -> tuple[Path, ...]:
         """The services of every authorize worker that has begun here, the first one first."""
         others = sorted(self.folder.glob("authorize.*.sock"), key=lambda path: (len(path.name), path.name))

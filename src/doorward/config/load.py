@@ -16,6 +16,7 @@ from doorward.config.directories import DirectoriesReader
 from doorward.config.directory_settings import DirectorySettings
 from doorward.config.document import Document, PlanesDocument
 from doorward.config.endpoints import Address, PlaneAddresses, parse_address
+from doorward.config.gateways import read_gateways
 from doorward.config.grants import read_grants
 from doorward.config.named_policies import read_library
 from doorward.config.references import SecretReader, no_secret, read_secret
@@ -204,6 +205,7 @@ class _Loader:
         if reading is not None:
             self._remembered.checks.check(reading.routes, providers, self._contained)
         grants = read_grants(document, reading.routes if reading else (), node, self._fatal, self._contained)
+        gateways = read_gateways(document, reading.routes if reading else (), node, self._fatal, self._contained)
         directories = self._directories(document, node)
         redis = self._redis(document, node)
         certificates = self._client_certificates(document, node, reading)
@@ -256,6 +258,7 @@ class _Loader:
             envoy_concurrency=document.envoy.concurrency,
             max_streams=document.envoy.max_streams,
             grants=grants,
+            gateways=gateways,
             routes=reading.routes,
             broken_hosts=reading.broken_hosts,
             warnings=self._contained.all,

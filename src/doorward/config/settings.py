@@ -122,6 +122,18 @@ class GrantKind:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """What another gateway may ask, and how far it is believed."""
+
+    name: str
+    routes: frozenset[str]
+    """Ids."""
+    trust_client_address: bool = False
+    trust_client_certificate: bool = False
+    may_explain: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoutePolicy:
     """A route with the policy that decides it."""
 
@@ -180,6 +192,8 @@ class Settings:
     """What was read, and how it looked then: by this a change is noticed."""
     grants: tuple[GrantKind, ...] = ()
     """The kinds of grants that count."""
+    gateways: tuple[GatewaySettings, ...] = ()
+    """Who else may ask authorizers."""
     routes: tuple[RoutePolicy, ...]
     """In file order: within a host the first match wins."""
     broken_hosts: tuple[tuple[str, str], ...] = ()
@@ -222,6 +236,10 @@ class Settings:
     def provider_tokens(self) -> frozenset[Variable]:
         """The identity providers' tokens that some route puts into a header."""
         return frozenset().union(*(item.route.provider_tokens for item in self.routes))
+
+    def gateway(self, name: str) -> GatewaySettings | None:
+        """The gateway of this name, if it may ask at all."""
+        return next((item for item in self.gateways if item.name == name), None)
 
     def directory_of(self, provider_id: str) -> DirectorySettings | None:
         """The directory that describes the users of an identity provider, if there is one."""

@@ -1,13 +1,15 @@
-"""Certificates by which the planes know each other: one authority, and one certificate for each plane.
+"""Certificates by which the planes know each other: one authority, and one certificate for each plane and each other gateway.
 
 The name of the plane stands in the certificate twice: as a URI, which servers and Envoy compare, and as a DNS name, which
-is all that a gRPC client can compare. Whoever holds a certificate of one plane is that plane and no other.
+is all that a gRPC client can compare. Whoever holds a certificate of one plane is that plane and no other. A gateway is named
+``gateway/<name>``; its certificate is good for asking alone, so that no gateway can answer as if it were a plane.
 
     FOLDER/authority.crt, authority.key   made by ``keys init``; the key stays where certificates are renewed
     FOLDER/authority-next/                an authority that is trusted already and issues nothing yet
     FOLDER/authority-earlier.crt          the one that issued before, still trusted
     FOLDER/<plane>/tls.crt, tls.key       the plane's own; names as Kubernetes and its certificate managers use them
     FOLDER/<plane>/ca.crt                 the authorities that it trusts
+    FOLDER/gateway/<name>/...             the same of a gateway
 
 An authority changes in the steps of any other key: ``add`` one that all come to trust, ``promote`` it so that it issues, ``retire``
 the one before. Each step makes every certificate again.
@@ -42,18 +44,26 @@ _EARLIER_FILE = "authority-earlier.crt"
 _NAME = "Doorward planes"
 _OLD = dt.timedelta(days=180)
 """With less life left than this it is time to begin with another authority."""
-_URI_PREFIX = "doorward://plane/"
-_DOMAIN = ".plane.doorward"
+GATEWAY_PREFIX = "gateway/"
+"""How the identity of another gateway begins, among the names of planes."""
+_PLANE_URI = "doorward://plane/"
+_GATEWAY_URI = "doorward://gateway/"
+_PLANE_DOMAIN = ".plane.doorward"
+_GATEWAY_DOMAIN = ".gateway.doorward"
 
 
 def plane_uri(plane: str) -> str:
-    """The URI that names ``plane`` in its certificate."""
-    return _URI_PREFIX + plane
+    """The URI that names ``plane``, or a gateway, in its certificate."""
+    if plane.startswith(GATEWAY_PREFIX):
+        return _GATEWAY_URI + plane.removeprefix(GATEWAY_PREFIX)
+    return _PLANE_URI + plane
 
 
 def plane_host(plane: str) -> str:
-    """The DNS name that names ``plane`` in its certificate; it resolves nowhere."""
-    return plane + _DOMAIN
+    """The DNS name that names ``plane``, or a gateway, in its certificate; it resolves nowhere."""
+    if plane.startswith(GATEWAY_PREFIX):
+        return plane.removeprefix(GATEWAY_PREFIX) + _GATEWAY_DOMAIN
+    return plane + _PLANE_DOMAIN
 
 
 def plane_of(certificate: x509.Certificate) -> str | None:
@@ -66,9 +76,12 @@ def plane_of(certificate: x509.Certificate) -> str | None:
 
 
 def plane_of_uris(uris: Sequence[str]) -> str | None:
-    """The one plane among the URIs of a certificate that somebody else has verified; ``None`` for none or several."""
-    planes = {uri.removeprefix(_URI_PREFIX) for uri in uris if uri.startswith(_URI_PREFIX)}
-    return planes.pop() if len(planes) == 1 else None
+    """The one plane or gateway among the URIs of a certificate that somebody else has verified; ``None`` for none or several."""
+    planes = {uri.removeprefix(_PLANE_URI) for uri in uris if uri.startswith(_PLANE_URI)}
+    gateways = {uri.removeprefix(_GATEWAY_URI) for uri in uris if uri.startswith(_GATEWAY_URI)}
+    if len(planes) + len(gateways) != 1 or any("/" in name for name in (*planes, *gateways)):
+        return None
+    return planes.pop() if planes else GATEWAY_PREFIX + gateways.pop()
 
 
 def authority_id(authority: x509.Certificate) -> str:
@@ -107,6 +120,12 @@ class PlaneAuthority:
     def next_id(self) -> str | None:
         """Id of the one that is to issue, if one waits."""
         return _id_in(self._next / _AUTHORITY_FILE) if self._next.is_dir() else None
+
+    @property
+    def gateways(self) -> list[str]:
+        """The gateways that have a certificate here, each as ``gateway/<name>``, sorted."""
+        folder = self._folder / GATEWAY_PREFIX
+        return sorted(GATEWAY_PREFIX + path.name for path in folder.iterdir()) if folder.is_dir() else []
 
     @property
     def expires_at(self) -> dt.datetime:
@@ -191,10 +210,13 @@ class PlaneAuthority:
         certified = self._authority.issue(
             f"doorward {plane}",
             [x509.UniformResourceIdentifier(plane_uri(plane)), x509.DNSName(plane_host(plane))],
-            [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
+            [ExtendedKeyUsageOID.CLIENT_AUTH]
+            if plane.startswith(GATEWAY_PREFIX)
+            else [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
             life,
         )
         folder = self._folder / plane
+        folder.parent.mkdir(mode=0o700, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         # Readers take a pair only when it belongs together, so a moment between the two does no harm.
         write_private(folder / KEY_FILE, certified.key_pem.decode())

@@ -96,6 +96,9 @@ class RequestFacts:
     """Lower-case names, each value by itself."""
     client_address: str | None = None
     client_certificate: ClientCertificateFacts | None = None
+    """``None``: none that counts."""
+    is_certificate_unknown: bool = False
+    """Nobody who is believed has said whether there is one."""
     route: str = ""
     """Id of the route."""
 

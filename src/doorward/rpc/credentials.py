@@ -24,7 +24,6 @@ from doorward.clock import Clock
 from doorward.errors import ConfigurationError
 from doorward.keys.plane_authority import AUTHORITIES_FILE, CERTIFICATE_FILE, KEY_FILE, authority_id, plane_of
 from doorward.keys.private_file import is_private
-from doorward.rpc.planes import Plane
 
 _LOOK_SECONDS = 1.0
 _REMIND_SECONDS = 60.0
@@ -36,7 +35,8 @@ _log = structlog.stdlib.get_logger(__name__)
 class PlaneCertificate:
     """A plane's certificate, its key, and the authorities that it trusts; all PEM, checked to belong together."""
 
-    plane: Plane
+    plane: str
+    """A plane, or a gateway as ``gateway/<name>``."""
     certificate_pem: bytes
     key_pem: bytes
     authorities_pem: bytes
@@ -68,7 +68,7 @@ class PlaneCertificate:
         return grpc.ssl_server_certificate_configuration([(self.key_pem, self.certificate_pem)], self.authorities_pem)
 
 
-def read_certificate(folder: Path, plane: Plane, now: float) -> PlaneCertificate:
+def read_certificate(folder: Path, plane: str, now: float) -> PlaneCertificate:
     """The certificate in ``folder``.
 
     Raises:
@@ -118,7 +118,7 @@ class PlaneIdentity:
         ConfigurationError: there is no usable one to start with.
     """
 
-    def __init__(self, folder: Path, plane: Plane, clock: Clock) -> None:
+    def __init__(self, folder: Path, plane: str, clock: Clock) -> None:
         self._folder = folder
         self._plane = plane
         self._clock = clock

@@ -12,29 +12,36 @@ from doorward.errors import ConfigurationError
 from doorward.keys.plane_authority import plane_of_uris
 from doorward.rpc.credentials import PlaneCertificate, PlaneIdentity
 from doorward.rpc.grpc_server import GrpcServer
-from doorward.rpc.planes import Plane
+from doorward.rpc.planes import Plane, gateway_named
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
-def admitted(callers: Collection[Plane]) -> Callable[[asyncio.BaseTransport], bool]:
-    """Lets connections of ``callers`` in: by their verified certificate, or any on a Unix socket, which only they can open."""
+def admitted(callers: Collection[Plane], *, gateways: bool = False) -> Callable[[asyncio.BaseTransport], bool]:
+    """Lets connections of ``callers`` in: by their verified certificate, or any on a Unix socket, which only they can open.
+
+    With ``gateways``, those of other gateways too; what each may ask is for whoever serves them.
+    """
     allowed = frozenset(callers)
 
     def admits(transport: asyncio.BaseTransport) -> bool:
         if transport.get_extra_info("ssl_object") is None:
             return True
         named = plane_behind(transport)
-        if named not in allowed:
+        admits = named in allowed or (gateways and gateway_named(named) is not None)
+        if not admits:
             _log.warning("refused a caller", peer=transport.get_extra_info("peername"), plane=named)
-        return named in allowed
+        return admits
 
     return admits
 
 
 def plane_behind(transport: asyncio.BaseTransport) -> str | None:
-    """The plane that the verified certificate behind a connection names, if it is exactly one."""
-    shown = (transport.get_extra_info("ssl_object").getpeercert() or {}).get("subjectAltName", ())
+    """The plane or gateway that the verified certificate behind a connection names, if it is exactly one; ``None`` without TLS."""
+    connection = transport.get_extra_info("ssl_object")
+    if connection is None:
+        return None
+    shown = (connection.getpeercert() or {}).get("subjectAltName", ())
     return plane_of_uris([value for kind, value in shown if kind == "URI"])
 
 

@@ -34,13 +34,15 @@ from doorward.rpc.grpc_methods import (
     Unary,
 )
 from doorward.rpc.http2_frames import CallHeaders
-from doorward.rpc.planes import UNDERSTOOD, Plane, contract_of
+from doorward.rpc.planes import UNDERSTOOD, Gateway, Plane, contract_of
 from doorward.rpc.status import code_of
 
 _SAFE_TEXT = "internal error"
 
 caller: contextvars.ContextVar[Plane] = contextvars.ContextVar("caller")
-"""The plane behind the call that is being served."""
+"""The plane behind the call that is being served; not set when it is a gateway's, so that nothing takes one for a plane."""
+calling_gateway: contextvars.ContextVar[Gateway | None] = contextvars.ContextVar("calling_gateway", default=None)
+"""The gateway behind the call that is being served, if it is one's."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -58,8 +60,8 @@ class Services:
         """Serve the methods of ``service``; the newest handler of a name counts."""
         self._handlers |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
 
-    def methods_of(self, plane: Plane) -> Methods:
-        """The methods, called by ``plane``."""
+    def methods_of(self, plane: Plane | Gateway) -> Methods:
+        """The methods, called by ``plane``, or by a gateway."""
         unary: dict[bytes, Unary] = {}
         streams: dict[bytes, Stream] = {}
         for method, handler in self._handlers.items():
@@ -102,12 +104,12 @@ class _Context:
         await self._write(message.SerializeToString())
 
 
-def _unary(handler: Any, method: str, plane: Plane) -> Unary:
+def _unary(handler: Any, method: str, plane: Plane | Gateway) -> Unary:
     behaviour, parse, serialize = handler.unary_unary, handler.request_deserializer, handler.response_serializer
     context = _Context()
 
     async def answer(message: bytes) -> bytes:
-        caller.set(plane)
+        _called_by(plane)
         try:
             return bytes(serialize(await behaviour(parse(message), context)))
         except Exception as error:
@@ -116,11 +118,11 @@ def _unary(handler: Any, method: str, plane: Plane) -> Unary:
     return answer
 
 
-def _stream(handler: Any, method: str, plane: Plane) -> Stream:
+def _stream(handler: Any, method: str, plane: Plane | Gateway) -> Stream:
     parse, serialize = handler.request_deserializer, handler.response_serializer
 
     async def serve(receive: Receive, send: Send) -> int:
-        caller.set(plane)
+        _called_by(plane)
 
         async def requests() -> AsyncIterator[Any]:
             while (message := await receive()) is not None:
@@ -141,6 +143,13 @@ def _stream(handler: Any, method: str, plane: Plane) -> Stream:
     return serve
 
 
+def _called_by(who: Plane | Gateway) -> None:
+    if isinstance(who, Gateway):
+        calling_gateway.set(who)
+    else:
+        caller.set(who)
+
+
 def _end_for(error: Exception, method: str) -> CallEnded:
     if isinstance(error, CallEnded):
         return error
@@ -148,11 +157,17 @@ def _end_for(error: Exception, method: str) -> CallEnded:
         return CallEnded(INVALID_ARGUMENT, "not a request of this method")
     if isinstance(error, DoorwardError):
         return CallEnded(code_of(error).value[0], str(error))
-    _log.error("a call failed", method=method, caller=str(caller.get(None)), error=str(error), exc_info=error)
+    _log.error(
+        "a call failed",
+        method=method,
+        caller=str(calling_gateway.get() or caller.get(None)),
+        error=str(error),
+        exc_info=error,
+    )
     return CallEnded(INTERNAL, _SAFE_TEXT)
 
 
-def _misunderstood(headers: CallHeaders, plane: Plane) -> CallEnded | None:
+def _misunderstood(headers: CallHeaders, plane: Plane | Gateway) -> CallEnded | None:
     """Why a caller of another version is not served, if it is not."""
     contract = contract_of(headers.user_agent.decode("latin-1"))
     if contract is None or contract in UNDERSTOOD:

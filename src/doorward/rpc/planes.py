@@ -1,8 +1,11 @@
-"""The planes' names, as callers are known by."""
+"""The names that callers are known by: the planes', and those of other gateways."""
 
 import functools
 import re
+from dataclasses import dataclass
 from enum import StrEnum
+
+from doorward.keys.plane_authority import GATEWAY_PREFIX
 
 CONTRACT = 1
 """Version of the contracts in ``protos/``; grows only with a change that an older plane would misunderstand."""
@@ -23,6 +26,23 @@ class Plane(StrEnum):
     """The databroker plane's worker that reads directories; a process of its own, with credentials of its own."""
     OPERATOR = "operator"
     """A person at the command line, with access to the run folder or a certificate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Another gateway, or a program, that asks authorizers; what it may ask is the configuration's to say (``gateways``)."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return GATEWAY_PREFIX + self.name
+
+
+def gateway_named(identity: str | None) -> Gateway | None:
+    """The gateway that a certificate names; ``None`` for a plane, and for nobody."""
+    if identity is None or not identity.startswith(GATEWAY_PREFIX):
+        return None
+    return Gateway(identity.removeprefix(GATEWAY_PREFIX))
 
 
 @functools.lru_cache(64)

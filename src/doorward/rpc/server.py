@@ -25,7 +25,7 @@ from doorward.rpc.grpc_methods import Methods
 from doorward.rpc.grpc_server import GrpcServer
 from doorward.rpc.plane_listener import listen, plane_behind
 from doorward.rpc.plane_methods import Services, caller, refusing
-from doorward.rpc.planes import Plane
+from doorward.rpc.planes import Gateway, Plane, gateway_named
 
 __all__ = ["PlaneServer", "Register", "caller", "check_socket_path", "start_all", "stop_all"]
 
@@ -44,7 +44,7 @@ class PlaneServer:
     """A gRPC server at one place.
 
     On a Unix socket ``callers`` is the one plane whose socket it is; at an address it is all planes that may call at all,
-    and ``identity`` is ours.
+    and ``identity`` is ours. ``for_gateways`` says there what a gateway is served; without it, no gateway is served anything.
     """
 
     def __init__(
@@ -54,8 +54,10 @@ class PlaneServer:
         register: Register,
         service_names: Sequence[str],
         identity: PlaneIdentity | None = None,
+        for_gateways: Callable[[Gateway], Methods] | None = None,
     ) -> None:
         self._place = place
+        self._for_gateways = for_gateways
         self._identity = identity
         self._health = HealthServicer()
         self._service_names = tuple(service_names)
@@ -100,6 +102,9 @@ class PlaneServer:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         named = plane_behind(transport)
+        gateway = gateway_named(named)
+        if gateway is not None and self._for_gateways is not None:
+            return self._for_gateways(gateway)
         methods = self._methods.get(named or "")
         if methods is None:
             _log.warning("refused a caller", peer=transport.get_extra_info("peername"), plane=named)

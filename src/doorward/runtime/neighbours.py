@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import grpc.aio
@@ -17,7 +17,8 @@ from doorward.keys.plane_authority import PLANE_AUTHORITY
 from doorward.keys.store import KeyStore
 from doorward.rpc.client import open_channel
 from doorward.rpc.credentials import PlaneIdentity
-from doorward.rpc.planes import Plane
+from doorward.rpc.grpc_methods import Methods
+from doorward.rpc.planes import Gateway, Plane
 from doorward.rpc.server import PlaneServer, Register
 from doorward.runtime.service import ServeOptions
 
@@ -91,11 +92,15 @@ class Neighbours:
         callers: Collection[Plane],
         register: Register,
         names: Sequence[str],
+        for_gateways: Callable[[Gateway], Methods] | None = None,
     ) -> list[PlaneServer]:
-        """The gRPC servers of ``service``: one at an address, or one for each of ``sockets`` and the plane that calls there."""
+        """The gRPC servers of ``service``: one at an address, or one for each of ``sockets`` and the plane that calls there.
+
+        ``for_gateways`` as in ``PlaneServer``: at an address, where a certificate can say that a gateway calls.
+        """
         place = self.place(service, sockets[0][1])
         if isinstance(place, Address):
-            return [PlaneServer(place, callers, register, names, self.identity)]
+            return [PlaneServer(place, callers, register, names, self.identity, for_gateways)]
         return [PlaneServer(path, [plane], register, names) for plane, path in sockets]
 
     def describe(self, process: Process) -> None:

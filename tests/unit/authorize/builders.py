@@ -33,6 +33,7 @@ from doorward_authorize.directories import Directories
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.explanations import Explanations
 from doorward_authorize.external_tokens import ExternalTokens
+from doorward_authorize.gateways import Gateways
 from doorward_authorize.held_decisions import HeldDecisions
 from doorward_authorize.log_file import LogFile
 from doorward_authorize.metrics import AuthorizeMetrics
@@ -151,6 +152,7 @@ class World:
         self.held = HeldDecisions()
         self.stored = StoreRecords(self.clock)
         self.explanations = Explanations(self.held, self.stored, self.clock, self.metrics)
+        self.gateways = Gateways(lambda: self.evaluator.snapshot, self.metrics, self.clock)
         self.checker = Checker(
             authorizer_id="test",
             evaluator=self.evaluator,
@@ -163,6 +165,7 @@ class World:
             log=self.log,
             held=self.held,
             explanations=self.explanations,
+            gateways=self.gateways,
             data_version=lambda: self.records.version,
             clock=self.clock,
             metrics=self.metrics,

@@ -50,6 +50,7 @@ def newborn(world: World) -> Checker:
         log=DecisionLog(LogFile(world.folder / "new.jsonl", 1 << 30, 1, 60.0), encoder, world.metrics),
         held=HeldDecisions(),
         explanations=world.explanations,
+        gateways=world.gateways,
         data_version=lambda: world.records.version,
         clock=world.clock,
         metrics=world.metrics,

@@ -104,6 +104,8 @@ def _next_validity(_: Term, facts: Facts) -> float | None:
 
 
 def _no_certificate(_: Term, facts: Facts) -> Finding:
+    if facts.request.is_certificate_unknown:
+        return Finding(Truth.UNKNOWN, None)
     certificate = facts.request.client_certificate
     missing = certificate is None or not _is_valid(certificate, facts.now)
     return Finding(Truth.of(missing), None if certificate is None else certificate.fingerprint)
@@ -251,7 +253,7 @@ cases:
 INVALID_CLIENT_CERTIFICATE = Criterion(
     name="invalid_client_certificate",
     operand=Operand.NOTHING,
-    summary="Holds when the client has no certificate that counts.",
+    summary="Holds when the client has no certificate that counts; unknown when nobody who is believed says so.",
     example="invalid_client_certificate: true",
     cases="""
 policy:

@@ -136,6 +136,12 @@ def test_certificates_are_renewed_at_two_thirds_of_their_life(tmp_path: Path):
         (["doorward://plane/proxy", "doorward://plane/authorize"], None),
         (["https://plane/proxy"], None),
         (["doorward://plane"], None),
+        (["doorward://gateway/edge"], "gateway/edge"),
+        (["doorward://gateway/edge", "doorward://gateway/mesh"], None),
+        (["doorward://gateway/edge", "doorward://plane/proxy"], None),
+        (["doorward://plane/gateway/edge"], None),
+        (["doorward://gateway/a/b"], None),
+        (["doorward://gateway"], None),
         ([], None),
     ],
 )

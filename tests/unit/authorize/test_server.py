@@ -1,0 +1,174 @@
+"""What programs ask: an operator everything, another gateway about its own routes, a plane nothing."""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import grpc.aio
+import pytest
+from tests.unit.authorize.builders import CONFIG, World
+
+from doorward.api.authorize.v1 import authorize_pb2 as pb
+from doorward.errors import NotFoundError, PermissionDeniedError
+from doorward.rpc.plane_methods import caller, calling_gateway
+from doorward.rpc.planes import Gateway, Plane
+from doorward_authorize.server import AuthorizeServicer
+
+GATEWAYS = """\
+  - name: office
+    from: https://office.example.com
+    to: http://127.0.0.1:9006
+    policy: [{allow: {or: [{source_ip: 10.0.0.0/8}, {invalid_client_certificate: true}]}}]
+gateways:
+  - {name: edge, routes: [app, office]}
+  - {name: mesh, routes: [admin, office], trust_client_address: true, may_explain: true}
+"""
+CONTEXT = cast("grpc.aio.ServicerContext[Any, Any]", None)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    made = World(tmp_path, CONFIG + GATEWAYS)
+    made.sign_in()
+    return made
+
+
+@pytest.fixture
+def servicer(world: World) -> AuthorizeServicer:
+    asked = itertools.count(1)
+    return AuthorizeServicer(
+        world.evaluator,
+        world.principals,
+        world.records,  # type: ignore[arg-type]  # a replica in all that is asked of it here
+        world.explanations,
+        world.gateways,
+        lambda: f"test-q-{next(asked)}",
+        world.clock.now,
+    )
+
+
+@contextmanager
+def asking(who: Plane | Gateway) -> Iterator[None]:
+    if isinstance(who, Gateway):
+        token = calling_gateway.set(who)
+        try:
+            yield
+        finally:
+            calling_gateway.reset(token)
+    else:
+        plane = caller.set(who)
+        try:
+            yield
+        finally:
+            caller.reset(plane)
+
+
+OPERATOR, EDGE, MESH = Plane.OPERATOR, Gateway("edge"), Gateway("mesh")
+ALICE = pb.Subject(session_id=b"alice".hex().ljust(32, "0"))
+
+
+def question(route: str, *, address: str = "", **fields: object) -> pb.DecideRequest:
+    facts = pb.RequestFacts(route_id=route, method="GET", path="/", client_address=address, **fields)  # type: ignore[arg-type]
+    return pb.DecideRequest(subject=ALICE, request=facts)
+
+
+async def effect(servicer: AuthorizeServicer, who: Plane | Gateway, asked: pb.DecideRequest) -> int:
+    with asking(who):
+        return (await servicer.Decide(asked, CONTEXT)).decision.effect
+
+
+async def test_a_gateway_decides_about_its_own_routes(servicer: AuthorizeServicer, world: World):
+    assert await effect(servicer, EDGE, question("app")) == pb.EFFECT_ALLOW
+    assert await effect(servicer, MESH, question("admin")) == pb.EFFECT_ALLOW
+    assert await effect(servicer, OPERATOR, question("admin")) == pb.EFFECT_ALLOW
+    for route in ("admin", "public", "@pages", "nothing", ""):
+        with pytest.raises(PermissionDeniedError, match="may not ask about that route"):
+            await effect(servicer, EDGE, question(route))
+    assert (
+        world.registry.get_sample_value("doorward_gateway_refusals_total", {"reason": "gateway-route-not-listed"}) == 5
+    )
+
+
+async def test_a_batch_denies_other_routes_in_their_place(servicer: AuthorizeServicer):
+    batch = pb.BatchDecideRequest(requests=[question("app"), question("admin"), question("nothing")])
+    with asking(EDGE):
+        answers = [item.decision for item in (await servicer.BatchDecide(batch, CONTEXT)).responses]
+    assert [item.effect for item in answers] == [pb.EFFECT_ALLOW, pb.EFFECT_DENY, pb.EFFECT_DENY]
+    assert [list(item.reasons) for item in answers[1:]] == [["route-not-listed"]] * 2
+
+
+async def test_an_address_counts_only_from_whoever_is_believed(servicer: AuthorizeServicer):
+    asked = question("office", address="10.0.0.1")
+    assert await effect(servicer, EDGE, asked) != pb.EFFECT_ALLOW
+    assert await effect(servicer, MESH, asked) == pb.EFFECT_ALLOW
+    assert await effect(servicer, OPERATOR, asked) == pb.EFFECT_ALLOW
+    assert await effect(servicer, MESH, question("office", address="192.0.2.1")) != pb.EFFECT_ALLOW
+    assert await effect(servicer, MESH, question("office")) != pb.EFFECT_ALLOW, (
+        "nobody said that there is no certificate"
+    )
+
+
+async def test_only_its_own_routes_are_listed(servicer: AuthorizeServicer):
+    found = {}
+    for who in (OPERATOR, EDGE, MESH):
+        with asking(who):
+            answer = await servicer.ListAccessible(pb.ListAccessibleRequest(subject=ALICE), CONTEXT)
+        found[str(who)] = set(answer.route_ids)
+    assert found == {"operator": {"app", "admin", "public"}, "gateway/edge": {"app"}, "gateway/mesh": {"admin"}}
+
+
+async def test_explanations_are_for_operators_and_for_gateways_that_may(servicer: AuthorizeServicer, world: World):
+    ids = {}
+    for route in ("app", "admin"):
+        await world.check(route, cookie=world.sign_in(host=f"{route}.example.com"))
+        ids[route] = next(reversed(world.held._held))
+    with asking(OPERATOR):
+        for route, decision_id in ids.items():
+            assert (await servicer.Explain(pb.ExplainRequest(decision_id=decision_id), CONTEXT)).route == route
+    with asking(MESH):
+        assert (await servicer.Explain(pb.ExplainRequest(decision_id=ids["admin"]), CONTEXT)).route == "admin"
+        assert (await servicer.Explain(pb.ExplainRequest(request=question("admin")), CONTEXT)).route == "admin"
+        with pytest.raises(NotFoundError):
+            await servicer.Explain(pb.ExplainRequest(decision_id=ids["app"]), CONTEXT)
+        with pytest.raises(PermissionDeniedError):
+            await servicer.Explain(pb.ExplainRequest(request=question("app")), CONTEXT)
+    with asking(EDGE):
+        for request in (
+            pb.ExplainRequest(decision_id=ids["app"]),
+            pb.ExplainRequest(request=question("app")),
+            pb.ExplainRequest(),
+        ):
+            with pytest.raises(PermissionDeniedError, match="may_explain"):
+                await servicer.Explain(request, CONTEXT)
+
+
+async def test_a_refusal_kept_for_all_is_explained_to_the_gateway_of_its_route_alone(
+    servicer: AuthorizeServicer, world: World
+):
+    cookie = world.sign_in("bob", groups=frozenset(), host="admin.example.com")
+    await world.check("admin", cookie=cookie, accept="text/html")
+    decision_id = next(reversed(world.held._held))
+    await world.explanations.flush()
+    world.held._held.clear()
+    with asking(MESH):
+        assert (await servicer.Explain(pb.ExplainRequest(decision_id=decision_id), CONTEXT)).route == "admin"
+    world.reload((CONFIG + GATEWAYS).replace("routes: [admin, office]", "routes: [office]"))
+    with asking(MESH), pytest.raises(NotFoundError):
+        await servicer.Explain(pb.ExplainRequest(decision_id=decision_id), CONTEXT)
+
+
+@pytest.mark.parametrize("who", [*(plane for plane in Plane if plane is not OPERATOR), Gateway("gone")], ids=str)
+async def test_s77_planes_and_unknown_gateways_are_told_nothing(servicer: AuthorizeServicer, who: Plane | Gateway):
+    calls = (
+        servicer.Decide(question("app"), CONTEXT),
+        servicer.BatchDecide(pb.BatchDecideRequest(requests=[question("app")]), CONTEXT),
+        servicer.Explain(pb.ExplainRequest(request=question("app")), CONTEXT),
+        servicer.ListAccessible(pb.ListAccessibleRequest(subject=ALICE), CONTEXT),
+        servicer.GetStatus(pb.GetStatusRequest(), CONTEXT),
+    )
+    with asking(who):
+        for call in calls:
+            with pytest.raises(PermissionDeniedError):
+                await call
