@@ -4,6 +4,7 @@ Deciding never waits for any of it.
 """
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Sequence
 
@@ -25,6 +26,9 @@ HISTORY_ENTRIES = 100_000
 HISTORY_SECONDS = 24 * 3600.0
 """What is kept for watchers to resume from; the put script itself trims at four times the count."""
 RESEAL_SECONDS = 3600.0
+"""After everything was sealed anew, until somebody looks again."""
+RESEAL_LEASE_SECONDS = 60.0
+"""Extended page by page; how soon another databroker goes on where one has died."""
 _RESEAL_PAUSE_SECONDS = 0.05
 """Between two pages, so that sealing anew never crowds out what people wait for."""
 _LEASE = "sweeper"
@@ -40,28 +44,45 @@ class Resealer:
     Any databroker may do it at any time: a record that somebody changed meanwhile is sealed under the newest key anyhow.
     """
 
-    def __init__(self, store: RecordStore, maintenance: Maintenance, keyring: Keyring, holder: str) -> None:
+    def __init__(self, store: RecordStore, maintenance: Maintenance, keyring: Keyring) -> None:
         self._store = store
         self._maintenance = maintenance
         self._keyring = keyring
-        self._holder = holder
 
     async def run(self) -> None:
         """Seal until all is done, and look again now and then, until cancelled."""
         while True:
             try:
-                if await self._is_needed() and await self._store.acquire_lease(
-                    _RESEAL_LEASE, self._holder, RESEAL_SECONDS
-                ):
-                    await self.reseal_all()
+                if await self._is_needed():
+                    await self.keep()
             except DoorwardError as error:
                 _log.warning("could not seal anew", reason=str(error))
-            await asyncio.sleep(RESEAL_SECONDS)
+            await asyncio.sleep(RESEAL_LEASE_SECONDS)
+
+    async def keep(self) -> bool:
+        """Seal everything anew if the lease can be had, and whether that was done; nobody does it again for an hour then.
+
+        Raises:
+            DoorwardError: the store failed.
+        """
+        # Another newest key is another piece of work.
+        lease = (f"{_RESEAL_LEASE}-{self._keyring.primary.id.hex()}", secrets.token_hex(8))
+        if await self._store.acquire_lease(*lease, RESEAL_LEASE_SECONDS) is None:
+            return False
+        try:
+            await self.reseal_all(lease)
+        except BaseException:
+            # Also when this process ends: another goes on at once.
+            with contextlib.suppress(DoorwardError):
+                await self._store.release_lease(*lease)
+            raise
+        await self._store.renew_lease(*lease, RESEAL_SECONDS)
+        return True
 
     async def _is_needed(self) -> bool:
         return len(self._keyring.keys) > 1 or not await self._maintenance.has_complete_indexes()
 
-    async def reseal_all(self) -> tuple[int, int]:
+    async def reseal_all(self, lease: tuple[str, str] | None = None) -> tuple[int, int]:
         """How many values were sealed anew, and how many do not open."""
         resealed = unreadable = 0
         cursor = ""
@@ -72,6 +93,8 @@ class Resealer:
             cursor = done.next_cursor
             if not cursor:
                 break
+            if lease is not None:
+                await self._store.renew_lease(*lease, RESEAL_LEASE_SECONDS)
             await asyncio.sleep(_RESEAL_PAUSE_SECONDS)
         if resealed or unreadable:
             _log.info(

@@ -74,7 +74,7 @@ async def test_a_rotation_reaches_records_tombstones_and_indexes_while_others_wr
         await before.put(Record(type="Session", id="s299", deleted=True))
     async with part(server.url, "new", "old") as during:
         assert len(await during.under("u")) == 100
-        resealer = Resealer(during.store, during.maintenance, during.keyring, "me")
+        resealer = Resealer(during.store, during.maintenance, during.keyring)
 
         async def write() -> None:
             for number in range(50):
@@ -118,7 +118,7 @@ async def test_a_store_of_many_pages_is_copied_and_sealed_anew(server: RedisServ
                 break
         assert len(copied) == 1500
     async with part(server.url, "new", "old") as during:
-        assert await Resealer(during.store, during.maintenance, during.keyring, "me").reseal_all() == (1500, 0)
+        assert await Resealer(during.store, during.maintenance, during.keyring).reseal_all() == (1500, 0)
 
 
 async def test_a_rotation_while_databrokers_run_hides_nobody_from_a_revoke(server: RedisServer):

@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 
+import pytest
 from prometheus_client import CollectorRegistry
 from tests.support.fake_clock import FakeClock
 from tests.support.key_material import keyring
 
+from doorward.errors import UnavailableError
 from doorward.keys.store import Purpose
 from doorward.records.record import Fence, Record, RecordVersion, Write
 from doorward_databroker.metrics import DatabrokerMetrics
 from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.memory import MemoryStore
+from doorward_databroker.store.maintenance import Resealed
 from doorward_databroker.store.port import Expired
-from doorward_databroker.sweeper import GRACE_SECONDS, Sweeper
+from doorward_databroker.sweeper import GRACE_SECONDS, RESEAL_LEASE_SECONDS, RESEAL_SECONDS, Resealer, Sweeper
 
 
 class Racing(MemoryStore):
@@ -75,3 +78,40 @@ async def test_a_sweeper_that_lost_its_lease_deletes_nothing():
     await store.acquire_lease("sweeper", "another", 60)
     assert await sweeper.sweep(Fence("sweeper", "me", number)) == 0
     assert (await store.stored_version("Session", "a") or ())[1] is False
+
+
+class Pages:
+    """Three pages to be sealed anew; reading the second fails as often as it is told to."""
+
+    failures: int = 0
+
+    async def reseal(self, cursor: str) -> Resealed:
+        if cursor == "1" and self.failures:
+            self.failures -= 1
+            raise UnavailableError("the store is away")
+        return Resealed(seen=1, resealed=1, unreadable=0, next_cursor={"": "1", "1": "2", "2": ""}[cursor])
+
+
+async def test_sealing_anew_goes_on_elsewhere_when_it_stops_and_is_not_repeated_for_an_hour():
+    clock = FakeClock()
+    store = MemoryStore(clock, SealedCodec(keyring(Purpose.RECORDS)))
+    pages = Pages()
+    keys = keyring(Purpose.RECORDS, "new", "old")
+    first, second = (Resealer(store, pages, keys) for _ in range(2))  # type: ignore[arg-type]  # all that is asked of it
+    pages.failures = 1
+    with pytest.raises(UnavailableError):
+        await first.keep()
+    assert await second.keep()
+    clock.advance(RESEAL_SECONDS - 1)
+    assert not await first.keep()
+    assert not await second.keep()
+    clock.advance(1)
+    assert await first.keep()
+    keys.take_over(keyring(Purpose.RECORDS, "newer", "new"))
+    assert await first.keep()
+    keys.take_over(keyring(Purpose.RECORDS, "newest", "newer"))
+    # One that was killed has said nothing.
+    await store.acquire_lease(f"resealer-{keys.primary.id.hex()}", "killed", RESEAL_LEASE_SECONDS)
+    assert not await first.keep()
+    clock.advance(RESEAL_LEASE_SECONDS)
+    assert await first.keep()

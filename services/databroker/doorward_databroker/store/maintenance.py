@@ -99,9 +99,8 @@ class Maintenance:
             for (kind, name), row in zip(places, rows, strict=True)
             if row[0] is not None and row[1] is not None
         ]
-        return found, str(int(following)) if int(
-            following
-        ) else ""  # the library makes a number of it, and we do not rely on that
+        # The library makes a number of the cursor, and we do not rely on that.
+        return found, str(int(following)) if int(following) else ""
 
     async def reseal(self, cursor: str) -> Resealed:
         """Seal a page under the newest key, index values included; what others change meanwhile is sealed so anyhow.
