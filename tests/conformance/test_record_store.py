@@ -442,3 +442,33 @@ async def test_what_has_expired_is_told_with_the_version_that_did(bench: Bench):
 async def test_what_may_not_be_stored_is_refused(bench: Bench, record: Record):
     with pytest.raises(InvalidArgumentError):
         await put(bench, record)
+
+
+@pytest.mark.parametrize("ends", [-0.001, 253_402_300_800.0, 1e300, float("inf"), float("nan")])
+async def test_an_end_that_no_clock_shows_is_refused_before_anything_is_written(bench: Bench, ends: float):
+    await put(bench, session("a"))
+    before = await bench.store.head()
+    for record in (
+        session("a", b"2", expires_at=ends),
+        Record(type="Session", id="a", deleted=True, expires_at=ends),
+        Record(type="SpentCode", id="c", expires_at=ends),
+    ):
+        with pytest.raises(InvalidArgumentError, match="Unix epoch"):
+            await put(bench, session("b"), record)
+    assert await bench.store.head() == before
+    assert (await bench.store.get("Session", "a")).data == b"x"
+    assert await bench.store.stored_version("Session", "b") is None
+    assert await read_all(bench, before) == []
+
+
+async def test_the_last_end_there_is_can_be_put_and_its_deletion_is_told(bench: Bench):
+    start = await bench.store.head()
+    await put(bench, session("a", expires_at=253_402_300_799.0))
+    await put(bench, Record(type="SpentCode", id="c", expires_at=253_402_300_799.0))
+    await put(bench, Record(type="Session", id="a", deleted=True))
+    assert [[(r.id, r.deleted) for r in entry.records] for entry in await read_all(bench, start)] == [
+        [("a", False)],
+        [("a", True)],
+    ]
+    assert (await bench.store.stored_version("Session", "a")) == (RecordVersion(1, 2), True)
+    assert (await bench.store.get("SpentCode", "c")).id == "c"

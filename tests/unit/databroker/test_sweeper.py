@@ -12,8 +12,8 @@ from doorward.keys.store import Purpose
 from doorward.records.record import Fence, Record, RecordVersion, Write
 from doorward_databroker.metrics import DatabrokerMetrics
 from doorward_databroker.store.codec import SealedCodec
-from doorward_databroker.store.memory import MemoryStore
 from doorward_databroker.store.maintenance import Resealed
+from doorward_databroker.store.memory import MemoryStore
 from doorward_databroker.store.port import Expired
 from doorward_databroker.sweeper import GRACE_SECONDS, RESEAL_LEASE_SECONDS, RESEAL_SECONDS, Resealer, Sweeper
 

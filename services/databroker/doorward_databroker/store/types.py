@@ -14,6 +14,9 @@ INDEX_VALUE_LIMIT_BYTES = 1024
 INDEX_ENTRIES_LIMIT = 10_000
 """Most index entries of one batch; each is a key that the script names."""
 
+END_LIMIT = 253_402_300_799
+"""The end of the year 9999; what a server can count a key's end in is not much more."""
+
 _ID = re.compile(r"[!-~]+")
 
 
@@ -112,7 +115,8 @@ def check_record(record: Record) -> None:
     """Accept what may be stored.
 
     Raises:
-        InvalidArgumentError: unknown type, bad id, payload over 1 MiB, or an index that the type does not declare.
+        InvalidArgumentError: unknown type, bad id, payload over 1 MiB, an end that no clock shows, or an index that the type does
+            not declare.
     """
     kind = type_of(record.type)
     check_id(record.id)
@@ -123,6 +127,8 @@ def check_record(record: Record) -> None:
             raise InvalidArgumentError(f"`{record.type}` has no index `{index[:64]}` that may be named")
         if len(set(values)) != len(values) or any(len(value) > INDEX_VALUE_LIMIT_BYTES for value in values):
             raise InvalidArgumentError(f"the values of `{index}` are different texts of at most 1024 characters")
+    if record.expires_at is not None and not 0 <= record.expires_at <= END_LIMIT:
+        raise InvalidArgumentError(f"a record ends between 0 and {END_LIMIT} seconds after the Unix epoch")
     if not kind.in_feed and record.expires_at is None and not record.deleted:
         raise InvalidArgumentError(f"`{record.type}` needs an end")
     if not kind.in_feed and record.indexes:

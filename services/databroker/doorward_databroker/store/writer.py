@@ -21,7 +21,13 @@ from typing import Any
 from redis.exceptions import NoScriptError
 
 from doorward.clock import Clock
-from doorward.errors import ConflictError, DoorwardError, OutcomeUnknownError, UnavailableError
+from doorward.errors import (
+    ConflictError,
+    DoorwardError,
+    InvalidArgumentError,
+    OutcomeUnknownError,
+    UnavailableError,
+)
 from doorward.records.record import NO_VERSION, Fence, Record, RecordVersion, Write
 from doorward_databroker.store.codec import Codec
 from doorward_databroker.store.connection import Call, Link, Script, refusal
@@ -242,6 +248,9 @@ class Writer:
             case b"conflict":
                 kind = job.writes[int(answer[1]) - 1].record.type
                 _fail([job], ConflictError(f"the stored `{kind}` is not as expected"))
+            case b"endless":
+                kind = job.writes[int(answer[1]) - 1].record.type
+                _fail([job], InvalidArgumentError(f"the `{kind}` ends at no time that the store can count"))
             case _:
                 _fail([job], OutcomeUnknownError("the store gave an answer that is not understood"))
         return False

@@ -9,7 +9,8 @@ for _, value in ipairs(redis.call('HMGET', KEYS[2], 'epoch', 'number', 'tag', 's
 local peers = redis.call('HGETALL', KEYS[1])
 for index = 1, #peers, 2 do
   local blank = string.find(peers[index + 1], ' ', 1, true)
-  if tonumber(string.sub(peers[index + 1], 1, blank - 1)) < tonumber(now) - tonumber(ARGV[3]) then
+  local said = blank and tonumber(string.sub(peers[index + 1], 1, blank - 1))
+  if not said or said < tonumber(now) - tonumber(ARGV[3]) then
     redis.call('HDEL', KEYS[1], peers[index])
   else
     answer[#answer + 1] = peers[index]

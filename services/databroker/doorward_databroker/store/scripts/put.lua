@@ -9,9 +9,11 @@
 --       leave, and to enter.
 --
 -- Returns {'ok'}, {'done', kept result}, {'moved', epoch, head, tag} (seal for other versions and try again), {'stale'} (name
--- the index entries to leave and try again), {'fenced'} or {'conflict', position}.
+-- the index entries to leave and try again), {'fenced'}, {'conflict', position} or {'endless', position} (no time to end at).
 --
--- Redis does not roll back: everything is checked before the first write.
+-- Redis does not roll back: everything is checked before the first write, and the feed, which checks for itself, is written first.
+
+local last_end = 253402300799999
 
 local done = redis.call('GET', KEYS[3])
 if done then
@@ -46,7 +48,8 @@ for position = 1, tonumber(ARGV[12]) do
   argument = argument + 10
 
   local version, deleted, ends, indexes = unpack(redis.call('HMGET', write.record, 'v', 'd', 'x', 'i'))
-  local live = version and deleted ~= '1' and (not ends or ends == '' or tonumber(ends) > now)
+  local ended = tonumber(ends or '')
+  local live = version and deleted ~= '1' and not (ended and ended <= now)
   if precondition == 'absent' then
     if live then return {'conflict', position} end
   elseif precondition ~= '' and precondition ~= (version or '') then
@@ -56,7 +59,7 @@ for position = 1, tonumber(ARGV[12]) do
     if not named[index] then stale = true end
     under[index] = true
   end
-  write.known, write.tombstone, write.ended, write.under = version, deleted == '1', ends, under
+  write.known, write.tombstone, write.ended, write.under = version, deleted == '1', ended, under
   writes[position] = write
 end
 -- After the preconditions, which hold or fail at any head: those behind a put that failed in one pipeline are sealed for versions
@@ -66,48 +69,28 @@ if epoch ~= ARGV[1] or number ~= ARGV[2] or tag ~= ARGV[3] then
 end
 if stale then return {'stale'} end
 
+local sorted = {}
+local function must_be_sorted(key)
+  if sorted[key] then return end
+  local kind = redis.call('TYPE', key).ok
+  if kind ~= 'zset' and kind ~= 'none' then error('`' .. key .. '` is a ' .. kind) end
+  sorted[key] = true
+end
 local entry, head = {}, nil
-for _, write in ipairs(writes) do
-  if write.deleted and not write.feed then
-    redis.call('DEL', write.record)
-  else
-    local ends = write.ends
-    if write.deleted then
-      -- Kept at least as long as the record could still have counted, so that an old copy put back stays refused.
-      local ended = tonumber(write.ended or '')
-      if write.known and not ended then
-        ends = now + tonumber(ARGV[9])
-      else
-        ends = math.max(now + tonumber(ARGV[8]), ended or 0)
-      end
-      ends = string.format('%.0f', ends)
-    end
-    redis.call('HSET', write.record, 'v', write.version, 'd', write.deleted and '1' or '0', 'x', ends,
-      'b', write.stored, 'i', write.deleted and '' or table.concat(write.enter, '\n'))
-    if write.deleted or not write.feed then
-      redis.call('PEXPIREAT', write.record, ends)
-    elseif write.tombstone then
-      redis.call('PERSIST', write.record)
-    end
+for position, write in ipairs(writes) do
+  if write.ends ~= '' then
+    local ends = tonumber(write.ends)
+    if not ends or ends < 0 or ends > last_end then return {'endless', position} end
   end
-  for _, index in ipairs(write.leave) do redis.call('ZREM', index, write.id) end
+  for _, index in ipairs(write.leave) do must_be_sorted(index) end
   if write.feed then
+    must_be_sorted(write.list)
+    must_be_sorted(write.ending)
+    for _, index in ipairs(write.enter) do
+      if not write.under[index] then must_be_sorted(index) end
+    end
     head = write.version
     for _, value in ipairs({write.type, write.id, write.version, write.stored}) do entry[#entry + 1] = value end
-    if write.deleted then
-      redis.call('ZREM', write.list, write.id)
-      redis.call('ZREM', write.ending, write.id)
-    else
-      redis.call('ZADD', write.list, 0, write.id)
-      for _, index in ipairs(write.enter) do
-        if not write.under[index] then redis.call('ZADD', index, 0, write.id) end
-      end
-      if write.ends ~= '' then
-        redis.call('ZADD', write.ending, write.ends, write.id)
-      elseif write.known then
-        redis.call('ZREM', write.ending, write.id)
-      end
-    end
   end
 end
 
@@ -123,6 +106,46 @@ if head then
   end
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[7], epoch .. '-' .. last, unpack(fields))
   redis.call('HSET', KEYS[1], 'number', last, 'tag', ARGV[4])
+end
+for _, write in ipairs(writes) do
+  if write.deleted and not write.feed then
+    redis.call('DEL', write.record)
+  else
+    local ends = write.ends
+    if write.deleted then
+      -- Kept at least as long as the record could still have counted, so that an old copy put back stays refused.
+      if write.known and not write.ended then
+        ends = now + tonumber(ARGV[9])
+      else
+        ends = math.min(math.max(now + tonumber(ARGV[8]), write.ended or 0), last_end)
+      end
+      ends = string.format('%.0f', ends)
+    end
+    redis.call('HSET', write.record, 'v', write.version, 'd', write.deleted and '1' or '0', 'x', ends,
+      'b', write.stored, 'i', write.deleted and '' or table.concat(write.enter, '\n'))
+    if write.deleted or not write.feed then
+      redis.call('PEXPIREAT', write.record, ends)
+    elseif write.tombstone then
+      redis.call('PERSIST', write.record)
+    end
+  end
+  for _, index in ipairs(write.leave) do redis.call('ZREM', index, write.id) end
+  if write.feed then
+    if write.deleted then
+      redis.call('ZREM', write.list, write.id)
+      redis.call('ZREM', write.ending, write.id)
+    else
+      redis.call('ZADD', write.list, 0, write.id)
+      for _, index in ipairs(write.enter) do
+        if not write.under[index] then redis.call('ZADD', index, 0, write.id) end
+      end
+      if write.ends ~= '' then
+        redis.call('ZADD', write.ending, write.ends, write.id)
+      elseif write.known then
+        redis.call('ZREM', write.ending, write.id)
+      end
+    end
+  end
 end
 redis.call('SET', KEYS[3], ARGV[11], 'PX', ARGV[6])
 return {'ok'}

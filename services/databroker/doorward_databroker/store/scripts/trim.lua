@@ -6,7 +6,7 @@ for name, till in pairs((function()
   for index = 1, #flat, 2 do holds[flat[index]] = flat[index + 1] end
   return holds
 end)()) do
-  if tonumber(till) > tonumber(ARGV[1]) then return 0 end
+  if (tonumber(till) or 0) > tonumber(ARGV[1]) then return 0 end
   redis.call('HDEL', KEYS[2], name)
 end
 local before = redis.call('XLEN', KEYS[1])
