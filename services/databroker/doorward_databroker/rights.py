@@ -4,7 +4,10 @@ from enum import Flag, auto
 
 import structlog
 
+from doorward.api.databroker.v1 import databroker_pb2 as pb
+from doorward.api.service_account.v1 import service_account_pb2
 from doorward.errors import PermissionDeniedError
+from doorward.identity.service_account import RECORD_TYPE as SERVICE_ACCOUNT
 from doorward.rpc.planes import Plane
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -74,7 +77,13 @@ _RIGHTS: dict[Plane, dict[str, Verb]] = {
     },
     Plane.DATABROKER: {},
 }
-_MAY_REVOKE = frozenset({Plane.OPERATOR, Plane.AUTHENTICATE, Plane.DIRECTORY})
+_MAY_REVOKE: dict[Plane, frozenset[str]] = {
+    Plane.OPERATOR: frozenset({"session_id", "user_id", "identity_provider_id", "group", "all_sessions"}),
+    Plane.AUTHENTICATE: frozenset({"session_id"}),
+    Plane.DIRECTORY: frozenset({"user_id"}),
+}
+"""What each plane may name as that which is to end, by field of the request."""
+_NOT_SHOWN = b"not shown"
 _MAY_LEASE = frozenset({Plane.AUTHENTICATE, Plane.DATABROKER, Plane.DIRECTORY})
 
 
@@ -88,14 +97,14 @@ def require(plane: Plane, verb: Verb, record_type: str) -> None:
         _refuse(plane, f"{(verb.name or 'nothing').lower()} `{record_type[:64]}`")
 
 
-def require_revoke(plane: Plane) -> None:
-    """Return when ``plane`` may end sessions.
+def require_revoke(plane: Plane, target: str) -> None:
+    """Return when ``plane`` may end sessions that are named by ``target``, a field of the request.
 
     Raises:
         PermissionDeniedError: it may not.
     """
-    if plane not in _MAY_REVOKE:
-        _refuse(plane, "revoke")
+    if target not in _MAY_REVOKE.get(plane, frozenset()):
+        _refuse(plane, f"revoke by {target or 'nothing'}")
 
 
 def require_lease(plane: Plane) -> None:
@@ -116,6 +125,18 @@ def require_operate(plane: Plane) -> None:
     """
     if plane is not Plane.OPERATOR:
         _refuse(plane, "operate the store")
+
+
+def shown_to(plane: Plane, record: pb.Record) -> pb.Record:
+    """``record`` as ``plane`` may see it: a person gets no hash of a token, which only authorizers compare.
+
+    The field stays filled, so that readers of any version find a whole account.
+    """
+    if plane is Plane.OPERATOR and record.type == SERVICE_ACCOUNT:
+        account = service_account_pb2.ServiceAccount.FromString(record.data)
+        account.token_hash = _NOT_SHOWN
+        record.data = account.SerializeToString()
+    return record
 
 
 def _refuse(plane: Plane, what: str) -> None:

@@ -30,7 +30,7 @@ from doorward_databroker.heartbeat import Heartbeat
 from doorward_databroker.metrics import DatabrokerMetrics
 from doorward_databroker.peers import Peers
 from doorward_databroker.revoke import Revoker
-from doorward_databroker.rights import Verb, require, require_lease, require_revoke
+from doorward_databroker.rights import Verb, require, require_lease, require_revoke, shown_to
 from doorward_databroker.store.port import Page, Position, RecordStore
 from doorward_databroker.store.types import RECORD_TYPES, check_id, type_of
 from doorward_databroker.watch import Watcher, WatchHub
@@ -85,7 +85,8 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
         require(caller.get(), Verb.GET, request.type)
         check_id(request.id)
         store = await self._mended()
-        return pb.GetResponse(record=record_message(await store.get(request.type, request.id)))
+        record = record_message(await store.get(request.type, request.id))
+        return pb.GetResponse(record=shown_to(caller.get(), record))
 
     async def List(self, request: pb.ListRequest, context: _Context) -> pb.ListResponse:
         """A page of a type."""
@@ -93,7 +94,8 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
         require(caller.get(), Verb.LIST, request.type)
         store = await self._mended()
         page = await store.page(request.type, _token(request.page_token), _size(request.page_size))
-        return pb.ListResponse(records=_readable(page), next_page_token=page.next_id)
+        records = [shown_to(caller.get(), record) for record in _readable(page)]
+        return pb.ListResponse(records=records, next_page_token=page.next_id)
 
     async def Query(self, request: pb.QueryRequest, context: _Context) -> pb.QueryResponse:
         """A page of an index."""
@@ -103,7 +105,8 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
         page = await store.query(
             request.type, request.index, request.value, _token(request.page_token), _size(request.page_size)
         )
-        return pb.QueryResponse(records=_readable(page), next_page_token=page.next_id)
+        records = [shown_to(caller.get(), record) for record in _readable(page)]
+        return pb.QueryResponse(records=records, next_page_token=page.next_id)
 
     async def Put(self, request: pb.PutRequest, context: _Context) -> pb.PutResponse:
         """A batch, all or none."""
@@ -207,9 +210,10 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
     async def Revoke(self, request: pb.RevokeRequest, context: _Context) -> pb.RevokeResponse:
         """End sessions."""
         del context
-        require_revoke(caller.get())
+        target = request.WhichOneof("target")
+        require_revoke(caller.get(), target or "")
         await self._mended()
-        match request.WhichOneof("target"):
+        match target:
             case "session_id":
                 check_id(request.session_id)
                 session_ids = [request.session_id]
