@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from tests.support.fake_clock import FakeClock
@@ -15,6 +16,7 @@ from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.connection import Link
 from doorward_databroker.store.redis import RedisStore
 from doorward_databroker.store.servers import Servers
+from doorward_databroker.store.types import RECORD_TYPES
 
 
 def session(name: str, data: bytes = b"x", user: str = "u1") -> Record:
@@ -43,12 +45,30 @@ async def test_an_acknowledged_put_survives_kill_9(real: tuple[RedisStore, Redis
 
 
 async def test_nothing_readable_lies_in_the_store(real: tuple[RedisStore, RedisServer, FakeClock]):
-    store, server, _ = real
-    await store.put([Write(record=session("a", b"canary@example.com", user="canary-user"))], "r")
-    keys = server.ask("KEYS *")
-    dump = keys + server.ask("XRANGE {dw}:feed - +") + server.ask("HGETALL {dw}:r:Session:a")
+    """Not in its memory, nor in its append-only file, its snapshot or its log: names of types are all that shows."""
+    store, server, clock = real
+    for kind in RECORD_TYPES.values():
+        record = Record(
+            type=kind.name,
+            id=f"id-{kind.name}",
+            data=b"canary-data" + kind.name.encode(),
+            expires_at=clock.now() + 900,
+            indexes=dict.fromkeys(kind.indexes, ("canary-value@example.com",)),
+        )
+        await store.put([Write(record=record)], f"canary-request-{kind.name}")
+        await store.put([Write(record=replace(record, deleted=True, data=b"", indexes={}))], f"again-{kind.name}")
+        await store.put([Write(record=record)], f"canary-third-{kind.name}")
+    assert await store.acquire_lease("sweeper", "canary-holder", 9) is not None
+    server.ask("CONFIG SET loglevel debug")
+    server.ask("SAVE")
+    dump = server.ask("KEYS *") + server.ask("XRANGE {dw}:feed - +") + server.ask("HGETALL {dw}:r:Session:id-Session")
+    files = [path for path in server.folder.rglob("*") if path.is_file()]
+    assert {"log", "dump.rdb"} <= {path.name for path in files}
+    assert any("appendonly" in str(path) for path in files)
+    dump += b"".join(path.read_bytes() for path in files)
     assert b"Session" in dump
-    assert b"canary" not in dump
+    assert b"canary-data" not in dump
+    assert b"canary-value" not in dump
 
 
 async def test_a_spoiled_value_is_reported_and_never_absent(real: tuple[RedisStore, RedisServer, FakeClock]):

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 from tests.support.broker import broker
 from tests.support.fake_clock import FakeClock
 from tests.support.key_material import keyring
-from tests.support.redis_server import RedisServer, redis_server
+from tests.support.redis_server import RedisServer, redis_server, replicated
 
 from doorward.api.databroker.v1 import operations_pb2 as pb
 from doorward.errors import (
@@ -251,6 +251,25 @@ async def test_the_state_names_what_is_wrong(server: RedisServer):
         assert status.history_entries == 1
         assert list(status.keys) == [one.keyring.primary.id.hex()]
         assert any("maxmemory-policy" in warning for warning in status.warnings)
+        assert not any("appendfsync" in warning or "min-replicas" in warning for warning in status.warnings)
+        server.ask("CONFIG SET appendfsync everysec")
+        status = await servicer.GetStoreStatus(pb.GetStoreStatusRequest(), None)  # type: ignore[arg-type]
+        assert any("appendfsync is `everysec`" in warning for warning in status.warnings)
+
+
+async def test_the_state_warns_of_a_primary_that_writes_alone():
+    with ExitStack() as stack:
+        primary, _ = replicated(stack)
+        async with part(primary.url, "k") as one:
+            assert any("min-replicas-to-write" in warning for warning in await one.maintenance.warnings())
+            primary.ask("CONFIG SET min-replicas-to-write 1")
+            assert not any("min-replicas-to-write" in warning for warning in await one.maintenance.warnings())
+
+
+async def test_the_state_is_told_to_whoever_may_not_ask_for_settings(server: RedisServer):
+    server.ask("ACL SETUSER default -config")
+    async with part(server.url, "k") as one:
+        assert not any("appendfsync" in warning for warning in await one.maintenance.warnings())
 
 
 @pytest.mark.parametrize("plane", [plane for plane in Plane if plane is not Plane.OPERATOR])

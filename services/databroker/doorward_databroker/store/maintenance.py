@@ -1,10 +1,11 @@
 """What is done to a whole store in Redis: counted, copied, sealed anew. Goes over every key, so it is never part of a call's path."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from doorward.errors import DataCorruptedError, InvalidArgumentError
+from doorward.errors import DataCorruptedError, InvalidArgumentError, UnavailableError
 from doorward.records.record import RecordVersion, record_of
 from doorward_databroker.store.codec import Codec
 from doorward_databroker.store.connection import Call, Link, Script
@@ -84,6 +85,16 @@ class Maintenance:
                 f"{following} replicas follow and redis_replicas is {self._link.replicas}: a failover may choose one that"
                 " has not confirmed the newest writes"
             )
+        if following and facts.get("role") == "master" and "min_slaves_good_slaves" not in facts:
+            found.append(
+                "min-replicas-to-write is 0: a primary that is cut off goes on taking writes that will be lost"
+            )
+        # Not every ACL user may ask.
+        with contextlib.suppress(UnavailableError):
+            (answer,) = await self._link.run(("CONFIG", "GET", "appendfsync"))
+            policy = answer[b"appendfsync"].decode()
+            if facts.get("aof_enabled") == "1" and policy != "always" and not self._link.replicas:
+                found.append(f"appendfsync is `{policy}`: the newest writes can be lost with the machine (use always)")
         return found
 
     async def page(self, cursor: str) -> tuple[list[Stored], str]:
