@@ -3,10 +3,11 @@
 from enum import Flag, auto
 
 import structlog
+from google.protobuf.message import DecodeError
 
 from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.api.service_account.v1 import service_account_pb2
-from doorward.errors import PermissionDeniedError
+from doorward.errors import DataCorruptedError, PermissionDeniedError
 from doorward.identity.service_account import RECORD_TYPE as SERVICE_ACCOUNT
 from doorward.rpc.planes import Plane
 
@@ -131,9 +132,15 @@ def shown_to(plane: Plane, record: pb.Record) -> pb.Record:
     """``record`` as ``plane`` may see it: a person gets no hash of a token, which only authorizers compare.
 
     The field stays filled, so that readers of any version find a whole account.
+
+    Raises:
+        DataCorruptedError: what holds a hash does not parse, so that it cannot be taken out.
     """
     if plane is Plane.OPERATOR and record.type == SERVICE_ACCOUNT:
-        account = service_account_pb2.ServiceAccount.FromString(record.data)
+        try:
+            account = service_account_pb2.ServiceAccount.FromString(record.data)
+        except DecodeError:
+            raise DataCorruptedError(f"`{record.type}` `{record.id}` does not parse") from None
         account.token_hash = _NOT_SHOWN
         record.data = account.SerializeToString()
     return record
