@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -63,15 +62,13 @@ class Authorizer:
 @asynccontextmanager
 async def authorizer(tmp_path: Path) -> AsyncIterator[Authorizer]:
     world, planes = World(tmp_path, CONFIG + GATEWAYS), Planes(tmp_path / "planes")
-    asked = itertools.count(1)
     servicer = AuthorizeServicer(
         world.evaluator,
         world.principals,
         world.records,  # type: ignore[arg-type]  # a replica in all that is asked of it here
         world.explanations,
         world.gateways,
-        lambda: f"test-q-{next(asked)}",
-        world.clock.now,
+        world.asked,
     )
 
     def register(server: grpc.aio.Server) -> None:

@@ -120,6 +120,10 @@ class CheckedRequest:
         return self.known_facts
 
 
+EMPTY = CheckedRequest("", "", "", "", "", "", {}, (), "", None)
+"""What is known of a request that was not read, or could not be."""
+
+
 class CheckParser:
     """Takes serialized CheckRequests apart.
 

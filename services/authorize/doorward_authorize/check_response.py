@@ -237,10 +237,11 @@ def _ok(to_set: dict[str, str], to_remove: set[str]) -> CheckResponse:
 
 
 def unavailable(decision_id: str) -> CheckResponse:
-    """The answer when deciding itself failed: refused, with nothing said but the id."""
-    headers = [*SECURITY_HEADERS, (DECISION_ID_HEADER, decision_id), RETRY_AFTER, ("content-type", "application/json")]
-    body = json.dumps({"error": "unavailable", "decision_id": decision_id}) + "\n"
-    return _denied(503, headers, body)
+    """The answer when deciding itself failed: refused, with nothing said but the id; empty where there is no record to find by it."""
+    named = [(DECISION_ID_HEADER, decision_id)] if decision_id else []
+    headers = [*SECURITY_HEADERS, *named, RETRY_AFTER, ("content-type", "application/json")]
+    body = {"error": "unavailable", **({"decision_id": decision_id} if decision_id else {})}
+    return _denied(503, headers, json.dumps(body) + "\n")
 
 
 def _denied(status: int, headers: list[tuple[str, str]], body: str) -> CheckResponse:

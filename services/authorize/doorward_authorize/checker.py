@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import structlog
 
@@ -10,20 +11,24 @@ from doorward.clock import Clock
 from doorward.records.record import RecordVersion
 from doorward.rpc.planes import Gateway
 from doorward.telemetry.tracing import Tracer
-from doorward_authorize.check_request import CheckedRequest, CheckParser
+from doorward_authorize.check_request import EMPTY, CheckedRequest, CheckParser
 from doorward_authorize.check_response import Responder, unavailable
 from doorward_authorize.decision_log import DecisionLog
 from doorward_authorize.decision_record import DecisionRecord
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.explanations import Explanations
 from doorward_authorize.gateways import Gateways
-from doorward_authorize.held_decisions import HeldDecision, HeldDecisions
+from doorward_authorize.held_decisions import HeldDecision, HeldDecisions, held_without_policy
 from doorward_authorize.metrics import AuthorizeMetrics
-from doorward_authorize.outcome import Outcome, Verdict
+from doorward_authorize.outcome import CHECK_FAILED, OVERLOADED, Outcome, Verdict
 from doorward_authorize.principals import NOTHING, PendingError
 
+SHED_RECORDS = 1_000
+"""Records of checks that were shed, in a second. What is beyond them gets an answer without an id, and is counted: whoever has no time to
+decide has none to write either."""
 WAITING_LIMIT = 1_000
 """Checks that may wait for something at once; beyond it they are refused early instead of timing out late."""
+_UNAVAILABLE_STATUS = 503
 _MEASURED_EVERY = 16
 _QUESTIONS = 2
 """That a check may wait for, one after another: a new session, and whether it is idle."""
@@ -64,6 +69,9 @@ class Checker:
         self._sequence = itertools.count(1)
         self._waiting = 0
         self._unmeasured = 0
+        self._shed_second = 0
+        self._shed_recorded = 0
+        self._shed_unnamed = unavailable("").SerializeToString()
         self._count = metrics.count_decision
 
     def check(self, data: bytes, gateway: Gateway | None = None) -> bytes | Awaitable[bytes]:
@@ -75,6 +83,7 @@ class Checker:
         self._unmeasured -= 1
         began = time.perf_counter() if self._unmeasured < 0 else 0.0
         began_ns = time.time_ns() if self._tracer is not None else 0
+        request = None
         try:
             request = self._parse(data)
             refused = None if gateway is None else self._gateways.refused(request, gateway)
@@ -85,17 +94,30 @@ class Checker:
                 self._metrics.seconds.observe(time.perf_counter() - began)
             return answer
         except PendingError as pending:
+            assert request is not None  # noqa: S101  # it was decided
             if self._waiting >= WAITING_LIMIT:
-                return self.overloaded(data)
+                return self._shed(request)
             return self._check_later(data, request, pending, decision_id, began_ns)
         except Exception as error:
-            return self._failed(decision_id, error)
+            return self._failed(decision_id, error, request, gateway)
 
     def overloaded(self, data: bytes) -> bytes:
-        """The answer when there is no time to decide: refused early instead of timing out late."""
+        """The answer when there is no time to decide: refused early instead of timing out late. ``data`` are not even read."""
         del data
+        return self._shed(EMPTY)
+
+    def _shed(self, request: CheckedRequest) -> bytes:
         self.count_shed()
-        return unavailable(self._next_id()).SerializeToString()
+        second = int(self._clock.monotonic())
+        if second != self._shed_second:
+            self._shed_second, self._shed_recorded = second, 0
+        if self._shed_recorded >= SHED_RECORDS:
+            self._metrics.log_drops.inc()
+            return self._shed_unnamed
+        self._shed_recorded += 1
+        decision_id = self._next_id()
+        self._decision_log.add(self._without_policy(decision_id, request, OVERLOADED))
+        return unavailable(decision_id).SerializeToString()
 
     def count_shed(self) -> None:
         """Count a check that nobody had time for."""
@@ -118,7 +140,8 @@ class Checker:
                     pending = another
             raise pending
         except Exception as error:
-            return self._failed(decision_id, error)
+            answer = self._failed(decision_id, error, request, None)
+            return answer if isinstance(answer, bytes) else await answer
         finally:
             self._waiting -= 1
 
@@ -146,11 +169,26 @@ class Checker:
         parent = record.request.header("traceparent")
         tracer.record("check", parent, began_ns, time.time_ns(), attributes, is_error=record.status >= 500)
 
-    def _failed(self, decision_id: str, error: Exception) -> bytes:
-        """A bug, or bytes that are no CheckRequest: refuse, count, log, and let nobody through."""
+    def _failed(
+        self, decision_id: str, error: Exception, request: CheckedRequest | None, gateway: Gateway | None
+    ) -> bytes | Awaitable[bytes]:
+        """A bug, or bytes that are no CheckRequest: refuse, count, log, record, and let nobody through."""
         self._metrics.failures.inc()
         _log.error("a check failed and was refused", decision_id=decision_id, error=str(error), exc_info=True)
-        return unavailable(decision_id).SerializeToString()
+        if request is None:
+            request = replace(EMPTY, gateway="" if gateway is None else gateway.name)
+        record = self._without_policy(decision_id, request, CHECK_FAILED)
+        answer = unavailable(decision_id).SerializeToString()
+        if self._decision_log.audit_or_deny:
+            return self._audited(answer, record)
+        self._decision_log.add(record)
+        return answer
+
+    def _without_policy(self, decision_id: str, request: CheckedRequest, reason: str) -> DecisionRecord:
+        """Count and hold a refusal that nothing was looked at for, and make its record."""
+        outcome = Outcome(verdict=Verdict.UNAVAILABLE, reasons=(reason,))
+        generation = self._evaluator.snapshot.generation
+        return self._recorded(b"", request, outcome, _UNAVAILABLE_STATUS, decision_id, generation)
 
     def _recorded(
         self, data: bytes, request: CheckedRequest, outcome: Outcome, status: int, decision_id: str, generation: str
@@ -166,6 +204,8 @@ class Checker:
             self._held.add(held)
             if outcome.verdict is Verdict.DENY and request.prefers_html:
                 self._explanations.offer(held, outcome.user_id or request.client_address or "")
+        else:
+            self._held.add(held_without_policy(decision_id, outcome, generation, now))
         return DecisionRecord(decision_id, now, request, outcome, status, generation, self._data_version())
 
     async def _audited(self, answer: bytes, record: DecisionRecord) -> bytes:

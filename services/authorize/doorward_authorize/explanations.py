@@ -16,10 +16,11 @@ from google.protobuf.message import DecodeError
 from doorward.api.authorize.v1 import authorize_pb2 as pb
 from doorward.clock import Clock
 from doorward.errors import DataCorruptedError, DoorwardError, InvalidArgumentError, NotFoundError
-from doorward.policy import Decision, Effect, Explanation, explain_policy
+from doorward.policy import Decision, Effect, explain_policy
 from doorward.records.record import Record, RecordVersion, Write
 from doorward_authorize.held_decisions import HeldDecision, HeldDecisions
 from doorward_authorize.metrics import AuthorizeMetrics
+from doorward_authorize.outcome import CHECK_FAILED, OVERLOADED
 
 RECORD_TYPE = "Refusal"
 KEEP_SECONDS = 24 * 3600.0
@@ -29,6 +30,23 @@ PER_MINUTE = 10
 """Refusals of one person that are put as records in a minute."""
 _BATCH = 50
 _NOT_HELD = "the decision is no longer held, or was made by another authorizer"
+WITHOUT_POLICY = {
+    "broken": "the route, or its host, cannot be served; Envoy answers 503 (broken)",
+    "certificate-not-asked": "the connection was not asked for a certificate (certificate-not-asked)",
+    CHECK_FAILED: "the check could not be read, or deciding it failed; the log has the error (check-failed)",
+    "configuration-unknown": "Envoy asked about a route, or a form of it, that this authorizer does not know (configuration-unknown)",
+    "credential-not-accepted": "a token was presented that is nobody's here (credential-not-accepted)",
+    "credentials-conflict": "valid credentials of two principals were presented (credentials-conflict)",
+    "data-stale": "the data were too old to decide by (data-stale)",
+    "foreign-origin": "the request came from a page of another site (foreign-origin)",
+    OVERLOADED: "too many checks waited (overloaded)",
+    "own-page": "Doorward's own page, which decides for itself (own-page)",
+    "path-not-utf-8": "the path is no UTF-8 (path-not-utf-8)",
+    "preflight": "the route's list of origins answers a preflight (preflight)",
+    "session-unknown": "nobody could say whether there is such a session (session-unknown)",
+    "unmatched": "nothing is configured for this host or path; Envoy answers 404 (unmatched)",
+}
+"""What reasons mean that no policy gives. Others, of a path that can be read in several ways above all, speak for themselves."""
 _EFFECTS = {
     Effect.ALLOW: pb.EFFECT_ALLOW,
     Effect.DENY: pb.EFFECT_DENY,
@@ -107,7 +125,7 @@ class Explanations:
         """
         held = self._held.get(decision_id)
         if held is not None:
-            if routes is not None and held.route.route.name not in routes:
+            if routes is not None and _route_of(held) not in routes:
                 raise NotFoundError(_NOT_HELD)
             return explained(held)
         try:
@@ -124,18 +142,32 @@ class Explanations:
 
 def explained(held: HeldDecision) -> pb.ExplainResponse:
     """A held decision in words."""
+    decision = decision_message(held.decision, held.id, held.generation)
+    if held.route is None or not held.by_policy:
+        return _without_policy(held, decision)
     explanation = explain_policy(held.route.policy.policy, held.facts())
-    return response(explanation, decision_message(held.decision, held.id, held.generation), held.route.route.name)
-
-
-def response(explanation: Explanation, decision: pb.Decision, route: str) -> pb.ExplainResponse:
-    """An explanation as it is sent."""
     return pb.ExplainResponse(
         decision=decision,
-        route=route,
+        route=_route_of(held),
         text=explanation.render(),
         json=json.dumps(explanation.to_dict(), default=str),
     )
+
+
+def _without_policy(held: HeldDecision, decision: pb.Decision) -> pb.ExplainResponse:
+    """What is to be said where no policy was asked: there are no rules to go through."""
+    effect, reasons = held.decision.effect.value, list(held.decision.reasons)
+    said = "; ".join(WITHOUT_POLICY.get(reason, reason) for reason in reasons)
+    return pb.ExplainResponse(
+        decision=decision,
+        route=_route_of(held),
+        text=f"{effect}, and no policy was asked: {said}",
+        json=json.dumps({"effect": effect, "reasons": reasons, "rules": []}),
+    )
+
+
+def _route_of(held: HeldDecision) -> str:
+    return "" if held.route is None else held.route.route.name
 
 
 def decision_message(decision: Decision, decision_id: str, generation: str) -> pb.Decision:

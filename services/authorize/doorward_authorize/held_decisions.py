@@ -1,14 +1,21 @@
-"""The last decisions, kept with what they were made of, so that an id on a denial page can be explained."""
+"""The last decisions, kept with what they were made of, so that an id that was handed out can be explained.
+
+What was refused before any policy was asked has little to keep, and may be much at once (nobody can be let in while the data are stale).
+It has room of its own, so that it drives no other decision out.
+"""
 
 from collections import OrderedDict
 from dataclasses import dataclass
 
 from doorward.errors import DataCorruptedError
-from doorward.policy import Decision, Facts, PrincipalFacts, RequestFacts
+from doorward.policy import Decision, Effect, Facts, PrincipalFacts, RequestFacts
 from doorward_authorize.check_request import CheckParser
+from doorward_authorize.outcome import Outcome, Verdict
 from doorward_authorize.snapshot import CompiledRoute
 
 LIMIT_BYTES = 64 * 1024 * 1024
+_UNASKED_PART = 16
+"""One part in so many is for decisions that no policy made."""
 _FIXED_BYTES = 600
 """What an entry costs besides its texts; measured generously."""
 _HEADER_BYTES = 200
@@ -21,11 +28,13 @@ class HeldDecision:
     id: str
     data: bytes | RequestFacts
     """The serialized CheckRequest; or what policy saw, where that is not all of it, or there was none."""
-    route: CompiledRoute
+    route: CompiledRoute | None
     principal: PrincipalFacts | None
     decision: Decision
     generation: str
     now: float
+    by_policy: bool = True
+    """Whether a policy was asked. Where none was, there is nothing to explain but ``decision.reasons``."""
 
     def facts(self) -> Facts:
         """What the policy saw."""
@@ -36,27 +45,43 @@ class HeldDecision:
 
 
 class HeldDecisions:
-    """A ring bounded in bytes; the oldest go first."""
+    """Two rings bounded in bytes, one for what policies decided and one for the rest; the oldest go first."""
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
-        self._limit = limit_bytes
-        self._held: OrderedDict[str, HeldDecision] = OrderedDict()
-        self._bytes = 0
+        self._by_policy = _Ring(limit_bytes)
+        self._unasked = _Ring(limit_bytes // _UNASKED_PART)
 
     def add(self, held: HeldDecision) -> None:
         """Keep one more."""
-        self._held[held.id] = held
-        self._bytes += _size(held)
-        while self._bytes > self._limit:
-            _, dropped = self._held.popitem(last=False)
-            self._bytes -= _size(dropped)
+        (self._by_policy if held.by_policy else self._unasked).add(held)
 
     def get(self, decision_id: str) -> HeldDecision | None:
         """The decision with this id while it is held."""
-        return self._held.get(decision_id)
+        return self._by_policy.held.get(decision_id) or self._unasked.held.get(decision_id)
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._by_policy.held) + len(self._unasked.held)
+
+
+class _Ring:
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self.held: OrderedDict[str, HeldDecision] = OrderedDict()
+        self._bytes = 0
+
+    def add(self, held: HeldDecision) -> None:
+        self.held[held.id] = held
+        self._bytes += _size(held)
+        while self._bytes > self._limit:
+            _, dropped = self.held.popitem(last=False)
+            self._bytes -= _size(dropped)
+
+
+def held_without_policy(decision_id: str, outcome: Outcome, generation: str, now: float) -> HeldDecision:
+    """What became of a request about which no policy was asked, as it is held."""
+    effect = Effect.ALLOW if outcome.verdict is Verdict.ALLOW else Effect.DENY
+    decision = Decision(effect=effect, reasons=outcome.reasons)
+    return HeldDecision(decision_id, b"", outcome.route, None, decision, generation, now, by_policy=False)
 
 
 def _size(held: HeldDecision) -> int:

@@ -53,6 +53,7 @@ from doorward.telemetry.otlp import OtlpSender
 from doorward.telemetry.probes import ProbeServer
 from doorward.telemetry.tracing import Tracer, span_sender
 from doorward_authorize.activity import ActivityTracker
+from doorward_authorize.asked_decisions import AskedDecisions
 from doorward_authorize.assertion import AssertionSigner
 from doorward_authorize.check_response import Responder
 from doorward_authorize.checker import Checker
@@ -199,6 +200,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     cut = itertools.count(1)
     cuts = CutRecords(
         log,
+        held,
         lambda: f"{authorizer_id}-c-{next(cut):x}",
         clock.now,
         lambda: evaluator.snapshot.generation,
@@ -208,9 +210,10 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     guards = GuardServicer(watcher, lambda: replica.data_age_seconds)
     replica.subscribe(watcher.on_record)
     asked = itertools.count(1)
-    servicer = AuthorizeServicer(
-        evaluator, principals, replica, explanations, gateways, lambda: f"{authorizer_id}-q-{next(asked):x}", clock.now
+    decisions = AskedDecisions(
+        log, held, lambda: f"{authorizer_id}-q-{next(asked):x}", lambda: replica.version, clock, metrics
     )
+    servicer = AuthorizeServicer(evaluator, principals, replica, explanations, gateways, decisions)
 
     def register(server: grpc.aio.Server) -> None:
         add_AuthorizeServiceServicer_to_server(servicer, server)

@@ -7,6 +7,11 @@ from doorward.policy import Decision
 from doorward_authorize.principal import Principal
 from doorward_authorize.snapshot import CompiledRoute
 
+CHECK_FAILED = "check-failed"
+"""The reason where deciding itself failed, or there was nothing that could be read."""
+OVERLOADED = "overloaded"
+"""The reason where there was no time to decide."""
+
 
 class Verdict(StrEnum):
     """The kinds of answer."""

@@ -1,7 +1,7 @@
 """Decisions and explanations for callers other than Envoy."""
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any, TypeAlias
 
 import grpc.aio
@@ -16,14 +16,17 @@ from doorward.errors import (
     PermissionDeniedError,
     UnavailableError,
 )
-from doorward.policy import Decision, Effect, Facts, RequestFacts, explain_policy
+from doorward.policy import Decision, Effect, RequestFacts
 from doorward.records.replica import Replica
 from doorward.route.paths import ambiguity, decoded_path
 from doorward.rpc.plane_methods import caller, calling_gateway
 from doorward.rpc.planes import Plane
+from doorward_authorize.asked_decisions import AskedDecision, AskedDecisions
 from doorward_authorize.evaluator import Evaluator
-from doorward_authorize.explanations import Explanations, decision_message, response
+from doorward_authorize.explanations import Explanations, decision_message, explained
 from doorward_authorize.gateways import Gateways
+from doorward_authorize.held_decisions import HeldDecision
+from doorward_authorize.outcome import Outcome, Verdict
 from doorward_authorize.principal import Principal, Rejected
 from doorward_authorize.principals import Principals
 from doorward_authorize.snapshot import CompiledRoute
@@ -33,12 +36,13 @@ BATCH_LIMIT = 500
 
 _SLICE = 25
 """Decisions made before others get their turn; about a millisecond's worth."""
-_REASONS: dict[type[DoorwardError], str] = {
-    NotFoundError: "not-found",
-    InvalidArgumentError: "path-refused",
-    PermissionDeniedError: "route-not-listed",
-    UnavailableError: "data-stale",
+_DENIALS: dict[type[DoorwardError], tuple[Verdict, str]] = {
+    NotFoundError: (Verdict.DENY, "not-found"),
+    InvalidArgumentError: (Verdict.BAD_REQUEST, "path-refused"),
+    PermissionDeniedError: (Verdict.DENY, "route-not-listed"),
+    UnavailableError: (Verdict.UNAVAILABLE, "data-stale"),
 }
+NOT_RECORDED = "not-recorded"
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -56,21 +60,19 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         replica: Replica,
         explanations: Explanations,
         gateways: Gateways,
-        new_id: Callable[[], str],
-        now: Callable[[], float],
+        decisions: AskedDecisions,
     ) -> None:
         self._evaluator = evaluator
         self._principals = principals
         self._replica = replica
         self._explanations = explanations
         self._gateways = gateways
-        self._new_id = new_id
-        self._now = now
+        self._decisions = decisions
 
     async def Decide(self, request: pb.DecideRequest, context: _Context) -> pb.DecideResponse:
         """One decision."""
         del context
-        return pb.DecideResponse(decision=self._decided(request, self._asker()))
+        return pb.DecideResponse(decision=_message((await self._recorded(request, self._asker())).held))
 
     async def BatchDecide(self, request: pb.BatchDecideRequest, context: _Context) -> pb.BatchDecideResponse:
         """Many decisions, in slices, so that checks are answered in between."""
@@ -78,11 +80,14 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         asker = self._asker()
         if len(request.requests) > BATCH_LIMIT:
             raise InvalidArgumentError(f"at most {BATCH_LIMIT} requests")
-        response = pb.BatchDecideResponse()
+        made = []
         for position, item in enumerate(request.requests):
             if position and position % _SLICE == 0:
                 await asyncio.sleep(0)
-            response.responses.add(decision=self._decided_or_denied(item, asker))
+            made.append(self._made(self._outcome_or_denial(item, asker), asker))
+        response = pb.BatchDecideResponse()
+        for decision, is_recorded in zip(made, await self._decisions.recorded(made), strict=True):
+            response.responses.add(decision=_message(decision.held) if is_recorded else _unrecorded(decision.held))
         return response
 
     async def Explain(self, request: pb.ExplainRequest, context: _Context) -> pb.ExplainResponse:
@@ -94,11 +99,7 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
             case "decision_id":
                 return await self._explanations.of(request.decision_id, self._routes_of(asker))
             case "request":
-                compiled, facts, _ = self._inputs(request.request, asker)
-                explanation = explain_policy(compiled.policy.policy, facts)
-                generation = self._evaluator.snapshot.generation
-                decision = decision_message(explanation.decision, self._new_id(), generation)
-                return response(explanation, decision, compiled.route.name)
+                return explained((await self._recorded(request.request, asker)).held)
             case _:
                 raise InvalidArgumentError("name a decision or a request")
 
@@ -118,8 +119,8 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
                 continue
             method, path = ("CONNECT", "") if route.is_tunnel else ("GET", route.match.value)
             facts = pb.RequestFacts(route_id=route.id, method=method, path=path)
-            decision = self._decided_or_denied(pb.DecideRequest(subject=request.subject, request=facts), asker)
-            if decision.effect == pb.EFFECT_ALLOW:
+            _, outcome = self._outcome_or_denial(pb.DecideRequest(subject=request.subject, request=facts), asker)
+            if outcome.verdict is Verdict.ALLOW:
                 reachable.append(route.id)
         return pb.ListAccessibleResponse(route_ids=reachable)
 
@@ -155,24 +156,43 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         routes = self._evaluator.snapshot.routes
         return frozenset(routes[route_id].route.name for route_id in asker.routes if route_id in routes)
 
-    def _decided_or_denied(self, request: pb.DecideRequest, asker: GatewaySettings | None) -> pb.Decision:
+    async def _recorded(self, request: pb.DecideRequest, asker: GatewaySettings | None) -> AskedDecision:
+        """One decision.
+
+        Raises:
+            UnavailableError: its record must be on the disk first, and does not get there.
+            DoorwardError: as ``_inputs``.
+        """
+        decision = self._made(self._outcome(request, asker), asker)
+        if not all(await self._decisions.recorded([decision])):
+            raise UnavailableError("the decision could not be recorded")
+        return decision
+
+    def _made(self, decided: tuple[RequestFacts, Outcome], asker: GatewaySettings | None) -> AskedDecision:
+        facts, outcome = decided
+        gateway = "" if asker is None else asker.name
+        return self._decisions.made(facts, outcome, self._evaluator.snapshot.generation, gateway)
+
+    def _outcome_or_denial(
+        self, request: pb.DecideRequest, asker: GatewaySettings | None
+    ) -> tuple[RequestFacts, Outcome]:
         """One of several: what cannot be decided is denied in its place, and keeps no other from its answer."""
         try:
-            return self._decided(request, asker)
+            return self._outcome(request, asker)
         except (NotFoundError, InvalidArgumentError, UnavailableError, PermissionDeniedError) as error:
-            reason = _REASONS[type(error)]
-            decision = Decision(effect=Effect.DENY, reasons=(reason,))
-            return decision_message(decision, self._new_id(), self._evaluator.snapshot.generation)
+            verdict, reason = _DENIALS[type(error)]
+            wanted = request.request
+            # Only what names the question: nothing of it was looked at.
+            facts = RequestFacts(method=wanted.method, host="", path="", raw_path=wanted.path, route=wanted.route_id)
+            return facts, Outcome(verdict=verdict, reasons=(reason,))
 
-    def _decided(self, request: pb.DecideRequest, asker: GatewaySettings | None) -> pb.Decision:
+    def _outcome(self, request: pb.DecideRequest, asker: GatewaySettings | None) -> tuple[RequestFacts, Outcome]:
         compiled, facts, found = self._inputs(request, asker)
-        outcome = self._evaluator.judge(found, facts.request, compiled, (compiled.policy,))
-        decision = outcome.decision or Decision(effect=Effect.DENY)
-        return decision_message(decision, self._new_id(), self._evaluator.snapshot.generation)
+        return facts, self._evaluator.judge(found, facts, compiled, (compiled.policy,))
 
     def _inputs(
         self, request: pb.DecideRequest, asker: GatewaySettings | None
-    ) -> tuple[CompiledRoute, Facts, Principal | Rejected | None]:
+    ) -> tuple[CompiledRoute, RequestFacts, Principal | Rejected | None]:
         """Route, facts and principal of a question.
 
         Raises:
@@ -197,20 +217,16 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
             raise UnavailableError("the data are too old to decide by")
         found = self._subject(request.subject)
         is_believed = asker is None or asker.trust_client_address
-        facts = Facts(
-            principal=found.facts if isinstance(found, Principal) else None,
-            request=RequestFacts(
-                method=wanted.method,
-                host=compiled.route.host,
-                path=path,
-                raw_path=wanted.path,
-                query=wanted.query,
-                headers={name.lower(): tuple(values.values) for name, values in wanted.headers.items()},
-                client_address=(wanted.client_address or None) if is_believed else None,
-                is_certificate_unknown=True,  # there is no way to say which
-                route=compiled.route.id,
-            ),
-            now=self._now(),
+        facts = RequestFacts(
+            method=wanted.method,
+            host=compiled.route.host,
+            path=path,
+            raw_path=wanted.path,
+            query=wanted.query,
+            headers={name.lower(): tuple(values.values) for name, values in wanted.headers.items()},
+            client_address=(wanted.client_address or None) if is_believed else None,
+            is_certificate_unknown=True,  # there is no way to say which
+            route=compiled.route.id,
         )
         return compiled, facts, found
 
@@ -226,3 +242,12 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         if found is None:
             raise NotFoundError("no such session or user")
         return found
+
+
+def _message(held: HeldDecision) -> pb.Decision:
+    return decision_message(held.decision, held.id, held.generation)
+
+
+def _unrecorded(held: HeldDecision) -> pb.Decision:
+    """Instead of a decision whose record is not on the disk: a denial without an id, because nothing could be found by it."""
+    return decision_message(Decision(effect=Effect.DENY, reasons=(NOT_RECORDED,)), "", held.generation)

@@ -1,6 +1,7 @@
 """Checks, sessions and an authorizer without any network, for the plane's unit tests."""
 
 import asyncio
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from doorward.keys.service_token import TokenHasher, new_token
 from doorward.keys.store import Purpose
 from doorward.records.record import RecordVersion
 from doorward.route.internal import CLIENT_ADDRESS_HEADER
+from doorward_authorize.asked_decisions import AskedDecisions
 from doorward_authorize.assertion import AssertionSigner
 from doorward_authorize.check_response import Responder
 from doorward_authorize.checker import Checker
@@ -152,6 +154,15 @@ class World:
         self.held = HeldDecisions()
         self.stored = StoreRecords(self.clock)
         self.explanations = Explanations(self.held, self.stored, self.clock, self.metrics)
+        asked = itertools.count(1)
+        self.asked = AskedDecisions(
+            self.log,
+            self.held,
+            lambda: f"test-q-{next(asked):x}",
+            lambda: self.records.version,
+            self.clock,
+            self.metrics,
+        )
         self.gateways = Gateways(lambda: self.evaluator.snapshot, self.metrics, self.clock)
         self.checker = Checker(
             authorizer_id="test",

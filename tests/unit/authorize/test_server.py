@@ -1,6 +1,7 @@
 """What programs ask: an operator everything, another gateway about its own routes, a plane nothing."""
 
-import itertools
+import asyncio
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Any, cast
 import grpc.aio
 import pytest
 from tests.unit.authorize.builders import CONFIG, World
+from tests.unit.authorize.test_decision_log import Disk, encoder
 
 from doorward.api.authorize.v1 import authorize_pb2 as pb
-from doorward.errors import NotFoundError, PermissionDeniedError
+from doorward.errors import NotFoundError, PermissionDeniedError, UnavailableError
 from doorward.rpc.plane_methods import caller, calling_gateway
 from doorward.rpc.planes import Gateway, Plane
+from doorward_authorize import decision_log
+from doorward_authorize.decision_log import DecisionLog
 from doorward_authorize.server import AuthorizeServicer
 
 GATEWAYS = """\
@@ -37,15 +41,13 @@ def world(tmp_path: Path) -> World:
 
 @pytest.fixture
 def servicer(world: World) -> AuthorizeServicer:
-    asked = itertools.count(1)
     return AuthorizeServicer(
         world.evaluator,
         world.principals,
         world.records,  # type: ignore[arg-type]  # a replica in all that is asked of it here
         world.explanations,
         world.gateways,
-        lambda: f"test-q-{next(asked)}",
-        world.clock.now,
+        world.asked,
     )
 
 
@@ -72,6 +74,11 @@ ALICE = pb.Subject(session_id=b"alice".hex().ljust(32, "0"))
 def question(route: str, *, address: str = "", **fields: object) -> pb.DecideRequest:
     facts = pb.RequestFacts(route_id=route, method="GET", path="/", client_address=address, **fields)  # type: ignore[arg-type]
     return pb.DecideRequest(subject=ALICE, request=facts)
+
+
+def newest(world: World) -> str:
+    """The id of the last decision that a policy made."""
+    return next(reversed(world.held._by_policy.held))
 
 
 async def effect(servicer: AuthorizeServicer, who: Plane | Gateway, asked: pb.DecideRequest) -> int:
@@ -123,7 +130,7 @@ async def test_explanations_are_for_operators_and_for_gateways_that_may(servicer
     ids = {}
     for route in ("app", "admin"):
         await world.check(route, cookie=world.sign_in(host=f"{route}.example.com"))
-        ids[route] = next(reversed(world.held._held))
+        ids[route] = newest(world)
     with asking(OPERATOR):
         for route, decision_id in ids.items():
             assert (await servicer.Explain(pb.ExplainRequest(decision_id=decision_id), CONTEXT)).route == route
@@ -149,9 +156,9 @@ async def test_a_refusal_kept_for_all_is_explained_to_the_gateway_of_its_route_a
 ):
     cookie = world.sign_in("bob", groups=frozenset(), host="admin.example.com")
     await world.check("admin", cookie=cookie, accept="text/html")
-    decision_id = next(reversed(world.held._held))
+    decision_id = newest(world)
     await world.explanations.flush()
-    world.held._held.clear()
+    world.held._by_policy.held.clear()
     with asking(MESH):
         assert (await servicer.Explain(pb.ExplainRequest(decision_id=decision_id), CONTEXT)).route == "admin"
     world.reload((CONFIG + GATEWAYS).replace("routes: [admin, office]", "routes: [office]"))
@@ -160,15 +167,113 @@ async def test_a_refusal_kept_for_all_is_explained_to_the_gateway_of_its_route_a
 
 
 @pytest.mark.parametrize("who", [*(plane for plane in Plane if plane is not OPERATOR), Gateway("gone")], ids=str)
-async def test_s77_planes_and_unknown_gateways_are_told_nothing(servicer: AuthorizeServicer, who: Plane | Gateway):
-    calls = (
-        servicer.Decide(question("app"), CONTEXT),
-        servicer.BatchDecide(pb.BatchDecideRequest(requests=[question("app")]), CONTEXT),
-        servicer.Explain(pb.ExplainRequest(request=question("app")), CONTEXT),
-        servicer.ListAccessible(pb.ListAccessibleRequest(subject=ALICE), CONTEXT),
-        servicer.GetStatus(pb.GetStatusRequest(), CONTEXT),
-    )
+async def test_s77_s90_planes_and_unknown_gateways_are_told_nothing(servicer: AuthorizeServicer, who: Plane | Gateway):
+    calls = {
+        "Decide": servicer.Decide(question("app"), CONTEXT),
+        "BatchDecide": servicer.BatchDecide(pb.BatchDecideRequest(requests=[question("app")]), CONTEXT),
+        "Explain": servicer.Explain(pb.ExplainRequest(request=question("app")), CONTEXT),
+        "ListAccessible": servicer.ListAccessible(pb.ListAccessibleRequest(subject=ALICE), CONTEXT),
+        "GetStatus": servicer.GetStatus(pb.GetStatusRequest(), CONTEXT),
+    }
+    methods = pb.DESCRIPTOR.services_by_name["AuthorizeService"].methods
+    assert calls.keys() == {method.name for method in methods}, "a method without its row"
     with asking(who):
-        for call in calls:
+        for call in calls.values():
             with pytest.raises(PermissionDeniedError):
                 await call
+
+
+EVERY = (
+    (question("app"), ["user-ok"]),
+    (question("admin"), ["groups-ok"]),
+    (pb.DecideRequest(request=pb.RequestFacts(route_id="app", method="GET", path="/")), None),
+    (question("nothing"), ["not-found"]),
+    (pb.DecideRequest(subject=pb.Subject(user_id="nobody"), request=question("app").request), ["not-found"]),
+    (pb.DecideRequest(request=pb.RequestFacts(route_id="public", method="GET", path="/a;b")), ["path-refused"]),
+)
+
+
+async def written(world: World) -> dict[str, dict[str, Any]]:
+    await world.log.flush()
+    file = world.folder / "decisions.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    found = {line["decision_id"]: line for line in lines}
+    assert len(found) == len(lines), "one record a decision"
+    return found
+
+
+def decided(world: World) -> float:
+    """How many decisions were counted."""
+    families = world.registry.collect()
+    return sum(s.value for f in families if f.name == "doorward_decisions" for s in f.samples)
+
+
+async def test_every_id_that_is_handed_out_has_a_record_and_an_explanation(servicer: AuthorizeServicer, world: World):
+    batch = pb.BatchDecideRequest(requests=[asked for asked, _ in EVERY])
+    with asking(OPERATOR):
+        alone = (await servicer.Decide(question("admin"), CONTEXT)).decision
+        would = (await servicer.Explain(pb.ExplainRequest(request=question("admin")), CONTEXT)).decision
+        answers = [item.decision for item in (await servicer.BatchDecide(batch, CONTEXT)).responses]
+        given = [alone, would, *answers]
+        found = await written(world)
+        assert set(found) == {item.id for item in given}
+        assert decided(world) == len(given)
+        for item in given:
+            explained = await servicer.Explain(pb.ExplainRequest(decision_id=item.id), CONTEXT)
+            assert explained.decision == item
+            assert explained.text
+            record = found[item.id]
+            assert record["reasons"] == list(item.reasons)
+            assert (record["outcome"] == "allow") == (item.effect == pb.EFFECT_ALLOW)
+    for (_, reasons), item in zip(EVERY, answers, strict=True):
+        assert reasons is None or list(item.reasons) == reasons
+    assert found[alone.id]["inputs"].keys() == {"groups"}
+    assert found[alone.id]["user_id"]
+    with asking(EDGE):
+        told = (await servicer.Decide(question("app"), CONTEXT)).decision
+    assert (await written(world))[told.id]["gateway"] == "edge"
+
+
+async def test_a_listing_decides_nothing_that_anybody_could_ask_about(servicer: AuthorizeServicer, world: World):
+    with asking(OPERATOR):
+        await servicer.ListAccessible(pb.ListAccessibleRequest(subject=ALICE), CONTEXT)
+    assert await written(world) == {}
+    assert decided(world) == 0
+
+
+async def test_a_person_who_is_rejected_is_explained_as_decided(servicer: AuthorizeServicer, world: World):
+    world.sign_in(active=False)
+    with asking(OPERATOR):
+        decision = (await servicer.Decide(question("app"), CONTEXT)).decision
+        would = (await servicer.Explain(pb.ExplainRequest(request=question("app")), CONTEXT)).decision
+    assert (decision.effect, list(decision.reasons)) == (pb.EFFECT_DENY, ["user-inactive"])
+    assert (would.effect, list(would.reasons)) == (pb.EFFECT_DENY, ["user-inactive"])
+
+
+async def test_audit_or_deny_gives_out_only_what_is_on_the_disk(
+    servicer: AuthorizeServicer, world: World, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(decision_log, "DURABLE_SECONDS", 0.2)
+    disk = Disk(world.folder / "decisions.jsonl")
+    world.asked._decision_log = log = DecisionLog(disk, encoder(), world.metrics, audit_or_deny=True)
+    running = asyncio.create_task(log.run())
+    batch = pb.BatchDecideRequest(requests=[question("app")] * 50 + [question("nothing")])
+    try:
+        with asking(OPERATOR):
+            answers = [item.decision for item in (await servicer.BatchDecide(batch, CONTEXT)).responses]
+            assert [item.effect for item in answers] == [pb.EFFECT_ALLOW] * 50 + [pb.EFFECT_DENY]
+            assert len((world.folder / "decisions.jsonl").read_text().splitlines()) == 51
+            assert set(disk.durable) == {True}
+            disk.fails = True
+            with pytest.raises(UnavailableError, match="could not be recorded"):
+                await servicer.Decide(question("app"), CONTEXT)
+            with pytest.raises(UnavailableError, match="could not be recorded"):
+                await servicer.Explain(pb.ExplainRequest(request=question("app")), CONTEXT)
+            answers = [item.decision for item in (await servicer.BatchDecide(batch, CONTEXT)).responses]
+            assert {(item.effect, tuple(item.reasons), item.id) for item in answers} == {
+                (pb.EFFECT_DENY, ("not-recorded",), "")
+            }
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert world.registry.get_sample_value("doorward_decisions_unrecorded_total") == 53

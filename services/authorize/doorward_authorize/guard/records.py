@@ -7,6 +7,7 @@ from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.decision_log import DecisionLog
 from doorward_authorize.decision_record import DecisionRecord
 from doorward_authorize.guard.description import Description
+from doorward_authorize.held_decisions import HeldDecision, HeldDecisions, held_without_policy
 from doorward_authorize.outcome import Outcome
 
 _NO_ANSWER = 0
@@ -19,19 +20,30 @@ class CutRecords:
     def __init__(
         self,
         log: DecisionLog,
+        held: HeldDecisions,
         new_id: Callable[[], str],
         now: Callable[[], float],
         generation: Callable[[], str],
         data_version: Callable[[], RecordVersion],
     ) -> None:
         self._log = log
+        self._held = held
         self._new_id = new_id
         self._now = now
         self._generation = generation
         self._data_version = data_version
 
     def on_cut(self, described: Description, outcome: Outcome) -> None:
-        """Record that a stream was cut."""
+        """Record that a stream was cut, and hold the decision for whoever finds its id there."""
+        decision_id, now, generation = self._new_id(), self._now(), self._generation()
+        if outcome.decision is not None and outcome.route is not None:
+            principal = outcome.principal.facts if outcome.principal is not None else None
+            held = HeldDecision(
+                decision_id, described.facts, outcome.route, principal, outcome.decision, generation, now
+            )
+        else:
+            held = held_without_policy(decision_id, outcome, generation, now)
+        self._held.add(held)
         facts = described.facts
         request = CheckedRequest(
             route_id=described.route,
@@ -45,8 +57,4 @@ class CutRecords:
             request_id=described.request_id,
             client_address=facts.client_address,
         )
-        self._log.add(
-            DecisionRecord(
-                self._new_id(), self._now(), request, outcome, _NO_ANSWER, self._generation(), self._data_version()
-            )
-        )
+        self._log.add(DecisionRecord(decision_id, now, request, outcome, _NO_ANSWER, generation, self._data_version()))

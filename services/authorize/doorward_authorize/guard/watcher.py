@@ -429,6 +429,7 @@ class Watcher:
                 principal=said.principal if said is not None else None,
                 user_id=described.user_id or None,
                 session_id=described.session_id or None,
+                decision=said.decision if said is not None else None,
             ),
         )
 
