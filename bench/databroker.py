@@ -126,6 +126,44 @@ async def store_figures(server: RedisServer, codec: Codec, count: int) -> dict[s
     }  # fmt: skip
 
 
+async def sync_prices(server: RedisServer, codec: Codec, count: int) -> dict[str, float]:
+    """The same puts when each waits for the disk, and when the disk is written once a second; by turns on one server."""
+    link = Link(Servers.parse(server.url))
+    store = RedisStore(link, codec, SystemClock())
+
+    async def put(number: int) -> None:
+        await store.put([Write(record=session(f"y{number:08d}{secrets.token_hex(8)}"))], secrets.token_hex(16))
+
+    alone: dict[str, list[float]] = {"always": [], "everysec": []}
+    at_once: dict[str, list[float]] = {"always": [], "everysec": []}
+    for _ in range(5):
+        for policy, times in alone.items():
+            server.ask(f"CONFIG SET appendfsync {policy}")
+            times.append(await median_us(count // 5, put))
+            began = time.perf_counter()
+            await asyncio.gather(*(_many(put, count // 32) for _ in range(32)))
+            at_once[policy].append((count // 32) * 32 / (time.perf_counter() - began))
+    server.ask("CONFIG SET appendfsync always")
+    await store.close()
+    found = {"sync_us": disk_sync_us(server.folder)}
+    for policy, times in alone.items():
+        found[f"put_us_{policy}"] = statistics.median(times)
+        found[f"puts_per_s_{policy}"] = statistics.median(at_once[policy])
+    return found
+
+
+def disk_sync_us(folder: Path) -> float:
+    """What it takes this disk to keep a small write for good."""
+    times = []
+    with (folder / "probe").open("wb", buffering=0) as file:
+        for _ in range(200):
+            file.write(bytes(PAYLOAD))
+            began = time.perf_counter()
+            os.fdatasync(file.fileno())
+            times.append(time.perf_counter() - began)
+    return statistics.median(times) * 1e6
+
+
 async def _many(put: Callable[[int], Awaitable[object]], count: int) -> None:
     for number in range(count):
         await put(number)
@@ -147,7 +185,9 @@ async def rpc_figures(endpoints: LocalEndpoints, count: int) -> dict[str, float]
         return {"empty_us": statistics.median(empty), "put_us": statistics.median(puts)}
 
 
-async def snapshot(endpoints: LocalEndpoints, expected: int, databroker: psutil.Process) -> dict[str, float]:
+async def snapshot(
+    endpoints: LocalEndpoints, expected: int, databroker: psutil.Process, server: RedisServer
+) -> dict[str, float]:
     """Everything of one type, as bytes, until the databroker says that it is consistent."""
     before = psutil.Process().memory_info().rss
     async with open_channel(endpoints.databroker("authorize"), Plane.DATABROKER) as channel:
@@ -164,6 +204,7 @@ async def snapshot(endpoints: LocalEndpoints, expected: int, databroker: psutil.
     assert count >= expected, f"{count} of {expected} records"
     return {
         "records": count, "seconds": took, "records_per_s": count / took,
+        "store_mb": psutil.Process(server.pid).memory_info().rss / 1e6,
         "databroker_mb": databroker.memory_info().rss / 1e6, "watcher_mb": (psutil.Process().memory_info().rss - before) / 1e6,
     }  # fmt: skip
 
@@ -294,6 +335,9 @@ async def measure(arguments: argparse.Namespace) -> dict[str, float]:
         server.ask("FLUSHALL")
         plain = await store_figures(server, PlainCodec(), count)
         server.ask("FLUSHALL")
+        prices = await sync_prices(server, codec, count)
+        server.ask("FLUSHALL")
+        print("appendfsync:  ", _shown(prices))
         print("store, sealed:", _shown(sealed))
         print("store, plain: ", _shown(plain))
         with databroker_process(folder, server) as (endpoints, keys, process):
@@ -313,13 +357,15 @@ async def measure(arguments: argparse.Namespace) -> dict[str, float]:
                 await store.put([Write(record=session(name)) for name in names], secrets.token_hex(16))
             await store.close()
             await asyncio.sleep(2)  # the feed's own reader is through with it
-            shot = await snapshot(endpoints, arguments.records, process)
+            shot = await snapshot(endpoints, arguments.records, process, server)
             print("snapshot:     ", _shown(shot))
     return {
         "put_ratio_store": sealed["put_us"] / sealed["bare_us"],
         "put_ratio_rpc": rpc["put_us"] / (sealed["bare_us"] + rpc["empty_us"]),
         "sealed_to_plain_put": sealed["put_us"] / plain["put_us"],
         "puts_per_s": sealed["puts_per_s_32_at_once"],
+        "always_to_everysec_put": prices["put_us_always"] / prices["put_us_everysec"],
+        "always_to_everysec_puts_per_s": prices["puts_per_s_always"] / prices["puts_per_s_everysec"],
         "watch_p99_ms": many["p99_ms"],
         "watch_fast_p99_ms": fast["p99_ms"],
         "snapshot_records_per_s": shot["records_per_s"],
