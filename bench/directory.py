@@ -265,6 +265,9 @@ async def measure_scim(folder: Path, port: int, options: argparse.Namespace) -> 
             await asyncio.wait_for(answers(client), 600)
             found["taken_over_seconds"] = round(time.monotonic() - began, 2)
             found["peak_mb_taken_over"] = round(peak_mb(worker), 1)
+    except httpx.HTTPStatusError:
+        print("".join((folder / "directory.log").read_text().splitlines(keepends=True)[-5:]), file=sys.stderr)
+        raise
     finally:
         worker.terminate()
         worker.wait()

@@ -39,8 +39,8 @@ class PushedGroup:
 
     name: str
     number: int
-    people: set[str] = field(default_factory=set)
-    """Resource ids of users."""
+    people: tuple[str, ...] = ()
+    """Resource ids of users; as a set they would take ten times as much."""
     children: set[str] = field(default_factory=set)
     """Resource ids of groups."""
 
@@ -65,10 +65,13 @@ class Members:
         self.groups: dict[str, PushedGroup] = {}
         self.stored: dict[str, bytes] = {}
         """Payloads of ``DirectoryUser`` records, as written."""
-        self._by_join: dict[str, set[str]] = defaultdict(set)
-        self._groups_of: dict[str, set[str]] = defaultdict(set)
+        self._by_join: dict[str, tuple[str, ...]] = {}
+        self._groups_of: dict[str, tuple[str, ...]] = {}
+        """Groups that name somebody; a set would take six times as much."""
         self._parents: dict[str, set[str]] = defaultdict(set)
         self._callings: Counter[str] = Counter()
+        self._shared: set[str] = set()
+        """Callings of more than one group."""
         self._touched: set[str] = set()
         """Resource ids of people whose entry may have changed."""
         self._lost: set[str] = set()
@@ -85,42 +88,47 @@ class Members:
         """A user resource is new or has changed."""
         self._forget_join(person_id)
         self.people[person_id] = person
-        self._by_join[person.join_value].add(person_id)
-        self._touched |= self._by_join[person.join_value]
+        joined = self._by_join[person.join_value] = (*self._by_join.get(person.join_value, ()), person_id)
+        self._touched.update(joined)
 
     def remove_person(self, person_id: str) -> set[str]:
         """A user resource is gone; the groups that it was in."""
         self._forget_join(person_id)
         self.people.pop(person_id, None)
-        groups = self._groups_of.pop(person_id, set())
+        groups = set(self._groups_of.pop(person_id, ()))
         for group_id in groups:
-            self.groups[group_id].people.discard(person_id)
+            group = self.groups[group_id]
+            group.people = tuple(one for one in group.people if one != person_id)
         return groups
+
+    def groups_of(self, person_id: str) -> tuple[str, ...]:
+        """The groups that name somebody themselves."""
+        return self._groups_of.get(person_id, ())
 
     def set_group(self, group_id: str, name: str, number: int, people: Iterable[str], children: Iterable[str]) -> None:
         """A group resource is new or has changed."""
         before = self.groups.get(group_id)
-        known_people = {person_id for person_id in people if person_id in self.people}
-        group = PushedGroup(name, number, known_people, set(children) - {group_id})
-        old_people = before.people if before is not None else set()
+        new_people = {person_id for person_id in people if person_id in self.people}
+        group = PushedGroup(name, number, tuple(new_people), set(children) - {group_id})
+        old_people = set(before.people) if before is not None else set()
         old_children = before.children if before is not None else set()
         old_callings = self._called(group_id, before)
         new_callings = self._called(group_id, group)
         self.groups[group_id] = group
-        for person_id in old_people - group.people:
-            self._groups_of[person_id].discard(group_id)
-        for person_id in group.people - old_people:
-            self._groups_of[person_id].add(group_id)
+        for person_id in old_people - new_people:
+            self._leave(person_id, group_id)
+        for person_id in new_people - old_people:
+            self._groups_of[person_id] = (*self._groups_of.get(person_id, ()), group_id)
         for child in old_children - group.children:
             self._touched |= self._everybody_in(child)
             self._parents[child].discard(group_id)
         for child in group.children - old_children:
             self._parents[child].add(group_id)
             self._touched |= self._everybody_in(child)
-        self._touched |= old_people ^ group.people
+        self._touched |= old_people ^ new_people
         if old_callings != new_callings or before is None:
-            self._callings.subtract(old_callings)
-            self._callings.update(new_callings)
+            self._count(old_callings, -1)
+            self._count(new_callings, 1)
             self._touched |= self._everybody_in(group_id)
             self._touch_callers(old_callings, new_callings)
             self._group_writes[group_id] = Write(
@@ -139,13 +147,13 @@ class Members:
         self._touched |= self._everybody_in(group_id)
         callings = self._called(group_id, group)
         for person_id in group.people:
-            self._groups_of[person_id].discard(group_id)
+            self._leave(person_id, group_id)
         for child in group.children:
             self._parents[child].discard(group_id)
         for parent in self._parents.pop(group_id, set()):
             self.groups[parent].children.discard(group_id)
         del self.groups[group_id]
-        self._callings.subtract(callings)
+        self._count(callings, -1)
         self._touch_callers(callings, set())
         record_id = directory_group_id(self._settings.id, group.number)
         self._group_writes[group_id] = Write(record=Record(type=GROUP_TYPE, id=record_id, deleted=True))
@@ -167,7 +175,7 @@ class Members:
         self._touched.clear()
         self._lost.clear()
         self._group_writes.clear()
-        names = sorted(name for name, count in self._callings.items() if count > 1)
+        names = sorted(self._shared)
         self.state = replace(
             self.state,
             synchronised_at=now,
@@ -202,6 +210,23 @@ class Members:
         if self.state != stored.state:
             made.writes.append(Write(record=Record(type=STATE_TYPE, id=self._settings.id, data=self.state.to_bytes())))
         return made
+
+    def _leave(self, person_id: str, group_id: str) -> None:
+        rest = tuple(one for one in self._groups_of.get(person_id, ()) if one != group_id)
+        if rest:
+            self._groups_of[person_id] = rest
+        else:
+            self._groups_of.pop(person_id, None)
+
+    def _count(self, callings: set[str], more: int) -> None:
+        for name in callings:
+            self._callings[name] += more
+            if self._callings[name] > 1:
+                self._shared.add(name)
+            else:
+                self._shared.discard(name)
+                if not self._callings[name]:
+                    del self._callings[name]
 
     def _entry_id(self, join_value: str) -> str:
         return directory_user_id(self._settings.id, self._settings.join, join_value)
@@ -264,7 +289,7 @@ class Members:
             group = self.groups.get(waiting.pop())
             if group is None:
                 continue
-            found |= group.people
+            found.update(group.people)
             waiting += [child for child in group.children if child not in seen]
             seen |= group.children
         return found
@@ -297,8 +322,10 @@ class Members:
         before = self.people.get(person_id)
         if before is None:
             return
-        self._by_join[before.join_value].discard(person_id)
-        self._touched |= self._by_join[before.join_value]
-        if not self._by_join[before.join_value]:
+        rest = tuple(one for one in self._by_join[before.join_value] if one != person_id)
+        self._touched.update(rest)
+        if rest:
+            self._by_join[before.join_value] = rest
+        else:
             del self._by_join[before.join_value]
         self._lost.add(before.join_value)

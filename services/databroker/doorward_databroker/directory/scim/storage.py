@@ -8,16 +8,15 @@ import asyncio
 import contextlib
 import datetime as dt
 import json
-import secrets
-from collections.abc import AsyncIterator, Callable
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from typing import Any, cast
 
 import structlog
 from google.protobuf.message import DecodeError
-from scim2_models import Group, GroupMember, Meta, Resource, ResourceType, ResponseParameters, SearchRequest, User
+from scim2_models import Group, GroupMember, Resource, ResourceType, ResponseParameters, SearchRequest, User
 from scim2_models.exceptions import SCIMException
-from scim2_server.memory import InMemoryStorage
 from scim2_server.storage import AsyncScimStorage, SearchPage
 
 from doorward.api.directory.v1 import directory_pb2
@@ -27,23 +26,13 @@ from doorward.errors import DataCorruptedError, UnavailableError
 from doorward.records.record import Fence, Record, Write
 from doorward_databroker.directory.plan import BATCH, Plan
 from doorward_databroker.directory.scim.members import Changes, Members, PushedPerson
+from doorward_databroker.directory.scim.memory import PEOPLE, Memory
 from doorward_databroker.directory.sources.joining import join_of
 from doorward_databroker.directory.synchroniser import Records, end_sessions, load_stored
 
 RECORD_TYPE = "ScimResource"
 
 _log = structlog.stdlib.get_logger(__name__)
-
-
-class _Memory(InMemoryStorage):
-    """Versions are random: a counter would begin again with every process, and tell two states apart by nothing."""
-
-    def next_version(self) -> str:
-        return f'W/"{secrets.token_hex(8)}"'
-
-    def stored(self, resource_type: ResourceType, resource_id: str | None) -> Resource[Any]:
-        """The resource itself: a copy of each member of a large group would cost more than the change."""
-        return self._stored(resource_type, resource_id)
 
 
 class ScimStorage(AsyncScimStorage):
@@ -65,14 +54,16 @@ class ScimStorage(AsyncScimStorage):
         self._models = models
         self._clock = clock
         self._join = join_of(settings)
-        self._memory = _Memory(lambda: dt.datetime.fromtimestamp(clock.now(), dt.UTC))
+        self._memory = self._new_memory()
         self._members: Members | None = None
         self._fence: Fence | None = None
         self._writes_under: Fence | None = None
         self._lock = asyncio.Lock()
-        self._groups_of: dict[str, set[str]] = {}
         self._entries: dict[str, GroupMember] = {}
         """For each member what some group says of them; groups that say the same share it."""
+
+    def _new_memory(self) -> Memory:
+        return Memory(lambda: self._models(PEOPLE), lambda: dt.datetime.fromtimestamp(self._clock.now(), dt.UTC))
 
     def hold(self, fence: Fence | None) -> None:
         """The lease was taken, or lost; what is in memory is read again before it is used."""
@@ -115,13 +106,13 @@ class ScimStorage(AsyncScimStorage):
         self, resource_types: list[ResourceType], search_request: SearchRequest[Any], *, position: Any = None
     ) -> SearchPage:
         """See ``AsyncScimStorage.search``."""
-        return self._memory.search(resource_types, search_request, position=position)
+        del position  # cursors are not offered
+        return await self._memory.look(resource_types, search_request)
 
     async def create(self, resource_type: ResourceType, resource: Resource[Any]) -> Resource[Any]:
         """See ``AsyncScimStorage.create``."""
         created = self._memory.create(resource_type, _without_secrets(resource))
-        self._share_entries(self._memory.stored(resource_type, created.id))
-        await self._save(created)
+        await self._save(self._kept(resource_type, created))
         return created
 
     async def update(
@@ -129,8 +120,7 @@ class ScimStorage(AsyncScimStorage):
     ) -> Resource[Any]:
         """See ``AsyncScimStorage.update``."""
         updated = self._memory.update(resource_type, _without_secrets(resource), expected_version=expected_version)
-        self._share_entries(self._memory.stored(resource_type, updated.id))
-        await self._save(updated)
+        await self._save(self._kept(resource_type, updated))
         return updated
 
     def part_of_group(self, resource_type: ResourceType, group_id: str, named: frozenset[str]) -> Group:
@@ -165,15 +155,20 @@ class ScimStorage(AsyncScimStorage):
             group = members.groups.get(resource_id)
             people = set(group.people) if group is not None else set()
             members.remove_group(resource_id)
-            for person_id in people:
-                self._groups_of[person_id].discard(resource_id)
-                writes.append(self._person_write(person_id))
+            writes += map(self._person_write, sorted(people))
         else:
             for group_id in members.remove_person(resource_id):
                 self._drop_member(group_id, resource_id)
-            self._groups_of.pop(resource_id, None)
             self._entries.pop(resource_id, None)
         await self._write(writes)
+
+    def _kept(self, resource_type: ResourceType, resource: Resource[Any]) -> Resource[Any]:
+        """A group as it is kept, so that ids too are shared with the other groups; a person as given."""
+        if not isinstance(resource, Group):
+            return resource
+        group = self._memory.stored(resource_type, resource.id)
+        self._share_entries(group)
+        return group
 
     def _share_entries(self, resource: Resource[Any]) -> None:
         """Let a stored group share its entries: a million memberships would be a million objects.
@@ -202,13 +197,9 @@ class ScimStorage(AsyncScimStorage):
             number = known.number if known is not None else members.new_number()
             members.set_group(resource_id, resource.display_name or "", number, people, children)
             changed = before ^ people
-            for person_id in changed:
-                groups = self._groups_of.setdefault(person_id, set())
-                groups.add(resource_id) if person_id in people else groups.discard(resource_id)
             await self._write([self._group_write(resource, number), *map(self._person_write, sorted(changed))])
             return
         members.set_person(resource_id, self._person(resource))
-        self._groups_of.setdefault(resource_id, set())
         await self._write([self._person_write(resource_id)])
 
     async def _write(self, writes: list[Write]) -> None:
@@ -239,25 +230,24 @@ class ScimStorage(AsyncScimStorage):
         )
 
     def _person_write(self, person_id: str) -> Write:
-        user = self._memory._resources["User"][person_id]  # noqa: SLF001  # a copy of each member of a large group would cost more than the change
-        return self._resource_write(user, sorted(self._groups_of.get(person_id, ())), 0)
+        text = self._memory.people.text(person_id)
+        return self._text_write(
+            f"{self._settings.id}/{PEOPLE}/{person_id}", text, self._known().groups_of(person_id), 0
+        )
 
     def _group_write(self, group: Group, number: int) -> Write:
         members = self._known()
         others = [member for member in group.members or [] if member.value not in members.people]
-        return self._resource_write(group.model_copy(update={"members": others or None}), [], number)
+        alone = group.model_copy(update={"members": others or None})
+        return self._text_write(self._record_id(group), json.dumps(alone.model_dump(mode="json")).encode(), (), number)
 
-    def _resource_write(self, resource: Resource[Any], group_ids: list[str], number: int) -> Write:
-        meta = resource.meta or Meta()
-        message = directory_pb2.ScimResource(
-            json=json.dumps(resource.model_dump(mode="json")).encode(), group_ids=group_ids, number=number
-        )
-        if meta.created is not None:
-            message.created_at.FromDatetime(meta.created)
-        if meta.last_modified is not None:
-            message.modified_at.FromDatetime(meta.last_modified)
-        record = Record(type=RECORD_TYPE, id=self._record_id(resource), data=message.SerializeToString())
-        return Write(record=record)
+    def _text_write(self, record_id: str, text: bytes, group_ids: Iterable[str], number: int) -> Write:
+        message = directory_pb2.ScimResource(json=text, group_ids=sorted(group_ids), number=number)
+        meta = json.loads(text).get("meta") or {}
+        for name, stamp in (("created", message.created_at), ("lastModified", message.modified_at)):
+            if meta.get(name):
+                stamp.FromDatetime(dt.datetime.fromisoformat(meta[name]))
+        return Write(record=Record(type=RECORD_TYPE, id=record_id, data=message.SerializeToString()))
 
     def _record_id(self, resource: Resource[Any]) -> str:
         kind = "Group" if isinstance(resource, Group) else "User"
@@ -265,7 +255,7 @@ class ScimStorage(AsyncScimStorage):
 
     def _drop_member(self, group_id: str, person_id: str) -> None:
         """A user is gone from the groups that named it; their records never did."""
-        group = self._memory._resources["Group"][group_id]  # noqa: SLF001  # as above
+        group = self._memory.group(group_id)
         if isinstance(group, Group):
             group.members = [member for member in group.members or [] if member.value != person_id] or None
 
@@ -278,41 +268,42 @@ class ScimStorage(AsyncScimStorage):
         """Read everything from the records."""
         stored = await load_stored(self._settings, self._records)
         members = Members(self._settings, stored.state)
-        resources: list[Resource[Any]] = []
+        memory = self._new_memory()
+        groups: list[Group] = []
         numbers: dict[str, int] = {}
-        self._groups_of, self._entries = {}, {}
+        in_group: dict[str, list[str]] = defaultdict(list)
+        self._entries = {}
         prefix = f"{self._settings.id}/"
         async for record in self._records.list(RECORD_TYPE):
             if record.id.startswith(prefix):
                 resource, message = self._parsed(record)
-                resources.append(resource)
                 if isinstance(resource, Group):
+                    groups.append(resource)
                     numbers[str(resource.id)] = message.number
-                else:
-                    members.set_person(str(resource.id), self._person(resource))
-                    self._groups_of[str(resource.id)] = set(message.group_ids)
-        in_group: dict[str, list[str]] = {group_id: [] for group_id in numbers}
-        for person_id, groups in self._groups_of.items():
-            for group_id in groups:
-                if group_id in in_group:
+                    continue
+                person_id = str(resource.id)
+                memory.keep(resource)
+                members.set_person(person_id, self._person(resource))
+                for group_id in message.group_ids:
                     in_group[group_id].append(person_id)
-        for resource in resources:
-            if isinstance(resource, Group):
-                people = in_group[str(resource.id)]
-                found = [self._user_entry(person_id) for person_id in people]
-                resource.members = [*(resource.members or []), *found] or None
-                _, children = _members_of(resource, members)
-                name = resource.display_name or ""
-                members.set_group(str(resource.id), name, numbers[str(resource.id)], people, children)
+        for group in groups:
+            group_id = str(group.id)
+            people = in_group.pop(group_id, [])
+            group.members = [*(group.members or []), *map(self._user_entry, people)] or None
+            memory.keep(group)
+            _, children = _members_of(group, members)
+            members.set_group(group_id, group.display_name or "", numbers[group_id], people, children)
         # A number that a resource has is taken, whether or not the state has come to be written.
         number = max([stored.state.next_group_number, *(number + 1 for number in numbers.values())])
         members.state = replace(stored.state, next_group_number=number)
         await self._put(members.compare_with(stored, self._clock.now()))
         if self._fence is not self._writes_under:
             raise UnavailableError("another replica has taken over")
-        self._memory.resources = resources
+        self._memory = memory
         self._members = members
-        _log.info("a pushed directory is served", directory=self._settings.id, resources=len(resources))
+        _log.info(
+            "a pushed directory is served", directory=self._settings.id, people=len(memory.people), groups=len(groups)
+        )
 
     def _parsed(self, record: Record) -> tuple[Resource[Any], directory_pb2.ScimResource]:
         try:
