@@ -18,7 +18,7 @@ from doorward.errors import DoorwardError, OutcomeUnknownError, UnavailableError
 from doorward.keys.store import Purpose
 from doorward.records.record import Record, Write
 from doorward_databroker.metrics import DatabrokerMetrics
-from doorward_databroker.store import servers
+from doorward_databroker.store import connection
 from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.redis import RedisStore
 from doorward_databroker.sweeper import Sweeper
@@ -95,7 +95,7 @@ async def test_what_was_acknowledged_by_a_slow_disk_survives_kill_9():
 
 
 async def test_a_disk_slower_than_we_wait_leaves_the_outcome_unknown_and_one_record(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(servers, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.3)
     with redis_server("redis", "--enable-debug-command", "yes") as server:
         async with store_on(server, JumpingClock()) as store:
             await put(store, session("first"))

@@ -1,19 +1,16 @@
-"""The way to the one server that takes writes, with the library's behaviours pinned and its errors made ours.
+"""The way to the one server that takes writes; the library's errors become ours.
 
 Concurrency: safe for any number of tasks. After a failure the primary is looked for again before the next use.
 """
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-import hiredis
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import (
     AskError,
     AuthenticationError,
@@ -37,7 +34,8 @@ from redis.exceptions import (
 )
 
 from doorward.errors import DataCorruptedError, DoorwardError, OutcomeUnknownError, UnavailableError
-from doorward_databroker.store.servers import CONNECTIONS, Servers
+from doorward_databroker.store.servers import ANSWER_SECONDS, CONNECTIONS, Servers
+from doorward_databroker.store.wire import Wire
 
 BLOCK_SECONDS = 5.0
 TURN_SECONDS = 2.0
@@ -59,6 +57,8 @@ _REFUSED_TEXTS = (
     "OOM",
 )
 _CONNECTION = (RedisConnectionError, RedisTimeoutError, OSError)
+_WRONG_SERVER = (MovedError, ReadOnlyError, MasterDownError, RedisConnectionError)
+"""Answers for which the primary is looked for anew; the last kind are refusals such as `LOADING`."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -109,10 +109,10 @@ class Link:
         self._replicas = replicas
         self._replica_ms = int(replica_seconds * 1000)
         self._turn_seconds = turn_seconds
-        # The library's pool fails at once when it is used up; and ours must not look like a server that is away.
+        # When all are in use that must not look like a server that is away.
         self._turns = asyncio.Semaphore(CONNECTIONS)
         self._blocking_turns = asyncio.Semaphore(CONNECTIONS)
-        self._clients: tuple[Redis, Redis] | None = None
+        self._server: _Server | None = None
         self._finding = asyncio.Lock()
         self.address = ""
         """Whom we talk to, for people to read."""
@@ -124,9 +124,10 @@ class Link:
 
     async def close(self) -> None:
         """Close every connection."""
-        clients, self._clients = self._clients, None
-        for client in clients or ():
-            await client.aclose()
+        server, self._server = self._server, None
+        if server is not None:
+            server.leave()
+            await asyncio.sleep(0)  # connections close in the next turn
 
     async def run(self, *commands: Sequence[Any]) -> list[Any]:
         """The answers to commands that only read, all sent at once.
@@ -187,7 +188,7 @@ class Link:
             )  # one that has become a replica refuses to wait
             if reached < self._replicas:
                 # A primary without its replicas may be one that has been replaced without knowing it.
-                await self._drop(self._clients)
+                self._drop(self._server)
                 raise OutcomeUnknownError(f"{reached} of {self._replicas} replicas have confirmed the write")
         if any(isinstance(answer, NoScriptError) for answer in answers):
             await self._send([("SCRIPT", "LOAD", text) for text in {call.script.text for call in calls}], writing=False)
@@ -195,8 +196,10 @@ class Link:
 
     async def _send(self, commands: Sequence[Sequence[Any]], *, writing: bool, blocking: bool = False) -> list[Any]:
         if not commands:
-            return []  # the library would keep the connection of a pipeline without commands
-        async with self._turn(self._blocking_turns if blocking else self._turns):
+            return []
+        turns = self._blocking_turns if blocking else self._turns
+        await self._take(turns)
+        try:
             if not writing:
                 try:
                     answers = await self._try(commands, writing=False, blocking=blocking)
@@ -206,85 +209,87 @@ class Link:
                     # A connection that was kept may have died meanwhile, and a slot may have moved; reading twice does no harm.
                     pass
             return await self._try(commands, writing=writing, blocking=blocking)
-
-    @asynccontextmanager
-    async def _turn(self, turns: asyncio.Semaphore) -> AsyncIterator[None]:
-        """One of the connections, for which is waited only so long."""
-        if turns.locked():
-            try:
-                async with asyncio.timeout(self._turn_seconds):
-                    await turns.acquire()
-            except TimeoutError:
-                raise UnavailableError(f"the store is busy: all {CONNECTIONS} connections are in use") from None
-        else:
-            await turns.acquire()  # at once
-        try:
-            yield
         finally:
             turns.release()
 
+    async def _take(self, turns: asyncio.Semaphore) -> None:
+        """Take one of the connections, for which is waited only so long."""
+        if not turns.locked():
+            await turns.acquire()  # at once
+            return
+        try:
+            async with asyncio.timeout(self._turn_seconds):
+                await turns.acquire()
+        except TimeoutError:
+            raise UnavailableError(f"the store is busy: all {CONNECTIONS} connections are in use") from None
+
     async def _try(self, commands: Sequence[Sequence[Any]], *, writing: bool, blocking: bool) -> list[Any]:
-        clients = await self._find()
-        client: Any = clients[1 if blocking else 0]
+        server = self._server or await self._find()
         try:
             # Taken beforehand: a server that cannot be reached has certainly done nothing.
-            connection = await client.connection_pool.get_connection()
+            wire = server.kept() or await self._servers.connect(server.address)
         except (RedisError, OSError) as error:
-            await self._drop(clients)
+            self._drop(server)
             raise UnavailableError(f"the store cannot be reached: {_named(error)}") from error
         try:
-            answers = await _exchanged(client, connection, commands)
+            answers = await wire.exchange(commands, ANSWER_SECONDS + BLOCK_SECONDS if blocking else ANSWER_SECONDS)
         except _CONNECTION as error:
-            await self._drop(clients)
+            self._drop(server)
             if writing:
                 raise OutcomeUnknownError(f"no answer from the store: {type(error).__name__}") from error
             raise UnavailableError(f"the store does not answer: {type(error).__name__}") from error
-        if any(isinstance(answer, MovedError | ReadOnlyError | MasterDownError) for answer in answers):
-            await self._drop(clients)
+        server.keep(wire)
+        if any(isinstance(answer, _WRONG_SERVER) for answer in answers):
+            self._drop(server)
         return answers
 
-    async def _find(self) -> tuple[Redis, Redis]:
-        if self._clients is not None:
-            return self._clients
+    async def _find(self) -> "_Server":
         async with self._finding:
-            if self._clients is None:
+            if self._server is None:
                 address = await self._servers.primary()
-                self._clients = (self._servers.client(address), self._servers.client(address, BLOCK_SECONDS))
+                self._server = _Server(address)
                 name = f"{address[0]}:{address[1]}" if address else str(self._servers.socket)
                 if name != self.address:
                     _log.info("records are kept at", address=name)
                 self.address = name
-            return self._clients
+            return self._server
 
-    async def _drop(self, clients: tuple[Redis, Redis] | None) -> None:
+    def _drop(self, server: "_Server | None") -> None:
         """Look for the primary anew before the next use."""
-        if clients is not None and clients is self._clients and self._servers.kind != "node":
-            self._clients = None
-            for client in clients:
-                await client.aclose()
+        if server is not None and server is self._server and self._servers.kind != "node":
+            self._server = None
+            server.leave()
 
 
-async def _exchanged(client: Any, connection: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
-    """The answers to ``commands``, or the server's errors in their place, on a connection of its pool's, which gets it back.
+class _Server:
+    """A server that was found, and the connections to it that nobody uses."""
 
-    What the library's pipeline does, without its transactions and retries: they cost a put as much as sealing it. Commands are put
-    together by `hiredis`; value by value, as the library does, is a third of what a batch costs.
-    """
-    answers: list[Any] = []
-    try:
-        await connection.send_packed_command([hiredis.pack_command(tuple(command)) for command in commands])
-        for command in commands:
-            try:
-                answers.append(await client.parse_response(connection, command[0]))
-            except ResponseError as error:
-                answers.append(error)
-    except BaseException:
-        # Also when cancelled: an answer that nobody has read must not be taken for the next caller's.
-        await connection.disconnect(nowait=True)
-        raise
-    finally:
-        await asyncio.shield(client.connection_pool.release(connection))
-    return answers
+    def __init__(self, address: tuple[str, int] | None) -> None:
+        self.address = address
+        self._idle: list[Wire] = []
+        self._left = False
+
+    def kept(self) -> Wire | None:
+        """One of them that is open; the one that was used last, so that the others may be closed by the server."""
+        while self._idle:
+            wire = self._idle.pop()
+            if wire.is_open:
+                return wire
+        return None
+
+    def keep(self, wire: Wire) -> None:
+        """Give one back."""
+        if self._left:
+            wire.abort()
+        elif wire.is_open:
+            self._idle.append(wire)
+
+    def leave(self) -> None:
+        """Close them, and those that are in use once they are given back."""
+        self._left = True
+        for wire in self._idle:
+            wire.abort()
+        self._idle.clear()
 
 
 def refusal(error: Exception) -> DoorwardError:

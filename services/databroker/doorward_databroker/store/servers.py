@@ -8,6 +8,7 @@ Cluster means that a deployment runs on one, in one slot, not that it is spread 
 to talk to, found here and found again after it has failed, moved or become a replica.
 """
 
+import asyncio
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from doorward.errors import ConfigurationError, UnavailableError
 from doorward.keys.secret import Secret
+from doorward_databroker.store.wire import Wire
 
 ANSWER_SECONDS = 2.0
 CONNECT_SECONDS = 1.0
@@ -98,13 +100,13 @@ class Servers:
             credentials=given,
         )
 
-    def client(self, address: tuple[str, int] | None, block_seconds: float = 0.0, *, login: bool = True) -> Redis:
-        """A client for one server. The library's own retries are off: it would repeat a write whose answer was lost."""
+    def client(self, address: tuple[str, int], *, login: bool = True) -> Redis:
+        """The library's client for one server, for asking where the primary is."""
         options: dict[str, Any] = {
             "protocol": 3,
             "legacy_responses": False,
             "decode_responses": False,
-            "socket_timeout": ANSWER_SECONDS + block_seconds,
+            "socket_timeout": ANSWER_SECONDS,
             "socket_connect_timeout": CONNECT_SECONDS,
             "retry": Retry(NoBackoff(), 0),
             "retry_on_error": [],
@@ -112,8 +114,6 @@ class Servers:
             # Greetings that an ACL user need not be allowed to send.
             "driver_info": None,
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
-            "max_connections": CONNECTIONS,
-            "db": self.database,
         }
         if login and self.credentials.password is not None:
             options |= {"username": self.credentials.username, "password": self.credentials.password.reveal()}
@@ -127,9 +127,40 @@ class Servers:
                 "ssl_certfile": _text(self.credentials.certificate_file),
                 "ssl_keyfile": _text(self.credentials.key_file),
             }
-        if address is None:
-            return Redis(unix_socket_path=str(self.socket), **options)
         return Redis(host=address[0], port=address[1], **options)
+
+    async def connect(self, address: tuple[str, int] | None) -> Wire:
+        """A connection to one server, after the greetings.
+
+        Raises:
+            OSError: it cannot be reached, or shows the wrong certificate.
+            RedisError: it does not let us in.
+        """
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(CONNECT_SECONDS):
+            if address is None:
+                _, wire = await loop.create_unix_connection(Wire, str(self.socket))
+            elif self.tls:
+                _, wire = await loop.create_connection(Wire, *address, ssl=self._tls(), server_hostname=address[0])
+            else:
+                _, wire = await loop.create_connection(Wire, *address)
+        hello: list[Any] = ["HELLO", 3]
+        if self.credentials.password is not None:
+            hello += ["AUTH", self.credentials.username or "default", self.credentials.password.reveal()]
+        greetings = [hello, ["SELECT", self.database]] if self.database else [hello]
+        for answer in await wire.exchange(greetings, ANSWER_SECONDS):
+            if isinstance(answer, Exception):
+                wire.abort()
+                raise answer
+        return wire
+
+    def _tls(self) -> ssl.SSLContext:
+        """As ``client`` has it; made anew for each connection, since certificates are renewed."""
+        context = ssl.create_default_context(cafile=_text(self.credentials.ca_file))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self.credentials.certificate_file is not None:
+            context.load_cert_chain(self.credentials.certificate_file, self.credentials.key_file)
+        return context
 
     async def primary(self) -> tuple[str, int] | None:
         """The server that takes writes now; ``None`` for the one on a socket.
