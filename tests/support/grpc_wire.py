@@ -61,6 +61,7 @@ class Server:
         self.served: list[bytes] = []
         self.waiting: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.cancelled = self.sent = 0
+        self.at_once: list[bool] = []
         methods = Methods(
             unary={b"/a/Check": self.check, b"/a/Later": self.later},
             streams={b"/a/Stream": self.stream},
@@ -92,6 +93,9 @@ class Server:
                 raise CallEnded(OK)
             if message == b"denied":
                 raise CallEnded(7, "not für `you`: 100 %\n" + "x" * 200)
+            if message.startswith(b"now"):
+                self.at_once.append(send.at_once(message[::-1]))
+                continue
             await send(message[::-1])
             self.sent += 1
         return 0

@@ -33,7 +33,7 @@ from doorward_databroker.revoke import Revoker
 from doorward_databroker.rights import Verb, require, require_lease, require_revoke, shown_to
 from doorward_databroker.store.port import Page, Position, RecordStore
 from doorward_databroker.store.types import RECORD_TYPES, check_id, type_of
-from doorward_databroker.watch import Watcher, WatchHub
+from doorward_databroker.watch import Watcher, WatchHub, never
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["DatabrokerService"].full_name
 BATCH_LIMIT = 500
@@ -142,7 +142,6 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
         self, requests: AsyncIterator[pb.WatchRequest], context: _Context
     ) -> AsyncIterator[bytes]:
         """A snapshot unless resumed, then every change; encoded already, since all watchers get the same bytes."""
-        del context
         plane = caller.get()
         first = await anext(requests, None)
         if first is None or first.WhichOneof("message") != "start":
@@ -159,7 +158,10 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
                 raise InvalidArgumentError(f"`{name}` is not in the feed")
         await self._mended()
         watcher = Watcher(
-            id=f"{plane}/{start.watcher_id}", types=frozenset((*start.types, *if_known)), if_known=if_known
+            id=f"{plane}/{start.watcher_id}",
+            types=frozenset((*start.types, *if_known)),
+            if_known=if_known,
+            at_once=getattr(context, "at_once", never),  # libraries' contexts have none
         )
         listening = asyncio.create_task(self._listen(requests, watcher))
         after = Position(version_of(start.after), start.after_tag) if start.HasField("after") else None

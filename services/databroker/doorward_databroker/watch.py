@@ -31,7 +31,10 @@ from doorward_databroker.store.port import Damaged, FeedEntry, Position, RecordS
 
 BATCH_RECORDS = 500
 BATCH_SECONDS = 0.005
-"""Changes that come faster than this are handed out together."""
+"""Changes that come faster than this are handed out together, at the latest; where that is quickly done, more often."""
+_SHORTEST_SECONDS = 0.002
+_BUSY_PARTS = 2
+"""Of so many parts of the time one may go into handing out; puts are waited for."""
 QUEUE_LIMIT = 1_000
 QUEUE_LIMIT_BYTES = 32 * 1024 * 1024
 _READ_ENTRIES = 50
@@ -55,6 +58,11 @@ class Encoded:
     version: RecordVersion
 
 
+def never(_: bytes) -> bool:
+    """Sends nothing at once: everything goes through the queue."""
+    return False
+
+
 @dataclass(eq=False)
 class Watcher:
     """One stream."""
@@ -74,10 +82,17 @@ class Watcher:
     """When that ping came, on our monotonic clock; no lease of its own can count from later."""
     cut: str | None = None
     """Why it is being cut."""
+    at_once: Callable[[bytes], bool] = never
+    """Sends a response now if the peer takes it; says whether it did."""
+    is_waiting: bool = False
+    """Whether everything that was queued has been sent."""
 
     def offer(self, data: bytes) -> None:
-        """Queue a response, or cut the watcher when it has fallen behind."""
+        """Send or queue a response, or cut the watcher when it has fallen behind."""
         if self.cut is not None:
+            return
+        if self.is_waiting and self.queue.empty() and self.at_once(data):
+            # Nearly always: a queue and the task behind it cost three times as much as sending.
             return
         if self.queue.qsize() >= QUEUE_LIMIT or self.queued_bytes + len(data) > QUEUE_LIMIT_BYTES:
             self.end("fell behind")
@@ -102,7 +117,10 @@ class WatchHub:
         self._moved = asyncio.Condition()
         self._window = Window()
         self._position: Position | None = None
-        self._handed_at = 0.0
+        self._again_at = 0.0
+        """Not before this is the feed read again."""
+        self._losing: asyncio.Task[bool] | None = None
+        """Done once the store is seen to have lost history; waits through many reads."""
         self.problem: str | None = None
         """Why the feed cannot be read, though the store answers."""
         self.damaged: dict[tuple[str, str], Damaged] = {}
@@ -135,6 +153,13 @@ class WatchHub:
 
     async def run(self) -> None:
         """Follow the feed until cancelled."""
+        try:
+            await self._follow()
+        finally:
+            if self._losing is not None:
+                self._losing.cancel()
+
+    async def _follow(self) -> None:
         task = asyncio.current_task()
         while True:
             if task is not None and task.cancelling():
@@ -162,22 +187,23 @@ class WatchHub:
 
     async def _read(self, position: Position) -> list[FeedEntry]:
         """The next entries; stops waiting when the store is seen to have gone back."""
-        early = self._handed_at + BATCH_SECONDS - self._clock.monotonic()
+        early = self._again_at - self._clock.monotonic()
         if 0 < early <= BATCH_SECONDS:
             await asyncio.sleep(early)
         if self._store.lost.is_set():
             raise WatchExpiredError("the store has gone back behind what it had said")
+        if self._losing is None or self._losing.done():
+            self._losing = asyncio.create_task(self._store.lost.wait())
         reading = asyncio.create_task(self._store.changes(position, _READ_ENTRIES, _WAIT_SECONDS))
-        losing = asyncio.create_task(self._store.lost.wait())
         try:
-            await asyncio.wait({reading, losing}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reading, self._losing}, return_when=asyncio.FIRST_COMPLETED)
             if not reading.done():
                 raise WatchExpiredError("the store has gone back behind what it had said")
             return reading.result()
         finally:
-            losing.cancel()
-            reading.cancel()
-            await asyncio.gather(reading, losing, return_exceptions=True)
+            if not reading.done():
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
 
     async def _start_over(self, reason: str) -> None:
         """The store no longer continues what was handed out: begin again, in a new epoch if nobody has yet.
@@ -229,6 +255,7 @@ class WatchHub:
 
     async def _hand_out(self, entries: Sequence[FeedEntry]) -> None:
         encoded: dict[frozenset[str], list[Encoded]] = {}
+        began = self._clock.monotonic()
         self._note_damage(entries)
         for watcher in tuple(self._watchers):
             responses = encoded.get(watcher.types)
@@ -239,7 +266,9 @@ class WatchHub:
                     watcher.offer(response.data)
             watcher.position = max(watcher.position, entries[-1].version)
             self.cuts += watcher.cut == "fell behind"
-        self._handed_at = self._clock.monotonic()
+        taken = self._clock.monotonic() - began
+        pause = max(_SHORTEST_SECONDS, _BUSY_PARTS * taken) if self._watchers else BATCH_SECONDS
+        self._again_at = began + min(BATCH_SECONDS, pause)
         self._window.add(entries)
         await self._move(entries[-1].position)
 
@@ -306,12 +335,16 @@ class WatchHub:
             )
             yield pb.WatchResponse(consistent=consistent).SerializeToString()
             while True:
+                # INVARIANT: while this is set, and the queue is empty, nothing is on its way that must go first.
+                watcher.is_waiting = True
                 queued = await watcher.queue.get()
+                watcher.is_waiting = False
                 if queued is None:
                     raise UnavailableError(f"the watch is cut: {watcher.cut}")
                 watcher.queued_bytes -= len(queued)
                 yield queued
         finally:
+            watcher.is_waiting = False
             self._watchers.discard(watcher)
             async with self.acknowledged:
                 self.acknowledged.notify_all()

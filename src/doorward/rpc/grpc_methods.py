@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from doorward.rpc.http2_frames import CallHeaders
 
@@ -23,8 +24,19 @@ Unary = Callable[[bytes], bytes | Awaitable[bytes]]
 """Message in, message out. Bytes are sent at once; anything else is awaited in a task."""
 Receive = Callable[[], Awaitable[bytes | None]]
 """The next message, or ``None`` when the peer has ended its side or the call."""
-Send = Callable[[bytes], Awaitable[None]]
-"""Sends a message; returns once there is room for another one. One at a time in each call."""
+
+
+class Send(Protocol):
+    """Sends the messages of a stream, one at a time."""
+
+    async def __call__(self, message: bytes) -> None:
+        """Send a message and return once there is room for another one."""
+
+    def at_once(self, message: bytes) -> bool:
+        """Send a message if the peer takes it now; else nothing is done. Only while no other one is being sent."""
+        ...
+
+
 Stream = Callable[[Receive, Send], Awaitable[int]]
 """Serves a stream and returns the gRPC status that ends it. 0 is taken for a mistake and becomes INTERNAL; see ``CallEnded``."""
 

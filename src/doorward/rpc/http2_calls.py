@@ -98,6 +98,22 @@ class Call:
     """What is said with the status."""
 
 
+class _Sender:
+    """``Send`` for one call."""
+
+    __slots__ = ("_call", "_calls")
+
+    def __init__(self, calls: "Calls", call: Call) -> None:
+        self._calls = calls
+        self._call = call
+
+    async def __call__(self, message: bytes) -> None:
+        await self._calls.send(self._call, message)
+
+    def at_once(self, message: bytes) -> bool:
+        return self._calls.send_at_once(self._call, message)
+
+
 class Host(Protocol):
     """What the connections of a server share."""
 
@@ -253,7 +269,7 @@ class Calls:
         """Run a stream's handler; every way out but one ends the stream with a status that is not OK."""
         status = INTERNAL
         try:
-            status = await handler(lambda: self._receive(call), lambda message: self._send(call, message)) or INTERNAL
+            status = await handler(lambda: self._receive(call), _Sender(self, call)) or INTERNAL
         except asyncio.CancelledError:
             status = UNAVAILABLE
             raise
@@ -286,27 +302,37 @@ class Calls:
             self.flush()
         return message
 
-    async def _send(self, call: Call, message: bytes) -> None:
+    async def send(self, call: Call, message: bytes) -> None:
+        """See ``Send``."""
         if self._calls.get(call.stream) is not call:
             return  # nobody is left to be told
-        size = len(message)
-        length = size + PREFIX_BYTES
-        if call.opened and not call.unsent and length <= min(self._window, call.window, self._frame_limit):
-            # Nearly always; many streams are sent the same bytes, which are copied once, into what is written.
-            self._window -= length
-            call.window -= length
-            head = _MESSAGE_HEAD.pack(length >> 16, length & 0xFFFF, h2.DATA, 0, call.stream, 0, size)
-            self._out += (head, message)
-        else:
-            call.unsent.append(b"\0" + size.to_bytes(4, "big") + message)
+        if not self.send_at_once(call, message):
+            call.unsent.append(b"\0" + len(message).to_bytes(4, "big") + message)
             self._pump(call)
-        self.flush()
+            self.flush()
         while (call.unsent or self._paused) and self._calls.get(call.stream) is call:
             call.sender = self._loop.create_future()
             try:
                 await call.sender
             finally:
                 call.sender = None
+
+    def send_at_once(self, call: Call, message: bytes) -> bool:
+        """See ``Send.at_once``. Many streams are sent the same bytes, which are copied once, into what is written."""
+        size = len(message)
+        length = size + PREFIX_BYTES
+        if self._paused or not call.opened or call.unsent or call.status is not None:
+            return False
+        if length > self._window or length > call.window or length > self._frame_limit:
+            return False
+        if self._calls.get(call.stream) is not call:
+            return False
+        self._window -= length
+        call.window -= length
+        head = _MESSAGE_HEAD.pack(length >> 16, length & 0xFFFF, h2.DATA, 0, call.stream, 0, size)
+        self._out += (head, message)
+        self.flush()
+        return True
 
     def _messages(self, call: Call) -> None:
         """Take whole messages out of a stream's bytes."""

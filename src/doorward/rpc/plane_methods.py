@@ -89,7 +89,7 @@ def refusing(named: str | None) -> Methods:
 
 
 class _Context:
-    """What servicers of libraries use of gRPC's context."""
+    """What servicers of libraries use of gRPC's context, and what ours can do besides."""
 
     def __init__(self, write: Send | None = None) -> None:
         self._write = write
@@ -102,6 +102,10 @@ class _Context:
         """Send a message."""
         assert self._write is not None  # noqa: S101  # of streams alone
         await self._write(message.SerializeToString())
+
+    def at_once(self, message: bytes) -> bool:
+        """See ``Send.at_once``; past the stream's own iterator, which must be waiting for something to send."""
+        return self._write is not None and self._write.at_once(message)
 
 
 def _unary(handler: Any, method: str, plane: Plane | Gateway) -> Unary:
@@ -131,7 +135,7 @@ def _stream(handler: Any, method: str, plane: Plane | Gateway) -> Stream:
         try:
             if handler.stream_stream is not None:
                 # Closed at once when the caller goes away, so that what the handler holds is given back then.
-                async with contextlib.aclosing(handler.stream_stream(requests(), _Context())) as responses:
+                async with contextlib.aclosing(handler.stream_stream(requests(), _Context(send))) as responses:
                     async for response in responses:
                         await send(serialize(response))
             else:

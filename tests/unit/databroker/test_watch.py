@@ -102,6 +102,52 @@ async def test_a_slow_watcher_is_cut_and_costs_no_more_memory(one: Broker):
     assert big.queued_bytes <= 32 * 1024 * 1024
 
 
+async def test_what_is_sent_at_once_overtakes_nothing(one: Broker):
+    """A watcher applies by version what it gets, but a lease vouches for all that came before it."""
+    watcher = one.watcher("w").watcher
+    told: list[bytes] = []
+    takes = True
+
+    def at_once(data: bytes) -> bool:
+        if takes:
+            told.append(data)
+        return takes
+
+    watcher.at_once = at_once
+    watcher.offer(b"before the snapshot is through")
+    assert told == []
+    stream = one.hub.watch(watcher, None)
+    await anext(stream)
+
+    async def follow() -> None:
+        async for data in stream:
+            told.append(data)
+            if data == b"2":
+                await going_on.wait()
+
+    going_on = asyncio.Event()
+    following = asyncio.create_task(follow())
+    await until(lambda: watcher.is_waiting)
+    watcher.offer(b"1")
+    assert told[1:] == [b"1"], "nothing waits, so it needs no queue"
+    takes = False
+    watcher.offer(b"2")
+    takes = True
+    watcher.offer(b"3")
+    await until(lambda: told[-1] == b"2")
+    watcher.offer(b"4")
+    assert told[-1] == b"2", "what comes before is still on its way"
+    going_on.set()
+    await until(lambda: watcher.is_waiting)
+    watcher.offer(b"5")
+    assert told[1:] == [b"1", b"2", b"3", b"4", b"5"]
+    watcher.end("enough")
+    watcher.offer(b"6")
+    with pytest.raises(UnavailableError, match="enough"):
+        await following
+    assert told[-1] == b"5"
+
+
 async def test_a_lease_comes_after_what_it_vouches_for(one: Broker):
     async with watching(one.watcher("w")) as watcher:
         await watcher.consistent.wait()
