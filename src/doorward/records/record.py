@@ -93,14 +93,13 @@ def record_message(record: Record) -> databroker_pb2.Record:
 
 def record_of(message: databroker_pb2.Record) -> Record:
     """``message`` as a value."""
-    version = message.version
     indexes = message.indexes
     return Record(
         type=message.type,
         id=message.id,
-        version=RecordVersion(version.epoch, version.number),
+        version=version_of(message.version) if message.HasField("version") else NO_VERSION,
         data=message.data,
-        modified_at=_seconds(message.modified_at),
+        modified_at=_seconds(message.modified_at) if message.HasField("modified_at") else 0.0,
         expires_at=_seconds(message.expires_at) if message.HasField("expires_at") else None,
         deleted=message.deleted,
         indexes={name: tuple(indexes[name].values) for name in indexes} if indexes else {},
