@@ -20,6 +20,7 @@ from typing import Any
 
 import grpc.aio
 import psutil
+import uvloop
 import yaml
 from bench.watching import WATCH, watch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -35,7 +36,8 @@ from doorward.records.record import Record, RecordVersion, Write, record_message
 from doorward.rpc.client import open_channel
 from doorward.rpc.planes import Plane
 from doorward_databroker.store.codec import Codec, SealedCodec
-from doorward_databroker.store.connection import Link
+from doorward_databroker.store.connection import Call, Link
+from doorward_databroker.store.keyspace import Keyspace
 from doorward_databroker.store.redis import RedisStore
 from doorward_databroker.store.servers import Servers
 from doorward_databroker.store.writer import _Job
@@ -74,28 +76,37 @@ def session(name: str, data: bytes = bytes(PAYLOAD)) -> Record:
     )  # fmt: skip
 
 
-async def median_us(count: int, call: Callable[[int], Awaitable[object]]) -> float:
-    times = []
+async def taken_in_turns(count: int, **calls: Callable[[int], Awaitable[object]]) -> dict[str, float]:
+    """The median of each call in microseconds. They take turns one by one, so that whatever disturbs the run disturbs all alike."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(count):
-        began = time.perf_counter()
-        await call(number)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times) * 1e6
+        for name, call in calls.items():
+            began = time.perf_counter()
+            await call(number)
+            times[name].append(time.perf_counter() - began)
+    return {f"{name}_us": statistics.median(taken) * 1e6 for name, taken in times.items()}
 
 
-async def bare_put_us(store: RedisStore, link: Link, count: int) -> float:
-    """The put script alone, called with arguments that were made before."""
-    head = await store.head()
-    calls = []
-    for number in range(count):
-        write = Write(record=session(f"bare{number:08d}{secrets.token_hex(8)}"))
-        job = _Job([write], secrets.token_hex(16), None, asyncio.get_running_loop().create_future())
-        call, head = store._writer._call(job, head)
-        calls.append(call)
-    clients: Any = (await link._find())[0]
-    result = await median_us(count, lambda number: clients.execute_command(*calls[number].command))
-    store._writer.guess = None
-    return result
+class BarePuts:
+    """The put script alone: called as a put of a session is, with arguments that were made before, by the client that the store uses."""
+
+    def __init__(self, link: Link, codec: Codec) -> None:
+        self._link = link
+        # A history of its own: ours must not find that somebody else has moved its head.
+        self._store = RedisStore(link, codec, SystemClock(), Keyspace("{bare}"))
+        self._calls: list[Call] = []
+
+    async def prepare(self, count: int) -> None:
+        head = await self._store.head()
+        for number in range(count):
+            write = Write(record=session(f"bare{number:08d}{secrets.token_hex(8)}"))
+            job = _Job([write], secrets.token_hex(16), None, asyncio.get_running_loop().create_future())
+            call, head = self._store._writer._call(job, head)
+            self._calls.append(call)
+
+    async def put(self, number: int) -> None:
+        (answer,) = await self._link.write_all([self._calls[number]])
+        assert answer == [b"ok"], answer  # the script is known: the store's first put has brought it
 
 
 async def store_figures(server: RedisServer, codec: Codec, count: int) -> dict[str, float]:
@@ -106,11 +117,9 @@ async def store_figures(server: RedisServer, codec: Codec, count: int) -> dict[s
     async def put(number: int) -> None:
         await store.put([Write(record=session(f"s{number:08d}{secrets.token_hex(8)}"))], secrets.token_hex(16))
 
-    # In turns, so that a noisy neighbour disturbs both alike.
-    bare, ours = [], []
-    for _ in range(5):
-        bare.append(await bare_put_us(store, link, count // 5))
-        ours.append(await median_us(count // 5, put))
+    bare = BarePuts(link, codec)
+    await bare.prepare(count)
+    result = await taken_in_turns(count, bare=bare.put, put=put)
     began = time.perf_counter()
     await asyncio.gather(*(_many(put, count // 32) for _ in range(32)))
     at_once = (count // 32) * 32 / (time.perf_counter() - began)
@@ -120,10 +129,7 @@ async def store_figures(server: RedisServer, codec: Codec, count: int) -> dict[s
         await store.put(writes, secrets.token_hex(16))
     batched = count / (time.perf_counter() - began)
     await store.close()
-    return {
-        "bare_us": statistics.median(bare), "put_us": statistics.median(ours),
-        "puts_per_s_32_at_once": at_once, "records_per_s_batches_of_100": batched,
-    }  # fmt: skip
+    return result | {"puts_per_s_32_at_once": at_once, "records_per_s_batches_of_100": batched}
 
 
 async def sync_prices(server: RedisServer, codec: Codec, count: int) -> dict[str, float]:
@@ -139,7 +145,7 @@ async def sync_prices(server: RedisServer, codec: Codec, count: int) -> dict[str
     for _ in range(5):
         for policy, times in alone.items():
             server.ask(f"CONFIG SET appendfsync {policy}")
-            times.append(await median_us(count // 5, put))
+            times.append((await taken_in_turns(count // 5, put=put))["put_us"])
             began = time.perf_counter()
             await asyncio.gather(*(_many(put, count // 32) for _ in range(32)))
             at_once[policy].append((count // 32) * 32 / (time.perf_counter() - began))
@@ -169,20 +175,22 @@ async def _many(put: Callable[[int], Awaitable[object]], count: int) -> None:
         await put(number)
 
 
-async def rpc_figures(endpoints: LocalEndpoints, count: int) -> dict[str, float]:
+async def rpc_figures(endpoints: LocalEndpoints, server: RedisServer, codec: Codec, count: int) -> dict[str, float]:
+    link = Link(Servers.parse(server.url))
     async with open_channel(endpoints.databroker("authenticate"), Plane.DATABROKER) as channel:
         client = RecordClient(channel)
         health = health_pb2_grpc.HealthStub(channel)
         await client.put([Write(record=session("warm"))])
-        empty, puts = [], []
-        for _ in range(5):
-            empty.append(await median_us(count // 5, lambda _: health.Check(health_pb2.HealthCheckRequest())))
-            puts.append(
-                await median_us(
-                    count // 5, lambda n: client.put([Write(record=session(f"r{n:08d}{secrets.token_hex(8)}"))])
-                )
-            )
-        return {"empty_us": statistics.median(empty), "put_us": statistics.median(puts)}
+        bare = BarePuts(link, codec)
+        await bare.prepare(count)
+        result = await taken_in_turns(
+            count,
+            bare=bare.put,
+            empty=lambda _: health.Check(health_pb2.HealthCheckRequest()),
+            put=lambda n: client.put([Write(record=session(f"r{n:08d}{secrets.token_hex(8)}"))]),
+        )
+    await link.close()
+    return result
 
 
 async def snapshot(
@@ -341,7 +349,7 @@ async def measure(arguments: argparse.Namespace) -> dict[str, float]:
         print("store, sealed:", _shown(sealed))
         print("store, plain: ", _shown(plain))
         with databroker_process(folder, server) as (endpoints, keys, process):
-            rpc = await rpc_figures(endpoints, count)
+            rpc = await rpc_figures(endpoints, server, SealedCodec(keys.keyring(Purpose.RECORDS)), count)
             print("over gRPC:    ", _shown(rpc))
             many = await fan_out(endpoints, process, 100, 1000, 1, arguments.seconds)
             print("fan-out:      ", _shown(many))
@@ -361,7 +369,7 @@ async def measure(arguments: argparse.Namespace) -> dict[str, float]:
             print("snapshot:     ", _shown(shot))
     return {
         "put_ratio_store": sealed["put_us"] / sealed["bare_us"],
-        "put_ratio_rpc": rpc["put_us"] / (sealed["bare_us"] + rpc["empty_us"]),
+        "put_ratio_rpc": rpc["put_us"] / (rpc["bare_us"] + rpc["empty_us"]),
         "sealed_to_plain_put": sealed["put_us"] / plain["put_us"],
         "puts_per_s": sealed["puts_per_s_32_at_once"],
         "always_to_everysec_put": prices["put_us_always"] / prices["put_us_everysec"],
@@ -389,7 +397,8 @@ def main() -> None:
     if arguments.watchers:
         asyncio.run(watch(arguments.folder, arguments.watchers, arguments.seconds))
         return
-    figures = asyncio.run(measure(arguments))
+    # As the databroker's own loop, so that the bare script is not called by a slower client than the store's.
+    figures = uvloop.run(measure(arguments))
     print(json.dumps({name: round(value, 2) for name, value in figures.items()}))
 
 
