@@ -99,7 +99,8 @@ def open_site(
         }
     ]
     routes: list[dict[str, Any]] = [
-        {"name": "open", "from": "open", "to": to, "policy": everyone(), "claim_headers": who},
+        {"name": "open", "from": "open", "to": to, "policy": everyone(), "claim_headers": who,
+         "extra_methods": ["PROPFIND"]},
         {"name": "closed", "from": "closed", "to": to, "policy": signed_in(), "claim_headers": who},
         {"name": "other", "from": "other", "to": to, "policy": signed_in(), "set_request_headers": {"x-static": "ours"}},
         {"name": "admin-area", "from": "paths", "prefix": "/admin", "to": to, "policy": group("admins")},

@@ -15,7 +15,7 @@ from tests.support.deployment import Running
 from tests.support.echo import EchoServer
 from tests.support.http2 import http2_request
 from tests.support.http_client import NAVIGATION, BrowserlessClient
-from tests.support.raw_http import status_of
+from tests.support.raw_http import request_bytes, status_of
 from tests.support.site import Site
 
 from doorward.config.endpoints import LocalEndpoints, default_run_folder
@@ -97,6 +97,28 @@ def test_s27_a_preflight_is_answered_here_and_no_method_is_a_way_round(open_site
         echo.seen.clear()
         assert client.request("OPTIONS", open_site.url("cors") + "/x", headers=asked).status_code == 204
         assert echo.seen == [], "an answered preflight reached the upstream"
+
+
+async def test_s22_methods_are_compared_exactly_and_unknown_ones_never_reach_an_upstream(
+    open_site: Site, echo: EchoServer
+):
+    """On a route that is open to everyone; over HTTP/1.1 Envoy refuses by itself what it has never heard of."""
+    tls = ssl.create_default_context(cafile=str(open_site.ca_file))
+    tls.set_alpn_protocols(["h2"])
+    wanted = {
+        "get": {405, 400}, "FOO": {405, 400}, "TRACE": {405}, "MKCOL": {405}, "PRI": {405, 400}, "G ET": {400},
+        "GET\r\nx: y": {400}, "": {400}, "PROPFIND": {200}, "PATCH": {200},
+    }  # fmt: skip
+    for method, statuses in wanted.items():
+        request = request_bytes("/", open_site.host("open"), method=method)
+        answer = await asyncio.to_thread(open_site.raw, "open", request)
+        assert status_of(answer) in statuses, (method, answer)
+        pairs = [(":method", method), (":scheme", "https"), (":path", "/"), (":authority", open_site.host("open"))]
+        told = dict(await http2_request(open_site.port, tls, pairs, server_name="open.localhost"))
+        assert int(told.get(":status", 400)) in statuses, (method, told)
+        if told.get(":status") == "405":
+            assert told["allow"] == "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, PROPFIND"
+    assert [seen["method"] for seen in echo.seen] == ["PROPFIND", "PROPFIND", "PATCH", "PATCH"]
 
 
 @pytest.mark.parametrize("value", [b"\xff\xfe", b"\xc3\x28", b"caf\xe9", b"\xf0\x28\x8c\xbc"])

@@ -83,7 +83,7 @@ class Responder:
     ) -> tuple[CheckResponse, int]:
         match outcome.verdict:
             case Verdict.PREFLIGHT:
-                return self._preflight(request), 204
+                return self._preflight(request, outcome), 204
             case Verdict.SIGN_IN | Verdict.STEP_UP if request.is_navigation and outcome.route is not None:
                 headers = self._redirect.headers(request, outcome.route.route, settings, _wanted(outcome))
                 return _denied(302, [*headers, *SECURITY_HEADERS], ""), 302
@@ -189,12 +189,13 @@ class Responder:
             to_set.update(impersonation(principal, speaks_by))
         return _ok(to_set, to_remove)
 
-    def _preflight(self, request: CheckedRequest) -> CheckResponse:
+    def _preflight(self, request: CheckedRequest, outcome: Outcome) -> CheckResponse:
         """An answer to a listed origin (Fetch, section 3.2.6); the upstream never sees the preflight."""
+        methods = outcome.route.route.methods if outcome.route is not None else ()
         headers = [
             ("access-control-allow-origin", request.header("origin") or "null"),
             ("access-control-allow-credentials", "true"),
-            ("access-control-allow-methods", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+            ("access-control-allow-methods", ", ".join(methods)),
             ("access-control-max-age", str(PREFLIGHT_SECONDS)),
             ("vary", "origin"),
         ]

@@ -11,6 +11,7 @@ from typing import Protocol
 from doorward.clock import Clock
 from doorward.policy import CompiledPolicy, Decision, Effect, Facts, RequestFacts
 from doorward.route.internal import INTERNAL_DIGEST, InternalRoute
+from doorward.route.methods import ORDINARY_METHODS, TUNNEL_METHOD, is_method
 from doorward.route.paths import ambiguity
 from doorward.route.route import CertificateUse, Route
 from doorward_authorize.certificate import VerifiedCertificate
@@ -79,6 +80,8 @@ class Evaluator:
 
     def _own_page(self, request: CheckedRequest, snapshot: Snapshot, learned: Learned) -> Outcome:
         """Our own pages are for everybody; what they do with a cookie is still nobody else's to start."""
+        if request.method not in ORDINARY_METHODS:
+            return _refused_by_method(request, None)
         found = self._principals.of(request, snapshot.settings, learned)
         principal = found if isinstance(found, Principal) else None
         if _is_by_cookie(found) and is_forbidden(request, self._own_origins(request), ()):
@@ -95,6 +98,8 @@ class Evaluator:
         snapshot: Snapshot,
         learned: Learned,
     ) -> Outcome:
+        if not route.route.takes(request.method):
+            return _refused_by_method(request, route)
         refused = self._refused_as_written(request, route)
         if refused is not None:
             return Outcome(verdict=Verdict.BAD_REQUEST, reasons=(refused,), route=route)
@@ -178,7 +183,7 @@ class Evaluator:
 
     @staticmethod
     def _refused_as_written(request: CheckedRequest, route: CompiledRoute) -> str | None:
-        if request.method == "CONNECT" and not request.path:
+        if request.method == TUNNEL_METHOD and not request.path:
             return None
         return ambiguity(request.path, allow_parameters=route.route.path_parameters)
 
@@ -192,6 +197,13 @@ def combined(decisions: list[Decision]) -> Decision:
             if decision.effect is effect:
                 return decision
     return decisions[0]
+
+
+def _refused_by_method(request: CheckedRequest, route: CompiledRoute | None) -> Outcome:
+    """Before policy, which may name paths alone: what an upstream makes of an unusual method, nobody here knows."""
+    if not is_method(request.method):
+        return Outcome(verdict=Verdict.BAD_REQUEST, reasons=("method-malformed",), route=route)
+    return Outcome(verdict=Verdict.METHOD_NOT_ALLOWED, reasons=("method-not-allowed",), route=route)
 
 
 def _is_by_cookie(found: Found) -> bool:

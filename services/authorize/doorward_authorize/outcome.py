@@ -22,6 +22,8 @@ class Verdict(StrEnum):
     DENY = "deny"
     FOREIGN_ORIGIN = "foreign-origin"
     BAD_REQUEST = "bad-request"
+    METHOD_NOT_ALLOWED = "method-not-allowed"
+    """A method that the route does not take; no policy was asked."""
     MISDIRECTED = "misdirected"
     """The connection was not asked for what this host asks of its clients."""
     UNACCEPTED = "unaccepted"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from doorward.config.settings import Settings
 from doorward.policy import Facts, explain_policy
 from doorward.route.internal import DECISION_ID_HEADER
+from doorward.route.methods import ORDINARY_METHODS
 from doorward.web.retry_after import RETRY_AFTER, RETRY_AFTER_SECONDS
 from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.outcome import Outcome, Verdict
@@ -66,8 +67,15 @@ _WORDS: dict[Verdict, _Words] = {
         status=400,
         grpc_status=3,
         reason="BadRequest",
-        title="Address refused",
-        text="The address can be read in more than one way.",
+        title="Request refused",
+        text="The request can be read in more than one way.",
+    ),
+    Verdict.METHOD_NOT_ALLOWED: _Words(
+        status=405,
+        grpc_status=12,
+        reason="MethodNotAllowed",
+        title="Method refused",
+        text="This address does not take requests of this kind.",
     ),
     Verdict.MISDIRECTED: _Words(
         status=421,
@@ -110,6 +118,9 @@ def refused(request: CheckedRequest, outcome: Outcome, settings: Settings, decis
     headers = [*SECURITY_HEADERS, (DECISION_ID_HEADER, decision_id)]
     if words.status == 401:
         headers.append(("www-authenticate", f'Doorward sign-in="{settings.authenticate_origin}"'))
+    if words.status == 405:
+        taken = outcome.route.route.methods if outcome.route is not None else ORDINARY_METHODS
+        headers.append(("allow", ", ".join(taken)))
     step_up = _step_up(outcome, settings)
     if step_up:
         headers.append(("www-authenticate", _challenge(step_up)))

@@ -36,10 +36,17 @@ BATCH_LIMIT = 500
 
 _SLICE = 25
 """Decisions made before others get their turn; about a millisecond's worth."""
+
+
+class MethodRefusedError(InvalidArgumentError):
+    """The route does not take the method."""
+
+
 _DENIALS: dict[type[DoorwardError], tuple[Verdict, str]] = {
     NotFoundError: (Verdict.DENY, "not-found"),
     InvalidArgumentError: (Verdict.BAD_REQUEST, "path-refused"),
     PermissionDeniedError: (Verdict.DENY, "route-not-listed"),
+    MethodRefusedError: (Verdict.METHOD_NOT_ALLOWED, "method-not-allowed"),
     UnavailableError: (Verdict.UNAVAILABLE, "data-stale"),
 }
 NOT_RECORDED = "not-recorded"
@@ -198,7 +205,7 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         Raises:
             PermissionDeniedError: it is a gateway's, about a route that is not its own.
             NotFoundError: there is no such route, session or user.
-            InvalidArgumentError: the path can be read in more than one way.
+            InvalidArgumentError: the path can be read in more than one way, or the route does not take the method.
             UnavailableError: the data are too old to decide by.
         """
         snapshot = self._evaluator.snapshot
@@ -207,7 +214,9 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         compiled = snapshot.routes.get(wanted.route_id)
         if compiled is None or compiled.removed_at is not None or compiled.route.broken is not None:
             raise NotFoundError("no such route")
-        tunnel = compiled.route.is_tunnel and wanted.method == "CONNECT" and not wanted.path
+        if not compiled.route.takes(wanted.method):
+            raise MethodRefusedError(f"the method is refused: expected one of {', '.join(compiled.route.methods)}")
+        tunnel = compiled.route.is_tunnel and not wanted.path
         reason = None if tunnel else ambiguity(wanted.path, allow_parameters=compiled.route.path_parameters)
         path = decoded_path(wanted.path)
         if reason is not None or path is None:

@@ -268,6 +268,12 @@ class RouteDocument(StrictDocument):
         default={}, description="Headers filled with identity facts."
     )
     path_parameters: Literal["refuse", "allow"] = Field(default="refuse", description="What `;` in a path means.")
+    extra_methods: list[str] = Field(
+        default=[],
+        max_length=64,
+        description="Methods that count besides `GET`, `HEAD`, `POST`, `PUT`, `PATCH`, `DELETE` and `OPTIONS`, such as `PROPFIND`; "
+        "every other is answered 405 before policy.",
+    )
     allowed_origins: list[str] = Field(default=[], description="Origins whose scripts may call this route.")
     idle: Literal["counts", "strict"] = Field(
         default="counts", description="Whether an open guarded stream counts as using the session (`strict`: no)."

@@ -11,6 +11,7 @@ from doorward.config.settings import RoutePolicy
 from doorward.config.validation import position_of, salvaged, validate
 from doorward.policy import Library, Policy, check_policy, parse_policy
 from doorward.route.header_template import Template, has_variables, parse_template, reads_certificate
+from doorward.route.methods import FORBIDDEN_METHODS, ORDINARY_METHODS, is_method
 from doorward.route.paths import ambiguity
 from doorward.route.route import CertificateUse, Match, MatchKind, Route, Upstream, unnamed_route_id
 from doorward.source import Mapping, Node, Position, Problems, Scalar, Sequence
@@ -206,6 +207,7 @@ class RouteReader:
                     position_of(node, ("allowed_origins",)), f"`{origin}` is no origin", "`https://host[:port]`"
                 )
         tunnel = match.kind is MatchKind.TCP
+        self._check_methods(document, tunnel, node, found)
         self._check_guard(document, tunnel, node, found)
         if any((upstream.scheme == "tcp") is not tunnel for upstream in upstreams):
             found.error(
@@ -248,6 +250,7 @@ class RouteReader:
             pass_assertion=document.pass_assertion,
             claim_headers=claim_headers,
             path_parameters=document.path_parameters == "allow",
+            extra_methods=tuple(document.extra_methods),
             allowed_origins=tuple(document.allowed_origins),
             sensitive=document.sensitive,
             client_certificate=CertificateUse(document.client_certificate),
@@ -274,6 +277,23 @@ class RouteReader:
         targets = [document.to] if isinstance(document.to, str) else document.to
         if not all(text.startswith("https://") for text in targets):
             found.warning(position, "the service account's token travels to this upstream without TLS", "`https://`")
+
+    @staticmethod
+    def _check_methods(document: RouteDocument, tunnel: bool, node: Mapping, found: Problems) -> None:
+        for index, method in enumerate(document.extra_methods):
+            position = position_of(node, ("extra_methods", index))
+            if tunnel:
+                found.error(position, "a tunnel is opened by `CONNECT` alone", "leave `extra_methods` out")
+            elif not is_method(method) or len(method) > 64:
+                found.error(position, f"`{method}` is no method", "expected a name such as `PROPFIND`")
+            elif method in FORBIDDEN_METHODS:
+                found.error(position, f"`{method}` is never passed on", "leave it out")
+            elif method in ORDINARY_METHODS or method in document.extra_methods[:index]:
+                found.error(position, f"`{method}` counts already", "leave it out")
+            elif method.upper() in {*ORDINARY_METHODS, *FORBIDDEN_METHODS}:
+                found.error(
+                    position, f"`{method}` is another method than `{method.upper()}`", "methods are case-sensitive"
+                )
 
     @staticmethod
     def _has_no_end(document: RouteDocument, tunnel: bool) -> bool:

@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
 from doorward.route.header_template import PROVIDER_TOKENS, Template, Variable
+from doorward.route.methods import ORDINARY_METHODS, TUNNEL_METHOD
+
+_ORDINARY = frozenset(ORDINARY_METHODS)
 
 
 class MatchKind(StrEnum):
@@ -86,6 +89,8 @@ class Route:
     claim_headers: tuple[tuple[str, str], ...] = ()
     """Header name and the identity fact that fills it."""
     path_parameters: bool = False
+    extra_methods: tuple[str, ...] = ()
+    """Methods that count besides the ordinary ones."""
     allowed_origins: tuple[str, ...] = ()
     sensitive: bool = False
     """Whether the shorter staleness limit applies."""
@@ -122,6 +127,17 @@ class Route:
         """Whether it carries TCP through CONNECT instead of HTTP."""
         return self.match.kind is MatchKind.TCP
 
+    def takes(self, method: str) -> bool:
+        """Whether requests with this method are decided by policy at all; every other one is refused before."""
+        if self.match.kind is MatchKind.TCP:
+            return method == TUNNEL_METHOD
+        return method in _ORDINARY or method in self.extra_methods
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """All that ``takes`` says yes to."""
+        return (TUNNEL_METHOD,) if self.is_tunnel else (*ORDINARY_METHODS, *self.extra_methods)
+
     @property
     def authority(self) -> str:
         """Host with port unless that is 443: how browsers write it."""
@@ -143,6 +159,7 @@ _NOT_REACH = frozenset(
         "show_remedy",
         "digest",
         "allowed_origins",
+        "extra_methods",
         # Where it lies differs from machine to machine, and authorize alone reads it.
         "kubernetes_token_file",
         "client_certificate",

@@ -47,6 +47,7 @@ def differs(before: CompiledRoute | None, after: CompiledRoute | None) -> bool:
         or before.removed_at != after.removed_at
         or before.route.sensitive != after.route.sensitive
         or before.route.broken != after.route.broken
+        or before.route.extra_methods != after.route.extra_methods
         or before.route.client_certificate is not after.route.client_certificate
         or before.route.token_issuers != after.route.token_issuers
     )

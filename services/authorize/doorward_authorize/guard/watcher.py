@@ -336,6 +336,7 @@ class Watcher:
             or route.removed_at is not None
             or route.route.broken is not None
             or route.route.digest != described.digest
+            or not route.route.takes(described.facts.method)
         ):
             return _Cut(("route-changed",))
         staleness = snapshot.settings.staleness

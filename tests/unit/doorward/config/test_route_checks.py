@@ -76,3 +76,33 @@ def test_an_address_that_nobody_vouches_for_is_warned_of(tmp_path: Path):
 def test_a_route_that_nobody_can_reach_is_warned_of(tmp_path: Path):
     (found,) = warnings_of(tmp_path, route("x", "[{deny: {or: [accept: 1]}}]"))
     assert "nobody is let in: this rule denies everyone" in found
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("TRACE", "`TRACE` is never passed on"),
+        ("CONNECT", "`CONNECT` is never passed on"),
+        ("GET", "`GET` counts already"),
+        ("get", "`get` is another method than `GET`"),
+        ("tRACE", "`tRACE` is another method than `TRACE`"),
+        ("'PROP FIND'", "`PROP FIND` is no method"),
+        ("''", "`` is no method"),
+        ('"a\\r\\nb"', "is no method"),
+        ("X" * 65, "is no method"),
+        ("LOCK, LOCK", "`LOCK` counts already"),
+    ],
+)
+def test_s22_methods_that_no_route_can_list(tmp_path: Path, method: str, said: str):
+    found = warnings_of(tmp_path, route("x", extra_methods=f"[{method}]"))
+    assert any(said in text for text in found), found
+
+
+def test_a_route_lists_further_methods_and_a_tunnel_none(tmp_path: Path):
+    assert warnings_of(tmp_path, route("x", extra_methods="[PROPFIND, M-SEARCH]")) == []
+    tunnel = (
+        "  - {name: t, from: 'tcp+https://t.example.com:22', to: 'tcp://10.0.0.1:22', extra_methods: [LOCK], policy: "
+        + STAFF
+        + "}\n"
+    )
+    assert any("a tunnel is opened by `CONNECT` alone" in text for text in warnings_of(tmp_path, tunnel))

@@ -40,6 +40,7 @@ NOT_REACH = {
     "name": "other",
     "explanation": "ask the tools team",
     "sensitive": True,
+    "extra_methods": ("PROPFIND",),
     "show_remedy": True,
     "idle_strict": True,
     "allowed_origins": ("https://app.example.com",),
