@@ -55,6 +55,8 @@ ENVOY_ROOTS = (
     "envoy/extensions/filters/listener/tls_inspector/v3/tls_inspector",
     "envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager",
     "envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy",
+    "envoy/extensions/resource_monitors/downstream_connections/v3/downstream_connections",
+    "envoy/extensions/resource_monitors/fixed_heap/v3/fixed_heap",
     "envoy/extensions/retry/host/previous_hosts/v3/previous_hosts",
     "envoy/extensions/transport_sockets/tls/v3/tls",
     "envoy/extensions/upstreams/http/v3/http_protocol_options",

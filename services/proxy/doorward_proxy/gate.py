@@ -32,6 +32,7 @@ from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.tls_pb2 import
 from doorward.envoy_api.envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from doorward.errors import DoorwardError
 from doorward.rpc.planes import Plane
+from doorward_proxy.envoy.overload import one_form
 from doorward_proxy.gate_routes import configuration_violations, scope_violations, unlisted
 from doorward_proxy.resources.clusters import PROTOCOL_OPTIONS
 from doorward_proxy.resources.http_filters import (
@@ -150,13 +151,17 @@ def admit_bootstrap(bootstrap: Bootstrap) -> None:
     """Return when Envoy may be started with ``bootstrap``.
 
     Raises:
-        GateClosedError: it has a runtime layer, an admin interface that others can open, or anything else unlisted.
+        GateClosedError: it has a runtime layer, an admin interface that others can open, no limits, or anything else unlisted.
     """
-    violations = list(unlisted(bootstrap, "bootstrap", {"node", "admin", "dynamic_resources", "static_resources"}))
-    violations += unlisted(bootstrap.admin, "admin", {"address"})
+    violations = list(
+        unlisted(bootstrap, "bootstrap", {"node", "admin", "dynamic_resources", "static_resources", "overload_manager"})
+    )
+    violations += unlisted(bootstrap.admin, "admin", {"address", "ignore_global_conn_limit"})
     violations += unlisted(bootstrap.static_resources, "static resources", {"clusters"})
     if bootstrap.admin.address.pipe.mode != 0o600:
         violations.append("the admin interface is not a private Unix socket")
+    if bootstrap.overload_manager != one_form(bootstrap.overload_manager):
+        violations.append("memory or connections are not limited, or in another way")
     if violations:
         raise GateClosedError(violations)
 

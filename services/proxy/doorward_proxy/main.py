@@ -32,6 +32,8 @@ from doorward_proxy.endpoints.sessions import GrpcSessions
 from doorward_proxy.envoy.admin import EnvoyAdmin
 from doorward_proxy.envoy.binary import envoy_version, find_envoy, is_supported
 from doorward_proxy.envoy.bootstrap import as_json, bootstrap
+from doorward_proxy.envoy.figures import EnvoyFigures
+from doorward_proxy.envoy.overload import overload_manager
 from doorward_proxy.envoy.process import EnvoyCommand, EnvoyProcess, write_private
 from doorward_proxy.envoy.validator import EnvoyValidator
 from doorward_proxy.gate import admit_bootstrap
@@ -135,13 +137,17 @@ class ProxyPlane:
             metrics=self.metrics,
         )
         self._pages = pages_server(app, endpoints.proxy_pages)
-        self._bootstrap = bootstrap(surroundings, node_id=f"doorward-proxy-{options.worker}")
+        limits = overload_manager(max_heap_bytes=settings.max_heap_bytes, max_connections=settings.max_connections)
+        self._bootstrap = bootstrap(surroundings, limits, node_id=f"doorward-proxy-{options.worker}")
         admit_bootstrap(self._bootstrap)
         self._bootstrap_file = options.run_dir / "envoy.json"
         command = EnvoyCommand(
             binary=binary, bootstrap_file=self._bootstrap_file, concurrency=settings.envoy_concurrency
         )
-        self.envoy = EnvoyProcess(command, EnvoyAdmin(endpoints.envoy_admin), clock, self.metrics)
+        admin = EnvoyAdmin(endpoints.envoy_admin)
+        self.envoy = EnvoyProcess(command, admin, clock, self.metrics)
+        self._figures = EnvoyFigures(admin, clock.monotonic)
+        self.registry.register(self._figures)
         # Workers on this machine are as many as there were at the start.
         self._beside = tuple(endpoints.authorize_of(number) for number in range(settings.authorize_workers))
         self._guard = GuardProcess(options, settings.planes.authorize_services or self._beside)
@@ -169,6 +175,7 @@ class ProxyPlane:
             asyncio.create_task(self.publisher.run(), name="publisher"),
             asyncio.create_task(self._guard.run(), name="guard"),
             asyncio.create_task(self.envoy.run(), name="envoy"),
+            asyncio.create_task(self._figures.run(), name="figures"),
             asyncio.create_task(self.neighbours.run(), name="certificate"),
             asyncio.create_task(self._reporter.run(), name="report"),
         ]

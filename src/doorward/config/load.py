@@ -257,6 +257,8 @@ class _Loader:
             authorize_workers=document.authorize.workers,
             envoy_concurrency=document.envoy.concurrency,
             max_streams=document.envoy.max_streams,
+            max_connections=document.envoy.max_connections,
+            max_heap_bytes=document.envoy.max_heap_megabytes * 1024 * 1024,
             grants=grants,
             gateways=gateways,
             routes=reading.routes,

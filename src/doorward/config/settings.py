@@ -186,6 +186,10 @@ class Settings:
     envoy_concurrency: int
     max_streams: int
     """Upper bound of concurrent guarded streams; circuit breakers follow it."""
+    max_connections: int = 50_000
+    """Upper bound of clients' connections to one Envoy."""
+    max_heap_bytes: int = 2048 * 1024 * 1024
+    """Near it, one Envoy takes nothing more."""
     trusted_hops: int = 0
     """Reverse proxies in front whose forwarding headers count; none is supported yet."""
     sources: tuple[Source, ...] = ()

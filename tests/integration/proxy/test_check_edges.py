@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import grpc
@@ -18,6 +18,7 @@ from doorward.envoy_api.envoy.service.auth.v3 import external_auth_pb2
 from doorward.route.internal import CLIENT_ADDRESS_HEADER
 from doorward.rpc import http2_frames as frames
 from doorward_proxy.resources.http_filters import CHECK_TIMEOUT_SECONDS, UNREAD_HEADERS
+from doorward_proxy.resources.listeners import MAX_STREAMS_OF_A_CONNECTION
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -311,3 +312,79 @@ async def test_s82_floods_keep_nobody_else_from_being_served(bench: Bench):
         assert (await bench.proxy.get("/")).status == 200, f"nobody is served beside {kind}"
         writer.transport.abort()
         assert (await bench.proxy.get("/")).status == 200, f"nobody is served after {kind}"
+
+
+async def http2_flood(
+    bench: Bench, flood: bytes, enough: Callable[[dict[int, list[bytes]]], bool]
+) -> dict[int, list[bytes]]:
+    """Payloads that came back for ``flood``, by the kind of their frames, until there are ``enough`` or the connection ends."""
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", bench.proxy.port, ssl=bench.proxy.tls("h2"), server_hostname="app.localhost"
+    )
+    writer.write(frames.PREFACE + frames.settings({}) + flood)
+    seen: dict[int, list[bytes]] = {}
+    with contextlib.suppress(OSError, TimeoutError, EOFError):
+        async with asyncio.timeout(5):
+            while not enough(seen):
+                high, low, kind, _, _ = frames.FRAME.unpack(await reader.readexactly(frames.FRAME_BYTES))
+                seen.setdefault(kind, []).append(await reader.readexactly((high << 16) + low))
+    writer.transport.abort()
+    return seen
+
+
+def opened(count: int) -> bytes:
+    """As many requests on one connection, all at once."""
+    block = frames.header_block([(name.encode(), value.encode()) for name, value in GOOD])
+    both = frames.END_HEADERS | frames.END_STREAM
+    return b"".join(frames.frame(frames.HEADERS, both, 2 * number + 1, block) for number in range(count))
+
+
+async def test_s82_streams_beyond_the_limit_of_a_connection_are_refused(bench: Bench):
+    bench.upstream.delay_seconds = 0.3
+    answered = await http2_flood(
+        bench,
+        opened(MAX_STREAMS_OF_A_CONNECTION + 50),
+        lambda seen: len(seen.get(frames.HEADERS, ())) + len(seen.get(frames.RST_STREAM, ())) >= 150,
+    )
+    assert 0 < len(bench.authorizer.checks) <= MAX_STREAMS_OF_A_CONNECTION
+    assert len(answered.get(frames.HEADERS, ())) <= MAX_STREAMS_OF_A_CONNECTION
+    refused = answered.get(frames.RST_STREAM, [])
+    assert refused == [frames.REFUSED_STREAM.to_bytes(4, "big")] * 50 or frames.GOAWAY in answered
+    bench.upstream.delay_seconds = 0.0
+    assert (await bench.proxy.get("/")).status == 200
+
+
+async def test_s82_a_thousand_streams_that_end_at_once_hold_nobody_up(bench: Bench):
+    """What a connection leaves behind is cleared away in time that grows with it, and not with its square."""
+    bench.upstream.delay_seconds = 1.0
+    writers = []
+    for _ in range(10):
+        _, writer = await asyncio.open_connection(
+            "127.0.0.1", bench.proxy.port, ssl=bench.proxy.tls("h2"), server_hostname="app.localhost"
+        )
+        writer.write(frames.PREFACE + frames.settings({}) + opened(MAX_STREAMS_OF_A_CONNECTION))
+        writers.append(writer)
+    async with asyncio.timeout(10):
+        while len(bench.authorizer.checks) < 10 * MAX_STREAMS_OF_A_CONNECTION:
+            await asyncio.sleep(0.01)
+    for writer in writers:
+        writer.transport.abort()
+    bench.upstream.delay_seconds = 0.0
+    async with asyncio.timeout(2):
+        assert (await bench.proxy.get("/")).status == 200
+
+
+async def test_s82_a_body_beyond_the_window_ends_the_connection_and_is_not_kept(bench: Bench):
+    bench.authorizer.late_seconds = 0.3
+    block = frames.header_block([(name.encode(), value.encode()) for name, value in GOOD])
+    chunk = frames.frame(frames.DATA, 0, 1, bytes(frames.FRAME_LIMIT))
+    answered = await http2_flood(
+        bench,
+        frames.frame(frames.HEADERS, frames.END_HEADERS, 1, block) + chunk * 200,
+        lambda seen: frames.GOAWAY in seen,
+    )
+    (goodbye, *_) = answered[frames.GOAWAY]
+    assert int.from_bytes(goodbye[4:8], "big") == frames.FLOW_CONTROL_ERROR
+    assert bench.upstream.requests == []
+    bench.authorizer.late_seconds = 0.0
+    assert (await bench.proxy.get("/")).status == 200

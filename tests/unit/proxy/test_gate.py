@@ -36,6 +36,7 @@ from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.tls_pb2 import
 from doorward.envoy_api.envoy.type.matcher.v3.string_pb2 import StringMatcher
 from doorward.route.route import CertificateUse
 from doorward_proxy.envoy.bootstrap import bootstrap
+from doorward_proxy.envoy.overload import overload_manager
 from doorward_proxy.gate import GateClosedError, admit, admit_bootstrap
 from doorward_proxy.resources.build import build_snapshot
 from doorward_proxy.resources.http_filters import CHECK, GUARD, ORDER, UNREAD_HEADERS
@@ -356,8 +357,11 @@ def test_s30_a_planted_violation_is_refused(name: str) -> None:
     assert refused.value.violations
 
 
+LIMITS = overload_manager(max_heap_bytes=1 << 30, max_connections=1_000)
+
+
 def test_the_bootstrap_passes() -> None:
-    admit_bootstrap(bootstrap(surroundings(), node_id="test"))
+    admit_bootstrap(bootstrap(surroundings(), LIMITS, node_id="test"))
 
 
 @pytest.mark.parametrize(
@@ -370,10 +374,24 @@ def test_the_bootstrap_passes() -> None:
         ),
         pytest.param(lambda m: m.static_resources.listeners.add(name="x"), id="static listener"),
         pytest.param(lambda m: m.bootstrap_extensions.add(name="x"), id="extension"),
+        pytest.param(lambda m: m.ClearField("overload_manager"), id="no limits"),
+        pytest.param(lambda m: m.overload_manager.resource_monitors.pop(), id="no limit of connections"),
+        pytest.param(lambda m: m.overload_manager.resource_monitors.pop(0), id="no limit of memory"),
+        pytest.param(lambda m: m.overload_manager.actions.pop(), id="requests are never refused"),
+        pytest.param(
+            lambda m: setattr(m.overload_manager.actions[-1].triggers[0].threshold, "value", 1.0), id="too late"
+        ),
+        pytest.param(
+            lambda m: m.overload_manager.MergeFrom(overload_manager(max_heap_bytes=1, max_connections=1)), id="twice"
+        ),
+        pytest.param(
+            lambda m: m.overload_manager.CopyFrom(overload_manager(max_heap_bytes=1 << 30, max_connections=0)),
+            id="a limit of nothing",
+        ),
     ],
 )
-def test_s30_a_bootstrap_with_more_is_refused(change: Callable[[Message], object]) -> None:
-    message = bootstrap(surroundings(), node_id="test")
+def test_s30_s82_a_bootstrap_with_more_is_refused(change: Callable[[Message], object]) -> None:
+    message = bootstrap(surroundings(), LIMITS, node_id="test")
     change(message)
     with pytest.raises(GateClosedError):
         admit_bootstrap(message)

@@ -2,7 +2,9 @@
 
     binary      finds it and checks its version
     bootstrap   what it needs to find the discovery service, and nothing more
+    overload    what it does when memory or connections run out
     admin       its admin interface, a Unix socket that only we use
+    figures     what it counts, for our metrics
     process     start, restart with back-off, drain
     validator   asks the binary whether it would accept a snapshot
 

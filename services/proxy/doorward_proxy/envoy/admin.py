@@ -1,5 +1,6 @@
 """Envoy's admin interface, over its Unix socket."""
 
+import urllib.parse
 from pathlib import Path
 
 import httpx
@@ -48,6 +49,16 @@ class EnvoyAdmin:
         """
         text = await self._call("GET", f"/stats?filter=^cluster.{cluster}.membership_healthy$")
         return sum(_value(line) for line in text.splitlines() if line)
+
+    async def figures(self, kind: str, pattern: str) -> dict[str, int]:
+        """`Counters` or `Gauges` whose names match ``pattern`` and that were ever counted.
+
+        Raises:
+            UnavailableError: Envoy does not answer, or says something else.
+        """
+        query = urllib.parse.urlencode({"type": kind, "filter": pattern})
+        text = await self._call("GET", f"/stats?usedonly&{query}")
+        return {line.partition(": ")[0]: _value(line) for line in text.splitlines() if line}
 
     async def _call(self, method: str, target: str) -> str:
         transport = httpx.AsyncHTTPTransport(uds=str(self._socket))

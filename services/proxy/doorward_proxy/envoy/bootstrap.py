@@ -13,6 +13,7 @@ from doorward.envoy_api.envoy.config.core.v3.grpc_service_pb2 import GrpcService
 from doorward.envoy_api.envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions, KeepaliveSettings
 from doorward.envoy_api.envoy.config.endpoint.v3.endpoint_components_pb2 import LocalityLbEndpoints
 from doorward.envoy_api.envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from doorward.envoy_api.envoy.config.overload.v3.overload_pb2 import OverloadManager
 from doorward.envoy_api.envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from doorward_proxy.resources.clusters import PROTOCOL_OPTIONS
 from doorward_proxy.resources.messages import endpoint, from_discovery, packed, pipe_address, seconds
@@ -21,11 +22,15 @@ from doorward_proxy.resources.surroundings import DISCOVERY_CLUSTER, Surrounding
 ADMIN_MODE = 0o600
 
 
-def bootstrap(surroundings: Surroundings, *, node_id: str) -> Bootstrap:
+def bootstrap(surroundings: Surroundings, limits: OverloadManager, *, node_id: str) -> Bootstrap:
     """The bootstrap of the Envoy that is called ``node_id``."""
     return Bootstrap(
         node=Node(id=node_id, cluster="doorward"),
-        admin=Admin(address=pipe_address(surroundings.admin_socket, mode=ADMIN_MODE)),
+        admin=Admin(
+            address=pipe_address(surroundings.admin_socket, mode=ADMIN_MODE),
+            # Whoever looks after Envoy must reach it also when clients have taken all connections.
+            ignore_global_conn_limit=True,
+        ),
         dynamic_resources=Bootstrap.DynamicResources(
             ads_config=ApiConfigSource(
                 api_type=ApiConfigSource.ApiType.DELTA_GRPC,
@@ -39,6 +44,7 @@ def bootstrap(surroundings: Surroundings, *, node_id: str) -> Bootstrap:
             cds_config=from_discovery(),
         ),
         static_resources=Bootstrap.StaticResources(clusters=[_discovery(surroundings)]),
+        overload_manager=limits,
     )
 
 
