@@ -80,9 +80,19 @@ async def test_nobody_gets_no_facts_and_the_clients_own_are_removed(tmp_path: Pa
     assert not {"authorization", "x-who", "x-teams"} & set_headers(response).keys()
 
 
-async def test_a_line_break_in_a_claim_stays_one_value(world: Templates):
-    response = await world.check(cookie=world.claims({"team": {"name": "a\r\nx-admin: yes"}}))
-    assert set_headers(response)["x-who"] == "alice@example.com of a%0D%0Ax-admin: yes"
+@pytest.mark.parametrize(
+    ("claimed", "sent"),
+    [
+        ("a\r\nx-admin: yes", "a%0D%0Ax-admin: yes"),
+        ("a\0b", "a%00b"),
+        ("red,blue", "red%2Cblue"),
+        ("café", "caf%C3%A9"),
+        ("\x1b[31m\x7f\u2028x", "%1B[31m%7F%E2%80%A8x"),
+    ],
+)
+async def test_s10_no_byte_of_a_claim_ends_or_splits_a_header(world: Templates, claimed: str, sent: str):
+    response = await world.check(cookie=world.claims({"team": {"name": claimed}}))
+    assert set_headers(response)["x-who"] == f"alice@example.com of {sent}"
 
 
 async def test_s07_another_persons_answer_is_never_served(world: Templates):

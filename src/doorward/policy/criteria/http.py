@@ -51,11 +51,18 @@ def _header_name(text: str) -> str:
 
 
 def _header(facts: Facts, name: str) -> str | Unreadable | None:
-    """The header's value; two different ones cannot be compared, because servers differ in which of them they take."""
+    """The header's value, unless servers may differ about it.
+
+    That is: there are two different ones; it begins or ends with a blank, which some keep and some drop; or it holds bytes
+    beyond ASCII, which some take for Latin-1 and some for UTF-8 (RFC 9110, section 5.5).
+    """
     values = facts.request.headers.get(name)
     if not values:
         return None
-    return values[0] if len(values) == 1 or len(set(values)) == 1 else UNREADABLE
+    value = values[0]
+    if len(values) > 1 and len(set(values)) > 1:
+        return UNREADABLE
+    return value if value.isascii() and value == value.strip() else UNREADABLE
 
 
 def query_value(query: str, name: str) -> str | Unreadable | None:
@@ -198,9 +205,10 @@ cases:
 HTTP_HEADER = Criterion(
     name="http_header",
     operand=Operand.STRING,
-    summary="Compares a request header; unknown when it is absent, or stands there with two different values.",
+    summary="Compares a request header; unknown when it is absent, or when servers could read it differently.",
     detail=(
-        "Its name follows a slash. A value with a comma may be two, so `is`, `in` and their opposites are unknown for it. "
+        "Its name follows a slash. Two different values, bytes beyond ASCII and blanks at either end make it unknown. A value with "
+        "a comma may be two, so `is`, `in` and their opposites are unknown for it. "
         "Clients write headers as they like: a header proves nothing that the client does "
         "not prove otherwise. Headers that hold secrets cannot be compared."
     ),
@@ -214,6 +222,7 @@ cases:
   - {request: {headers: {x-api-version: "2"}}, effect: deny, reasons: [http-header-unauthorized]}
   - {request: {headers: {x-api-version: ["3", "4"]}}, effect: deny, reasons: [http-header-unauthorized, http-header-unknown]}
   - {request: {headers: {user-agent: Curl/8}}, effect: allow, reasons: [http-header-ok], rule: allow-2}
+  - {request: {headers: {user-agent: "Curl é"}}, effect: deny, reasons: [http-header-unknown]}
 """,
     reads=frozenset({Fact.HEADER}),
     success="http-header-ok",

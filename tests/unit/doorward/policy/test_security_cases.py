@@ -40,6 +40,19 @@ def test_s09_one_plain_value_is_compared():
     assert decide("allow: {or: [{http_header/X-Role: ok}]}", headers={"x-role": ("ok", "ok")}).effect is Effect.ALLOW
 
 
+@pytest.mark.parametrize("value", ["admin\t", " admin", "admin ", "\u00e9", "\u00c3\u00a9", "admin\u00a0", "\x80"])
+def test_s10_a_header_that_servers_read_differently_is_unknown(value):
+    """It gets past no deny rule, and satisfies no allow rule, whichever way the upstream reads it."""
+    assert decide(ADMIN_HEADER, headers={"x-role": (value,)}).effect is Effect.DENY
+    for rule in (
+        "{http_header/x-role: ok}",
+        "{http_header/x-role: {not: admin}}",
+        "{http_header/x-role: {contains: a}}",
+    ):
+        assert decide(f"allow: {{or: [{rule}]}}", headers={"x-role": (value,)}).effect is Effect.DENY
+    assert decide("allow: {not: [{http_header/x-role: admin}]}", headers={"x-role": (value,)}).effect is Effect.DENY
+
+
 @pytest.mark.parametrize("path", ["/private", "/private/status"])
 def test_s17_a_pattern_sees_the_path_and_never_the_query(path):
     text = 'allow: {or: [{http_path: {regex: "^/api/.*/status$"}}, {http_path: {glob: /api/*/status}}]}'
