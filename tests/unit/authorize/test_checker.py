@@ -91,6 +91,26 @@ async def test_a_user_record_that_is_missing_or_spoiled_lets_nobody_in(world: Wo
     assert status(await world.check(cookie=cookie)) == 401
 
 
+async def test_before_the_first_snapshot_everything_waits_and_nobody_is_sent_to_sign_in(world: World):
+    """Who is not known yet is not nobody, and what anybody may see waits as well (decision 0018)."""
+    cookie = world.sign_in()
+    known, world.records.data = world.records.data, {}
+    world.records.age = float("inf")
+    for route, headers in (
+        ("app", {"cookie": cookie, "accept": "text/html"}),
+        ("app", {}),
+        ("public", {}),
+        ("admin", {}),
+    ):
+        response = await world.check(route, **headers)
+        assert status(response) == 503, route
+        assert "location" not in {option.header.key for option in response.denied_response.headers}
+    assert world.records.asked == 0
+    assert passed(await world.check("@sign-in")), "our own pages read no record"
+    world.records.data, world.records.age = known, 0.0
+    assert passed(await world.check(cookie=cookie))
+
+
 async def test_read_your_writes_asks_the_databroker_once(world: World):
     cookie = world.sign_in(number=500)
     key = next(key for key in world.records.data if key[0] == "Session")
