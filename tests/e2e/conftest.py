@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from tests.support.client_certificates import ClientAuthority
+from tests.support.collected import Collected, collector
 from tests.support.deployment import Running, free_port, short_folder, start
 from tests.support.echo import EchoServer, echo_server
 from tests.support.http_client import BrowserlessClient
+from tests.support.listener import Listener, listener
 from tests.support.site import Site, everyone, group, signed_in, site
 from tests.support.token_issuer import TokenIssuer, key_server
 
@@ -85,8 +87,33 @@ def client_authority() -> ClientAuthority:
 
 
 @pytest.fixture(scope="session")
+def collected() -> Iterator[Collected]:
+    """Where `open_site` sends a span and a record of everything."""
+    with collector() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_tunnel() -> Iterator[Listener]:
+    with listener() as made:
+        yield made
+
+
+@pytest.fixture
+def tunnel_end(shared_tunnel: Listener) -> Listener:
+    """Where the tunnel `tcp:db` of `open_site` leads, with nothing received yet."""
+    shared_tunnel.received.clear()
+    return shared_tunnel
+
+
+@pytest.fixture(scope="session")
 def open_site(
-    shared_echo: EchoServer, http2_port: int, token_issuer: TokenIssuer, client_authority: ClientAuthority
+    shared_echo: EchoServer,
+    http2_port: int,
+    token_issuer: TokenIssuer,
+    client_authority: ClientAuthority,
+    collected: Collected,
+    shared_tunnel: Listener,
 ) -> Iterator[Site]:
     """Routes for everything that clients may try on a request."""
     to = f"http://127.0.0.1:{shared_echo.port}"
@@ -98,6 +125,12 @@ def open_site(
             "deny": {"or": [{"http_path": {"starts_with": "/public/secret"}}]},
         }
     ]
+    by_name = [
+        {
+            "allow": {"and": [{"authenticated_user": True}]},
+            "deny": {"or": [{"http_header/user-agent": {"contains": "robot"}}, {"claim/title": {"contains": "robot"}}]},
+        }
+    ]
     routes: list[dict[str, Any]] = [
         {"name": "open", "from": "open", "to": to, "policy": everyone(), "claim_headers": who,
          "extra_methods": ["PROPFIND"]},
@@ -107,6 +140,8 @@ def open_site(
         {"name": "one-page", "from": "paths", "path": "/exact", "to": to, "policy": signed_in()},
         {"name": "rest", "from": "paths", "to": to, "policy": everyone()},
         {"name": "rules", "from": "rules", "to": to, "policy": by_path},
+        {"name": "db", "from": "tcp:db", "to": f"tcp://127.0.0.1:{shared_tunnel.port}", "policy": signed_in()},
+        {"name": "named", "from": "named", "to": to, "policy": by_name},
         {"name": "ws", "from": "ws", "to": to, "policy": signed_in(), "websocket": True},
         {
             "name": "cors", "from": "cors", "to": to, "policy": signed_in(),
@@ -141,6 +176,12 @@ def open_site(
             "authorize": {"workers": 2},
             "token_issuers": [trusted],
             "client_certificates": {"authorities": "clients.crt"},
+            "tracing": {"otlp_endpoint": collected.endpoint, "sample": 1},
+            "decision_log": {
+                "file": "data/logs/decisions.jsonl",
+                "otlp_endpoint": collected.endpoint,
+                "loggable": ["http_header/user-agent", "claim/title"],
+            },
         }
-        with site(folder, routes, port=port, **settings) as made:
+        with site(folder, routes, port=port, scopes=("offline_access",), **settings) as made:
             yield made

@@ -1,6 +1,7 @@
 """There is one door, and nothing beside it: no health path, no debug page, no way past the check."""
 
 import asyncio
+import json
 import re
 import ssl
 import stat
@@ -15,6 +16,7 @@ from tests.support.deployment import Running
 from tests.support.echo import EchoServer
 from tests.support.http2 import http2_request
 from tests.support.http_client import NAVIGATION, BrowserlessClient
+from tests.support.listener import Listener
 from tests.support.raw_http import request_bytes, status_of
 from tests.support.site import Site
 
@@ -190,6 +192,42 @@ async def test_s85_early_bytes_of_a_refused_upgrade_reach_nobody(open_site: Site
     # This upstream answers an upgrade with 200: what follows must not be passed on as if it had agreed.
     await asyncio.to_thread(open_site.raw, "ws", upgrade.format(cookie).encode() + hidden)
     assert "/smuggled" not in {seen["target"] for seen in echo.seen}
+
+
+@pytest.mark.parametrize(("name", "refusal"), [("db", 401), ("open", 404)])
+async def test_s85_early_bytes_of_a_refused_connect_reach_nobody(
+    open_site: Site, echo: EchoServer, tunnel_end: Listener, name: str, refusal: int
+):
+    """Neither the end of a tunnel that is for others, nor an upstream whose host has no tunnel, sees a byte or a connection."""
+    authority = f"{name}.localhost:5432"
+    hidden = f"GET /smuggled HTTP/1.1\r\nHost: {open_site.host('closed')}\r\nConnection: close\r\n\r\n".encode()
+    connect = f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n".encode()
+    refused = await asyncio.to_thread(open_site.raw, name, connect + hidden)
+    assert status_of(refused) == refusal
+    tls = ssl.create_default_context(cafile=str(open_site.ca_file))
+    tls.set_alpn_protocols(["h2"])
+    headers = [(":method", "CONNECT"), (":authority", authority)]
+    answer = await http2_request(open_site.port, tls, headers, body=hidden, server_name=f"{name}.localhost")
+    assert dict(answer)[":status"] == str(refusal)
+    assert echo.seen == []
+    assert tunnel_end.received == []
+
+
+async def test_s85_bytes_behind_an_allowed_connect_go_through_its_tunnel_and_nowhere_else(
+    open_site: Site, echo: EchoServer, tunnel_end: Listener
+):
+    def account() -> str:
+        made = open_site.run.command("service-account", "create", "tunnel", "--life", "1h", "--json")
+        return str(json.loads(made.stdout)["token"])
+
+    token = await asyncio.to_thread(account)
+    echo.seen.clear()
+    early = b"GET /smuggled HTTP/1.1\r\n\r\n"
+    connect = f"CONNECT db.localhost:5432 HTTP/1.1\r\nHost: db.localhost:5432\r\nAuthorization: Bearer {token}\r\n\r\n"
+    opened = await asyncio.to_thread(open_site.raw, "db", connect.encode() + early)
+    assert status_of(opened) == 200
+    assert tunnel_end.received == [early]
+    assert echo.seen == []
 
 
 @pytest.mark.parametrize("site_header", [{"sec-fetch-site": "same-site"}, {"sec-fetch-site": "cross-site"}, {}])

@@ -1,17 +1,23 @@
 """Secrets stay where they belong, and every door opens for exactly those that it is for."""
 
 import json
+import re
+import socket
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 from tests.e2e.conftest import PASSWORDS
+from tests.support.collected import Collected
 from tests.support.deployment import wait_for
 from tests.support.echo import EchoServer
 from tests.support.http_client import NAVIGATION
+from tests.support.raw_http import request_bytes, status_of
 from tests.support.site import SECRET, Site
 from tests.support.token_issuer import TokenIssuer
 
@@ -32,13 +38,24 @@ def account(site: Site, name: str, *groups: str) -> str:
 def said_by_operators_interfaces(site: Site) -> Iterator[tuple[str, str]]:
     """Metrics of every process, and all that Envoy tells of itself."""
     folder = default_run_folder(site.data)
-    for socket in sorted(folder.glob("*.probes.sock")):
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://probes") as client:
-            yield socket.name, client.get("/metrics").text
+    for place in sorted(folder.glob("*.probes.sock")):
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(place)), base_url="http://probes") as client:
+            yield place.name, client.get("/metrics").text
     admin = LocalEndpoints(folder).envoy_admin
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(admin)), base_url="http://envoy") as client:
         for path in ("/config_dump?include_eds", "/stats", "/clusters", "/server_info", "/certs"):
             yield path, client.get(path).text
+
+
+def spans_since(collected: Collected, moment: float) -> int:
+    """How many spans of checks have come that began after ``moment``."""
+    found = 0
+    for path, body in collected.bodies:
+        if path == "/v1/traces" and body.startswith(b"{"):
+            for resource in json.loads(body)["resourceSpans"]:
+                for scope in resource["scopeSpans"]:
+                    found += sum(int(span["startTimeUnixNano"]) >= moment * 1e9 for span in scope["spans"])
+    return found
 
 
 def key_texts(folder: Path) -> Iterator[str]:
@@ -48,7 +65,9 @@ def key_texts(folder: Path) -> Iterator[str]:
             yield from json.loads(path.read_text())["keys"]
 
 
-def test_s50_no_secret_leaves_its_place(open_site: Site, echo: EchoServer, token_issuer: TokenIssuer):
+def test_s50_no_secret_leaves_its_place(
+    open_site: Site, echo: EchoServer, token_issuer: TokenIssuer, collected: Collected
+):
     token, external = account(open_site, "canary", "eng"), token_issuer.token(time.time())
     answers: list[str] = []
     with open_site.client() as client:
@@ -56,6 +75,13 @@ def test_s50_no_secret_leaves_its_place(open_site: Site, echo: EchoServer, token
         handle = client.cookie("closed.localhost", SESSION_COOKIE) or ""
         single = client.cookie("authenticate.localhost", SIGN_IN_COOKIE) or ""
         assert len(handle) > 40 < len(single)
+        client.navigate(open_site.url("tokens") + "/")
+        told = json.dumps(echo.seen[-1])
+        of_alice = open_site.issued()[-1]
+        assert set(of_alice) == {"access_token", "id_token", "refresh_token"}
+        assert all(of_alice[kind] in told for kind in ("access_token", "id_token")), "its route asks for both"
+        echo.seen.clear()
+        began = time.time()
         for name in ("open", "closed", "other", "admin-area", "rules", "builds", "devices"):
             host = {"admin-area": "paths"}.get(name, name)
             for headers in (
@@ -71,9 +97,12 @@ def test_s50_no_secret_leaves_its_place(open_site: Site, echo: EchoServer, token
                 # What is set for this browser is this browser's.
                 kept = [(key, value) for key, value in answer.headers.items() if key != "set-cookie"]
                 answers.append(f"{kept}{answer.text}")
+    issued = {
+        f"{kind} {number}": token for number, answer in enumerate(open_site.issued()) for kind, token in answer.items()
+    }
     secrets = {
         "session cookie": handle, "sign-in cookie": single, "service account": token, "external token": external.rpartition(".")[2],
-        "client secret": SECRET, **{f"key {number}": word for number, word in enumerate(key_texts(open_site.data / "keys"))},
+        "client secret": SECRET, **issued, **{f"key {number}": word for number, word in enumerate(key_texts(open_site.data / "keys"))},
     }  # fmt: skip
     assert len(secrets) > 8
     for sent in echo.seen:
@@ -81,7 +110,13 @@ def test_s50_no_secret_leaves_its_place(open_site: Site, echo: EchoServer, token
         # `open` and `closed` list no issuer: a token that is none of ours is the application's.
         found = [name for name, secret in secrets.items() if secret in seen and name != "external token"]
         assert found == []
+    # Everything that was sent is there once the record of the last request is.
+    last = open_site.run.decisions()[-1]["decision_id"]
+    wait_for(lambda: any(last in line for line in collected.log_lines()), 20, what="the last record at the collector")
+    wait_for(lambda: spans_since(collected, began) > 30, 20, what="spans of the requests")
     places = {
+        "spans": collected.of("/v1/traces").decode("latin-1"),
+        "records": collected.of("/v1/logs").decode(),
         "answers": "\n".join(answers),
         "console": open_site.run.log.read_text(),
         "decision log": open_site.run.decisions_file.read_text(),
@@ -100,6 +135,63 @@ def test_s50_no_secret_leaves_its_place(open_site: Site, echo: EchoServer, token
         if secret in text and not (place == "answers" and name in echoed)
     ]
     assert leaks == []
+
+
+FORGED = '{"decision_id":"forged","outcome":"allow"}'
+ODD = f"robot\r\n{FORGED}\r\n\x1b[2J\x1b[31m\u2028{FORGED}\u0085\x00"
+"""A claim; the first half of it is what a name of a server may hold as well."""
+
+
+def as_odd_server(site: Site) -> int:
+    """Come under a server name (SNI) with a line in it, and ask for a host; the status."""
+    context = ssl.create_default_context(cafile=str(site.ca_file))
+    context.check_hostname = False
+    name = f"robot\r\n{FORGED}\r\n\x1b[31m.localhost"
+    # Bytes are taken as they are; a text would be refused here and never get as far as the server.
+    with (
+        socket.create_connection(("127.0.0.1", site.port), 5) as plain,
+        context.wrap_socket(plain, server_hostname=name.encode()) as connection,
+    ):
+        connection.sendall(request_bytes("/", site.host("devices")))
+        connection.settimeout(5)
+        return status_of(connection.recv(65536))
+
+
+def test_s81_no_server_name_agent_or_claim_splits_a_line(open_site: Site, collected: Collected):
+    """Values that the operator has marked as loggable are written, and stay values."""
+    open_site.set_faults(claims={"title": ODD})
+    with open_site.client() as client:
+        try:
+            client.sign_in(open_site.url("named") + "/", *PASSWORDS["alice"])
+        finally:
+            open_site.set_faults()
+        handle = client.cookie("named.localhost", SESSION_COOKIE)
+    # Envoy refuses control characters here; what it lets through is UTF-8 that some readers take for the end of a line.
+    agent = f"robot \u2028{FORGED}\u0085"
+    lines = (f"Cookie: {SESSION_COOKIE}={handle}", "User-Agent: " + agent.encode().decode("latin-1"))
+    assert status_of(open_site.raw("named", request_bytes("/", open_site.host("named"), *lines))) == 403
+    assert as_odd_server(open_site) == 421
+
+    def written() -> list[dict[str, Any]]:
+        return [record for record in open_site.run.decisions() if record["route"] == "named" and record["inputs"]]
+
+    wait_for(lambda: len(written()) >= 2, 10, what="the records")
+    inputs = written()[-1]["inputs"]
+    assert inputs["claim/title"] == {"value": ODD}
+    assert inputs["http_header/user-agent"] == {"value": [agent.encode().decode("latin-1")]}
+    last = written()[-1]["decision_id"]
+    wait_for(lambda: any(last in line for line in collected.log_lines()), 20, what="the record at the collector")
+    texts = {
+        "decision log": open_site.run.decisions_file.read_text(),
+        "console": open_site.run.log.read_text(),
+        "records": "\n".join(line for line in collected.log_lines() if last in line),
+    }
+    for place, text in texts.items():
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u0085\u2028]", text), place
+        for line in text.split("\n"):
+            assert not line.startswith(FORGED), place
+    for place in ("decision log", "records"):
+        assert all(json.loads(line)["decision_id"] != "forged" for line in texts[place].split("\n") if line)
 
 
 def test_s50_no_process_leaves_its_memory_in_a_file(open_site: Site):

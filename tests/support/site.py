@@ -32,6 +32,8 @@ class Site:
     second_port: int | None = None
     """Port of another identity provider, `second`, whose word counts for the same domains."""
     provider: subprocess.Popen[bytes] | None = None
+    scopes: tuple[str, ...] = ()
+    """What is asked of the identity provider besides the usual."""
 
     @property
     def config(self) -> Path:
@@ -80,7 +82,7 @@ class Site:
                 "issuer": issuer,
                 "client_id": "site",
                 "client_secret": "file:secret",
-                "scopes": ["openid", "email", "profile", "groups"],
+                "scopes": ["openid", "email", "profile", "groups", *self.scopes],
                 "email_domains": ["example.com", "partner.example"],
                 "claims": {"groups": "groups"},
             }
@@ -107,6 +109,10 @@ class Site:
         answer = httpx.get(f"http://127.0.0.1:{self.provider_port}/_asked", trust_env=False)
         return dict(answer.json())
 
+    def issued(self) -> list[dict[str, str]]:
+        """All tokens of the identity provider."""
+        return list(httpx.get(f"http://127.0.0.1:{self.provider_port}/_issued", trust_env=False).json())
+
     def set_faults(self, **faults: object) -> None:
         httpx.post(f"http://127.0.0.1:{self.provider_port}/_faults", json=faults, trust_env=False).raise_for_status()
 
@@ -131,11 +137,12 @@ def site(
     issuer: str = "",
     port: int | None = None,
     two_providers: bool = False,
+    scopes: tuple[str, ...] = (),
     **settings: Any,
 ) -> Iterator[Site]:
     """Start everything; ``from`` of a route is a bare name that becomes ``https://<name>.localhost:<port>``, ``tcp:name``
     one that becomes ``tcp+https://<name>.localhost:5432``."""
-    made = Site(folder, port or free_port(), free_port(), routes, settings, issuer)
+    made = Site(folder, port or free_port(), free_port(), routes, settings, issuer, scopes=scopes)
     if two_providers:
         made.second_port = free_port()
     (folder / "secret").write_text(SECRET)

@@ -146,8 +146,8 @@ class ProxyPlane:
         )
         admin = EnvoyAdmin(endpoints.envoy_admin)
         self.envoy = EnvoyProcess(command, admin, clock, self.metrics)
-        self._figures = EnvoyFigures(admin, clock.monotonic)
-        self.registry.register(self._figures)
+        self.figures = EnvoyFigures(admin, clock.monotonic)
+        self.registry.register(self.figures)
         # Workers on this machine are as many as there were at the start.
         self._beside = tuple(endpoints.authorize_of(number) for number in range(settings.authorize_workers))
         self._guard = GuardProcess(options, settings.planes.authorize_services or self._beside)
@@ -175,7 +175,7 @@ class ProxyPlane:
             asyncio.create_task(self.publisher.run(), name="publisher"),
             asyncio.create_task(self._guard.run(), name="guard"),
             asyncio.create_task(self.envoy.run(), name="envoy"),
-            asyncio.create_task(self._figures.run(), name="figures"),
+            asyncio.create_task(self.figures.run(), name="figures"),
             asyncio.create_task(self.neighbours.run(), name="certificate"),
             asyncio.create_task(self._reporter.run(), name="report"),
         ]

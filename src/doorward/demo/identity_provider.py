@@ -3,7 +3,7 @@
     python -m doorward.demo.identity_provider --port N --data DIR --client-id ID --client-secret-file FILE --redirect-uri URI
 
 It takes `max_age`, `prompt` and `acr_values`, of which `mfa` asks for a code that is printed on the page. It listens on 127.0.0.1 and ::1 as ``http://localhost:N``. ``--faults`` opens ``POST /_faults`` for tests, which makes
-it misbehave, and ``GET /_asked``, which counts how often keys were asked for.
+it misbehave, ``GET /_asked``, which counts how often keys were asked for, and ``GET /_issued``, which tells all tokens.
 """
 
 import argparse
@@ -88,6 +88,8 @@ class IdentityProvider:
         self._faults_open = faults is not None
         self._faults = faults or Faults()
         self._asked: Counter[str] = Counter()
+        self._issued: list[dict[str, str]] = []
+        """Every answer with tokens, while faults are open: tests look for them where they must not be."""
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -102,6 +104,7 @@ class IdentityProvider:
         if self._faults_open:
             routes.append(Route("/_faults", self._set_faults, methods=["POST"]))
             routes.append(Route("/_asked", self._what_was_asked))
+            routes.append(Route("/_issued", self._what_was_issued))
             routes.append(Route(FOREIGN_KEYS_PATH, self._jwks))
         return Starlette(routes=routes)
 
@@ -111,6 +114,9 @@ class IdentityProvider:
 
     async def _what_was_asked(self, _: Request) -> Response:
         return JSONResponse(self._asked)
+
+    async def _what_was_issued(self, _: Request) -> Response:
+        return JSONResponse(self._issued)
 
     async def _metadata(self, _: Request) -> Response:
         return JSONResponse(
@@ -267,6 +273,9 @@ class IdentityProvider:
             refresh = secrets.token_urlsafe(24)
             self._refresh[refresh] = grant
             answer["refresh_token"] = refresh
+        if self._faults_open:
+            kinds = ("access_token", "id_token", "refresh_token")
+            self._issued.append({kind: str(answer[kind]) for kind in kinds if kind in answer})
         return JSONResponse(answer, headers={"cache-control": "no-store"})
 
     async def _userinfo(self, request: Request) -> Response:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import grpc
 import grpc.aio
-import httpx
 import pytest
 import pytest_asyncio
 from tests.support.envoy import EchoUpstream, FakeAuthorizer, RunningProxy, free_port, route, running_proxy, settings_of
@@ -51,12 +50,10 @@ class Bench:
         self.authorizer.checks.clear()
         self.upstream.requests.clear()
 
-    async def errors(self) -> int:
-        """How many checks Envoy has counted as failed."""
-        transport = httpx.AsyncHTTPTransport(uds=str(self.proxy.endpoints.envoy_admin))
-        async with httpx.AsyncClient(transport=transport, base_url="http://envoy") as client:
-            text = (await client.get("/stats?filter=ext_authz.error$")).text
-        return sum(int(line.partition(": ")[2]) for line in text.splitlines())
+    async def told(self, name: str, **labels: str) -> float:
+        """What our own `/metrics` says, once Envoy has been asked."""
+        await self.proxy.plane.figures.read()
+        return self.proxy.plane.registry.get_sample_value(name, labels) or 0.0
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -169,12 +166,17 @@ async def test_s31_headers_that_the_check_adds_do_not_choose_another_route(bench
 
 
 async def test_s32_a_check_that_is_late_is_a_refusal_that_may_be_tried_again(bench: Bench):
-    before = await bench.errors()
+    before = await bench.told("doorward_envoy_checks_total", result="error")
     bench.authorizer.late_seconds = 2 * CHECK_TIMEOUT_SECONDS
     answers = await asyncio.gather(*(bench.proxy.get("/") for _ in range(10)))
     assert {answer.status for answer in answers} == {503}
     assert bench.upstream.requests == []
-    assert await bench.errors() >= before + 10, "what an alert looks at"
+    after = await bench.told("doorward_envoy_checks_total", result="error")
+    assert after == before + 10, "what an alert looks at"
+    assert await bench.told("doorward_envoy_check_tries_failed_total", reason="timeout") > 0
+    assert await bench.told("doorward_envoy_up") == 1
+    assert await bench.told("doorward_envoy_healthy_processes", plane="authorize") == 1
+    assert await bench.told("doorward_envoy_checks_total", result="unchecked") == 0
     bench.authorizer.late_seconds = 0.0
     async with asyncio.timeout(10):
         while (await bench.proxy.get("/")).status != 200:

@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.support.key_material import key, keyring
 from tests.unit.authorize.builders import CONFIG, World, passed, status, world
 from tests.unit.authorize.test_check_request import message_of
 
+from doorward.identity.session import Session
 from doorward.keys.keyring import Keyring
 from doorward.keys.store import Purpose
 from doorward.records.record import RecordVersion
@@ -113,6 +115,33 @@ def test_s81_no_input_splits_a_line(method: str, request_id: bytes, path: str):
         assert line.isascii()
         assert [ord(character) for character in line if ord(character) < 32] == [10]
         assert json.loads(line)["decision_id"] == text
+
+
+@pytest.mark.parametrize(
+    "odd", ['a\r\n{"decision_id":"forged"}', "\x1b[31m\x7f\0", "\u2028\u2029\x85", "\ud800", '"}\\', "\xe9"]
+)
+async def test_s81_no_loggable_value_splits_a_line_or_what_a_collector_gets(world: World, odd: str):
+    named = "{and: [{http_header/user-agent: {contains: x}}, {claim/title: y}]}"
+    world.reload(CONFIG.replace("{and: [{groups: {has: admins}}]}", named))
+    facts = encoder("http_header/user-agent", "claim/title")
+    rebuilt(world, DecisionLog(LogFile(world.folder / "decisions.jsonl", 1 << 30, 1, 60.0), facts, world.metrics))
+    cookie = world.sign_in(host="admin.example.com")
+    session_key = next(item for item in world.records.data if item[0] == "Session")
+    session = Session.from_bytes(world.records.data[session_key])
+    world.records.data[session_key] = replace(session, claims_json=json.dumps({"title": odd}).encode()).to_bytes()
+    agent = odd.encode("utf-8", "surrogatepass").decode("latin-1")
+    assert status(await world.check("admin", cookie=cookie, user_agent=agent)) == 403
+    (record,) = await records(world)
+    assert record["inputs"] == {"http_header/user-agent": {"value": [agent]}, "claim/title": {"value": odd}}
+    text = (world.folder / "decisions.jsonl").read_text()
+    assert text.isascii()
+    assert [ord(character) for character in text if ord(character) < 32 or ord(character) == 127] == [10]
+    sent = record_sender("http://127.0.0.1:9", {}, world.metrics)._body([text])
+    (told,) = sent["resourceLogs"][0]["scopeLogs"][0]["logRecords"]  # type: ignore[index]
+    assert told["body"]["stringValue"] == text.rstrip("\n")
+    assert {item["value"]["stringValue"] for item in told["attributes"]} == {
+        record["decision_id"], "admin", "deny", record["user_id"],
+    }  # fmt: skip
 
 
 async def test_a_full_queue_drops_and_counts(world: World, monkeypatch: pytest.MonkeyPatch):
