@@ -17,3 +17,7 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         self._now += seconds
         self._monotonic += seconds
+
+    def jump(self, now: float) -> None:
+        """Somebody sets the wall clock."""
+        self._now = now

@@ -41,7 +41,7 @@ class AssertionSigner:
         self._clock = clock
         self._random = random
         self._limit = limit_bytes
-        self._cache: OrderedDict[_Key, tuple[float, float, str]] = OrderedDict()
+        self._cache: OrderedDict[_Key, tuple[float, float, int, str]] = OrderedDict()
         self._bytes = 0
         self._follow(keys.primary)
 
@@ -53,14 +53,15 @@ class AssertionSigner:
         facts = principal.facts
         key = (principal.session.id, audience, principal.user_data, facts.groups, facts.email, issuer)
         cached = self._cache.get(key)
-        if cached is not None and cached[0] <= now < cached[1]:
+        # A session's end may have been moved to an earlier time since.
+        if cached is not None and cached[0] <= now < cached[1] and cached[2] <= principal.session.expires_at:
             self._cache.move_to_end(key)
-            return cached[2]
+            return cached[3]
         issued_at = int(now)
         expires_at = min(issued_at + LIFETIME_SECONDS, int(principal.session.expires_at))
         text = jwt.encode(self._header, self._claims(principal, issuer, audience, issued_at, expires_at), self._key)
         # A clock that is set back must not leave an assertion that holds only later.
-        self._remember(key, issued_at - _SKEW_SECONDS, expires_at - RENEW_SECONDS, text)
+        self._remember(key, issued_at - _SKEW_SECONDS, expires_at, text)
         return text
 
     def _follow(self, key: Key) -> None:
@@ -93,14 +94,14 @@ class AssertionSigner:
             claims["groups"] = sorted(principal.facts.groups)
         return claims
 
-    def _remember(self, key: _Key, since: float, until: float, text: str) -> None:
+    def _remember(self, key: _Key, since: float, expires_at: int, text: str) -> None:
         old = self._cache.pop(key, None)
         if old is not None:
-            self._bytes -= _size(key, old[2])
-        self._cache[key] = (since, until, text)
+            self._bytes -= _size(key, old[3])
+        self._cache[key] = (since, expires_at - RENEW_SECONDS, expires_at, text)
         self._bytes += _size(key, text)
         while self._bytes > self._limit and self._cache:
-            dropped, (_, _, dropped_text) = self._cache.popitem(last=False)
+            dropped, (_, _, _, dropped_text) = self._cache.popitem(last=False)
             self._bytes -= _size(dropped, dropped_text)
 
 

@@ -125,13 +125,15 @@ class World:
         self.token_keys = keyring(Purpose.SERVICE_ACCOUNT)
         self.hasher = TokenHasher(self.token_keys)
         self.accounts = ServiceAccounts(self.records, self.hasher, self.clock)
+        directories = Directories(self.records, self.clock)
         self.principals = Principals(
             self.handles,
             self.records,
             self.records,
             self.clock,
+            directories=directories,
             service_accounts=self.accounts,
-            external_tokens=ExternalTokens(self.records, Directories(self.records, self.clock), self.clock),
+            external_tokens=ExternalTokens(self.records, directories, self.clock),
         )
         self.settings = self.read(config)
         self.evaluator = Evaluator(
