@@ -44,8 +44,6 @@ class ServiceAccounts:
             return None
         number, secret = parsed
         data = self._records.get(RECORD_TYPE, ID_PREFIX + number)
-        if data is None:
-            return None
         if self._hasher.keys is not self._known_by:
             # A key may have been revoked: tokens that were hashed with it are nobody's now.
             self._known.clear()
@@ -53,8 +51,9 @@ class ServiceAccounts:
         known = self._known.get(token)
         if known is not None and known.data == data:
             return None if known.principal.session.is_expired(self._clock.now()) else known.principal
-        account = _account(data)
-        if account is None or not self._hasher.matches(number, secret, account.token_hash):
+        # A token of no account costs what a wrong one does, so that the time does not tell which accounts there are.
+        account = _account(_NOBODY if data is None else data)
+        if account is None or not self._hasher.matches(number, secret, account.token_hash) or data is None:
             return None
         principal = self._principal(account, data)
         if principal is not None:
@@ -104,6 +103,12 @@ def bearer(value: str) -> str | None:
     """The credentials of ``Bearer`` (RFC 6750, section 2.1), or ``None`` for another scheme."""
     scheme, _, rest = value.strip(" \t").partition(" ")
     return rest.strip(" \t") if scheme.lower() == "bearer" else None
+
+
+_NOBODY = ServiceAccount(
+    id=f"{ID_PREFIX}{'0' * 32}", name="nobody", groups=frozenset(), token_hash=bytes(32), created_at=0.0, expires_at=0.0
+).to_bytes()
+"""An account that no token opens: it has no record, and so is never answered with."""
 
 
 def _account(data: bytes) -> ServiceAccount | None:
