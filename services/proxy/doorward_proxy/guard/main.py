@@ -18,7 +18,6 @@ from doorward_proxy.guard.metrics import GuardMetrics
 from doorward_proxy.guard.streams import Streams
 from doorward_proxy.guard.watchdog import Watchdog
 
-TICK_SECONDS = 0.05
 STREAMS_LIMIT = 1_000_000
 """Envoy's circuit breaker has the operator's limit; this only keeps a fault from growing without end."""
 _FAREWELL_SECONDS = 0.2
@@ -47,16 +46,11 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     server = await asyncio.get_running_loop().create_unix_server(lambda: Connection(streams), endpoints.guard)
     endpoints.guard.chmod(0o600)
 
-    async def tick() -> None:
-        while True:
-            await asyncio.sleep(TICK_SECONDS)
-            streams.tick()
-
     stopping = asyncio.create_task(stop.wait(), name="stop")
     tasks = {
         asyncio.create_task(link.run(), name="link"),
         asyncio.create_task(authorizers.run(), name="authorizers"),
-        asyncio.create_task(tick(), name="tick"),
+        asyncio.create_task(streams.keep(), name="streams"),
         asyncio.create_task(Watchdog().run(), name="watchdog"),
         asyncio.create_task(neighbours.run(), name="certificate"),
     }

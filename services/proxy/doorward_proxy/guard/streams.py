@@ -27,6 +27,10 @@ from doorward_proxy.guard.metrics import GuardMetrics
 
 ANSWER_SECONDS = 1.5
 """How long a new stream waits for its verdict; below what Envoy waits for us."""
+TICK_SECONDS = 0.05
+"""How late a cut may be."""
+LOOK_SECONDS = 0.25
+"""The longest that nothing is looked at; a stream that comes meanwhile may live longer without a word."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -65,6 +69,8 @@ class Streams:
         self._opened: list[GuardedStream] = []
         self._closed: list[int] = []
         self._news = asyncio.Event()
+        self._sooner = asyncio.Event()
+        """Set when something may be due earlier than the last ``tick`` said."""
         self._stopping = False
 
     def __len__(self) -> int:
@@ -142,6 +148,8 @@ class Streams:
             self._forget_limit(stream.limit)
         stream.limit = limit
         self._vouched[number] = stream
+        if limit not in self._limits:
+            self._sooner.set()
         self._limits[limit] = self._limits.get(limit, 0) + 1
         if not stream.call.answered:
             stream.call.answer(HEADERS_PASS)
@@ -161,15 +169,35 @@ class Streams:
 
     # The clock's side.
 
-    def tick(self) -> None:
-        """Cut what has no proof that is new enough."""
+    def tick(self) -> float:
+        """Cut what has no proof that is new enough. Returns the seconds until something may be due again, proofs coming or not."""
         now = self._clock.monotonic()
-        for stream in [item for item in self._unvouched.values() if now - item.proven >= item.limit]:
+        due = LOOK_SECONDS
+        late = []
+        for stream in self._unvouched.values():
+            left = stream.limit - (now - stream.proven)
+            if left <= 0:
+                late.append(stream)
+            elif left < due:
+                due = left
+        for stream in late:
             self._cut(stream, "unwatched" if stream.call.answered else "no-verdict", UNAVAILABLE)
         age = now - self._proven
         if self._limits and age >= min(self._limits):
             for stream in [item for item in self._vouched.values() if age >= item.limit]:
                 self._cut(stream, "unproven", UNAVAILABLE)
+        if self._limits:
+            due = min(due, min(self._limits) - age)
+        return max(due, TICK_SECONDS)
+
+    async def keep(self) -> None:
+        """Cut what is due, when it is due, until cancelled."""
+        while True:
+            self._sooner.clear()
+            seconds = self.tick()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._sooner.wait()
 
     def stop(self) -> None:
         """Cut everything, and take nothing new: this guard is going."""

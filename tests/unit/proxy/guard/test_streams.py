@@ -1,5 +1,6 @@
 """Proofs and limits, on a clock that the test moves."""
 
+import asyncio
 import base64
 
 import pytest
@@ -10,7 +11,7 @@ from doorward.envoy_api.envoy.service.ext_proc.v3.external_processor_pb2 import 
 from doorward.route.internal import METADATA_NAMESPACE, METADATA_STREAM
 from doorward_proxy.guard.messages import HEADERS_PASS, TRAILERS_PASS
 from doorward_proxy.guard.metrics import GuardMetrics
-from doorward_proxy.guard.streams import ANSWER_SECONDS, Streams
+from doorward_proxy.guard.streams import ANSWER_SECONDS, LOOK_SECONDS, TICK_SECONDS, Streams
 
 DENIED, UNAVAILABLE, INTERNAL = 7, 14, 13
 
@@ -184,6 +185,34 @@ def test_a_changed_limit_counts_at_once(world: World):
     world.clock.advance(1.0)
     world.streams.tick()
     assert call.status == UNAVAILABLE
+
+
+def test_what_is_due_first_says_when_to_look_again(world: World):
+    assert world.streams.tick() == LOOK_SECONDS
+    world.vouched(limit=5.0)
+    world.vouched(limit=2.0)
+    assert world.streams.tick() == LOOK_SECONDS
+    world.clock.advance(1.9)
+    assert world.streams.tick() == pytest.approx(0.1)
+    world.streams.on_proof(world.clock.monotonic())
+    waiting = world.open()
+    world.clock.advance(ANSWER_SECONDS - 0.01)
+    assert world.streams.tick() == TICK_SECONDS, "not without end for what is due in a moment"
+    assert waiting.open
+
+
+async def test_a_limit_that_is_shorter_than_all_others_is_kept_to_the_moment(world: World):
+    """Although it came while the others let one look away."""
+    world.vouched(limit=5.0)
+    keeping = asyncio.create_task(world.streams.keep())
+    await asyncio.sleep(0)
+    strict = world.open()
+    world.clock.advance(1.0)
+    world.streams.on_verdict(world.number(strict), allowed=True, limit=1.0, reason="")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    keeping.cancel()
+    assert strict.status == UNAVAILABLE
 
 
 def test_trailers_pass_and_nothing_else_does(world: World):
