@@ -16,7 +16,7 @@ import pytest
 from tests.e2e.conftest import PASSWORDS
 from tests.support.deployment import short_folder, wait_for
 from tests.support.echo import grpc_echo
-from tests.support.open_streams import HoldingServer, Http2Stream, OpenStream, Place, holding_server
+from tests.support.open_streams import BOUND_SECONDS, HoldingServer, Http2Stream, OpenStream, Place, holding_server
 from tests.support.site import Site, signed_in, site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -188,6 +188,9 @@ def test_s86_a_revoke_ends_open_streams_of_every_kind_and_those_of_nobody_else(w
     assert all(stream.is_open(0.05) for stream in opened.values())
     wait_for(lambda: (world.http.held, world.tcp.held) == (6, 1), what="every stream at its upstream")
     world.revoke(session)
+    applied = time.monotonic()
+    assert {name: stream.has_ended(BOUND_SECONDS) for name, stream in opened.items()} == dict.fromkeys(opened, True)
+    assert time.monotonic() - applied < BOUND_SECONDS
     records = wait_for(
         lambda: (cut := [line for line in world.site.run.decisions() if line["outcome"] == "cut"])[6:] and cut,
         what="a record of each cut",
@@ -195,7 +198,6 @@ def test_s86_a_revoke_ends_open_streams_of_every_kind_and_those_of_nobody_else(w
     assert {(line["session_id"], *line["reasons"]) for line in records} == {(session, "session-ended")}
     begun = {line["request_id"] for line in world.site.run.decisions() if line["outcome"] == "allow"}
     assert {line["request_id"] for line in records} <= begun
-    assert {name: stream.has_ended(3) for name, stream in opened.items()} == dict.fromkeys(opened, True)
     wait_for(lambda: (world.http.held, world.tcp.held) == (1, 0), 3, what="the end at the upstreams")
     assert other.echo(b"still here") == b"still here"
 
