@@ -2,9 +2,10 @@
 
 A whole deployment on this machine with real Envoy. Many people hold one open event stream each over HTTP/2; each trial
 revokes one session and notes when ``Revoke`` answers *applied*, when the first request with that session is refused, and when
-its stream ends. No request that begins after *applied* may pass. Then everybody loses access at once. The guard's memory and
-its CPU while nothing happens are read on the way. Short by default; the published figures are made with
-``--trials 1000 --streams 1000``, and with ``--trials 100 --streams 10000``.
+its stream ends. No request that begins after *applied* may pass. Then sessions with a hundred streams each are revoked, and at last
+everybody loses access at once. What guard and authorizer cost while nothing happens, in memory and CPU, is read on the way, with all
+streams and without any. Short by default; the published figures are made with ``--trials 1000 --streams 1000``, and with
+``--trials 100 --streams 10000``.
 """
 
 import argparse
@@ -38,7 +39,8 @@ from doorward.rpc.planes import Plane
 
 HOST = "live.localhost"
 STREAMS_A_CONNECTION = 100
-IDLE_SECONDS = 5.0
+STREAMS_A_SESSION = 100
+IDLE_SECONDS = 10.0
 
 
 @dataclass(eq=False)
@@ -156,8 +158,7 @@ class World:
         self._tls.set_alpn_protocols(["h2"])
         self._connections: list[Connection] = []
         self.port = made.port
-        self.guard = made.run.member("guard")
-        self.envoy = made.run.member("envoy")
+        self.members = {name: made.run.member(name) for name in ("guard", "authorize", "envoy")}
 
     async def people(self, count: int) -> list[Person]:
         """People who have just signed in."""
@@ -249,25 +250,52 @@ class World:
             await person.ended.wait()
         return denied - applied, max(0.0, person.ended_at - applied), applied - began
 
-    async def everybody(self, people: list[Person]) -> float:
-        """Seconds from applied to the end of the last stream when all lose access at once."""
-        revoked = await self._operator.revoke(all_sessions=True)
+    async def ended_after_revoke(
+        self, people: list[Person], *, session_id: str | None = None, all_sessions: bool = False
+    ) -> float:
+        """Seconds from applied to the end of the last stream when all these lose access at once."""
+        if all_sessions:
+            revoked = await self._operator.revoke(all_sessions=True)
+        else:
+            revoked = await self._operator.revoke(session_id=session_id)
         applied = time.monotonic()
         if not revoked.applied:
             raise SystemExit("a revoke was not applied in time")
         async with asyncio.timeout(60):
             await asyncio.gather(*(person.ended.wait() for person in people))
-        return max(person.ended_at for person in people) - applied
+        return max(0.0, max(person.ended_at for person in people) - applied)
+
+
+async def idle(world: World) -> dict[str, float]:
+    """Parts of a core that guard and authorizer use while nothing happens."""
+    names = ("guard", "authorize")
+    before = {name: sum(world.members[name].cpu_times()[:2]) for name in names}
+    await asyncio.sleep(IDLE_SECONDS)
+    return {name: (sum(world.members[name].cpu_times()[:2]) - before[name]) / IDLE_SECONDS for name in names}
+
+
+def memory(world: World) -> dict[str, int]:
+    return {name: process.memory_info().rss for name, process in world.members.items()}
+
+
+async def many_of_one(world: World, times: int) -> list[float]:
+    """Seconds from applied to the end of the last of a session's hundred streams."""
+    took = []
+    for _ in range(times):
+        (person,) = await world.people(1)
+        streams = [Person(person.session_id, person.cookie) for _ in range(STREAMS_A_SESSION)]
+        await world.open(streams)
+        took.append(await world.ended_after_revoke(streams, session_id=person.session_id))
+    return took
 
 
 async def measure(world: World, trials: int, streams: int) -> dict[str, float]:
-    before = {process: process.memory_info().rss for process in (world.guard, world.envoy)}
+    without, before = await idle(world), memory(world)
     people = await world.people(streams)
+    signed_in = memory(world)
     await world.open(people)
-    memory = {name: process.memory_info().rss for name, process in (("guard", world.guard), ("envoy", world.envoy))}
-    cpu = sum(world.guard.cpu_times()[:2])
-    await asyncio.sleep(IDLE_SECONDS)
-    idle = (sum(world.guard.cpu_times()[:2]) - cpu) / IDLE_SECONDS
+    used = memory(world)
+    within = await idle(world)
     asking = await world.connection()
     results = []
     for number in range(trials):
@@ -276,25 +304,33 @@ async def measure(world: World, trials: int, streams: int) -> dict[str, float]:
         (fresh,) = await world.people(1)
         people[number % len(people)] = fresh
         await world.open([fresh])
-    everybody = await world.everybody(people)
+    several = [took * 1000 for took in await many_of_one(world, max(3, trials // 10))]
+    everybody = await world.ended_after_revoke(people, all_sessions=True)
     denied, closed, revoke = ([row[index] * 1000 for row in results] for index in range(3))
-    for name, values in (("revoke → applied", revoke), ("applied → denied", denied), ("applied → closed", closed)):
+    for name, values in (
+        ("revoke → applied", revoke), ("applied → denied", denied), ("applied → closed", closed), ("a hundred closed", several)
+    ):  # fmt: skip
         print(f"{name:18} p50 {at(values, 0.5):7.2f}  p99 {at(values, 0.99):7.2f}  max {max(values):7.2f} ms")
     print(f"everybody at once  {everybody * 1000:.0f} ms for {streams} streams")
-    print(
-        f"guard {memory['guard'] / 1e6:.0f} MB, envoy {memory['envoy'] / 1e6:.0f} MB, idle guard {idle:.2%} of a core"
-    )
+    for name in ("guard", "authorize"):
+        print(
+            f"{name:10} {used[name] / 1e6:.0f} MB; idle {without[name]:.2%} of a core, {within[name]:.2%} with the streams"
+        )
+    kilobytes = {name: (used[name] - before[name]) / 1024 / streams for name in used}
+    # Sessions and users are in the authorizer's replica whether they have a stream or not.
+    kilobytes["authorize"] = (used["authorize"] - signed_in["authorize"]) / 1024 / streams
     return {
         "trials": trials,
         "streams": streams,
         **{f"revoke_{name}_ms": value for name, value in spread(revoke).items()},
         **{f"deny_{name}_ms": value for name, value in spread(denied).items()},
         **{f"stream_close_{name}_ms": value for name, value in spread(closed).items()},
+        **{f"hundred_closed_{name}_ms": value for name, value in spread(several).items()},
         "everybody_closed_ms": round(everybody * 1000, 1),
-        "guard_mb": round(memory["guard"] / 1e6, 1),
-        "guard_kb_a_stream": round((memory["guard"] - before[world.guard]) / 1024 / streams, 2),
-        "envoy_kb_a_stream": round((memory["envoy"] - before[world.envoy]) / 1024 / streams, 1),
-        "guard_idle_cpu": round(idle, 4),
+        **{f"{name}_mb": round(used[name] / 1e6, 1) for name in ("guard", "authorize")},
+        **{f"{name}_kb_a_stream": round(value, 2) for name, value in kilobytes.items()},
+        **{f"{name}_idle_cpu": round(value, 4) for name, value in within.items()},
+        **{f"{name}_idle_cpu_without": round(value, 4) for name, value in without.items()},
     }
 
 
