@@ -183,7 +183,7 @@ def another_authorizer(command: list[str], socket: Path, log: Path) -> Iterator[
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
-        wait_for(lambda: socket.exists() or process.poll() is not None, 30, what=f"an authorizer at {socket.name}")
+        wait_for(lambda: socket.exists() or process.poll() is not None, 120, what=f"an authorizer at {socket.name}")
         if not socket.exists():
             raise SystemExit(f"an authorizer ended:\n{log.read_text()}")
         yield process
