@@ -1,18 +1,19 @@
 """The databroker's client over the reference store: what a plane sees, without a server between."""
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, MutableSequence, Sequence
 
 from tests.support.key_material import keyring
 
 from doorward.clock import Clock
+from doorward.errors import DataCorruptedError
 from doorward.identity import sign_in_stop
 from doorward.keys.store import Purpose
 from doorward.records.client import Revoked, Status
-from doorward.records.record import Fence, Record, RecordVersion, Write
+from doorward.records.record import Damaged, Fence, Record, RecordVersion, Write
 from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.memory import MemoryStore
-from doorward_databroker.store.port import RecordStore
+from doorward_databroker.store.port import Page, RecordStore
 
 PAGE = 100
 
@@ -41,20 +42,24 @@ class StoreRecords:
     async def release_lease(self, name: str, holder: str) -> None:
         await self.store.release_lease(name, holder)
 
-    async def list(self, record_type: str) -> AsyncIterator[Record]:
+    async def list(self, record_type: str, damaged: MutableSequence[Damaged] | None = None) -> AsyncIterator[Record]:
         after = ""
         while True:
             page = await self.store.page(record_type, after, PAGE)
+            _tell(page, damaged)
             after = page.next_id
             for record in page.records:
                 yield record
             if not after:
                 return
 
-    async def query(self, record_type: str, index: str, value: str) -> AsyncIterator[Record]:
+    async def query(
+        self, record_type: str, index: str, value: str, damaged: MutableSequence[Damaged] | None = None
+    ) -> AsyncIterator[Record]:
         after = ""
         while True:
             page = await self.store.query(record_type, index, value, after, PAGE)
+            _tell(page, damaged)
             after = page.next_id
             for record in page.records:
                 yield record
@@ -77,3 +82,10 @@ class StoreRecords:
             writes = [Write(record=Record(type=kind, id=found, deleted=True)) for kind in ("Session", "SessionTokens")]
             version = (await self.put(writes))[-1]
         return Revoked(applied=True, revoked=len(ids), pending=(), version=version)
+
+
+def _tell(page: Page, damaged: MutableSequence[Damaged] | None) -> None:
+    if damaged is not None:
+        damaged.extend(page.damaged)
+    elif page.damaged:
+        raise DataCorruptedError(page.damaged[0].reason)

@@ -13,8 +13,8 @@ from collections.abc import Collection
 import structlog
 
 from doorward.errors import ConflictError, DataCorruptedError, DoorwardError, NotFoundError
-from doorward.records.record import Record, Write
-from doorward_databroker.store.port import Damaged, RecordStore
+from doorward.records.record import Damaged, Record, Write
+from doorward_databroker.store.port import RecordStore
 from doorward_databroker.watch import WatchHub
 
 INTERVAL_SECONDS = 2.0

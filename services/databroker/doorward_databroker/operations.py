@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ from doorward.api.databroker.v1 import operations_pb2_grpc
 from doorward.clock import Clock
 from doorward.errors import ConflictError, DataCorruptedError, InvalidArgumentError, NotFoundError
 from doorward.keys.keyring import Keyring
-from doorward.records.record import Record, Write, record_of, version_message, version_of
+from doorward.records.record import NO_VERSION, Record, RecordVersion, Write, record_of, version_message, version_of
 from doorward.rpc.server import caller
 from doorward_databroker.heartbeat import Heartbeat
 from doorward_databroker.peers import Peers
@@ -25,6 +26,8 @@ from doorward_databroker.watch import WatchHub
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["OperationsService"].full_name
 RESTORE_LIMIT = 500
+_AT_ONCE = 16
+"""Entries that are brought back side by side; what people wait for needs connections to the store too."""
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -82,7 +85,7 @@ class OperationsServicer(operations_pb2_grpc.OperationsServiceServicer):
         entries = [
             pb.StoredEntry(type=one.type, id=one.id, version=version_message(one.version), sealed=one.sealed)
             for one in found
-            if type_of(one.type).in_feed
+            if type_of(one.type).in_feed and one.sealed
         ]
         return pb.ReadBackupResponse(entries=entries, next_page_token=following)
 
@@ -93,8 +96,12 @@ class OperationsServicer(operations_pb2_grpc.OperationsServiceServicer):
         if len(request.entries) > RESTORE_LIMIT:
             raise InvalidArgumentError(f"at most {RESTORE_LIMIT} entries at once")
         counts = {"restored": 0, "kept": 0, "ended": 0, "unreadable": 0}
-        for entry in request.entries:
-            counts[await self._restore(entry, keep_sessions=request.keep_sessions)] += 1
+        for start in range(0, len(request.entries), _AT_ONCE):
+            some = request.entries[start : start + _AT_ONCE]
+            for outcome in await asyncio.gather(
+                *(self._restore(one, keep_sessions=request.keep_sessions) for one in some)
+            ):
+                counts[outcome] += 1
         return pb.RestoreResponse(**counts)
 
     async def _restore(self, entry: pb.StoredEntry, *, keep_sessions: bool) -> str:
@@ -106,34 +113,38 @@ class OperationsServicer(operations_pb2_grpc.OperationsServiceServicer):
             return "unreadable"
         record = record_of(message)
         stored = await self._store.stored_version(entry.type, entry.id)
-        if stored is not None and (stored[1] or await self._is_newer(record)):
-            return "kept"
+        has_damage = False
+        if stored is not None:
+            try:
+                current = await self._store.get(entry.type, entry.id)
+            except NotFoundError:
+                return "kept"  # deleted, or it has run out since
+            except DataCorruptedError:
+                has_damage = True  # the backup is the better one, whatever its age
+            else:
+                if _is_newer(current, record):
+                    return "kept"
         if record.deleted:
             # Brought back over nothing, too: an older backup may still hold the record.
             return await self._written(Write(record=Record(type=record.type, id=record.id, deleted=True)))
+        expected = None if stored is None else _expected(stored[0])
         if not record.is_live(self._clock.now()) or (kind.ends_with_history and not keep_sessions):
+            if has_damage:
+                gone = Record(type=record.type, id=record.id, deleted=True)
+                await self._written(Write(record=gone, expected=expected))
             return "ended"
         plain = Record(
             type=record.type, id=record.id, data=record.data, expires_at=record.expires_at, indexes=record.indexes
         )
-        expected = None if stored is None else stored[0]
         return await self._written(Write(record=plain, expected=expected, absent=stored is None))
-
-    async def _is_newer(self, record: Record) -> bool:
-        """Whether the store has a newer state; by time, because versions of two histories cannot be compared."""
-        try:
-            current = await self._store.get(record.type, record.id)
-        except NotFoundError:
-            return True  # it has run out since
-        if record.deleted:
-            return current.modified_at > record.modified_at  # a deletion wins
-        return current.modified_at >= record.modified_at
 
     async def _written(self, write: Write) -> str:
         try:
             await self._store.put([write], secrets.token_hex(16))
         except ConflictError:
             return "kept"  # somebody has written it just now
+        except InvalidArgumentError:
+            return "unreadable"  # an older version stored what may not be stored any more
         return "restored"
 
     async def Reseal(self, request: pb.ResealRequest, context: _Context) -> pb.ResealResponse:
@@ -141,6 +152,37 @@ class OperationsServicer(operations_pb2_grpc.OperationsServiceServicer):
         del context
         require_operate(caller.get())
         done = await self._maintenance.reseal(request.page_token)
+        self._hub.report(done.damaged)
         return pb.ResealResponse(
-            seen=done.seen, resealed=done.resealed, unreadable=done.unreadable, next_page_token=done.next_cursor
+            seen=done.seen, resealed=done.resealed, unreadable=len(done.damaged), next_page_token=done.next_cursor
         )
+
+    async def Discard(self, request: pb.DiscardRequest, context: _Context) -> pb.DiscardResponse:
+        """Delete what does not open."""
+        del context
+        require_operate(caller.get())
+        if not type_of(request.type).in_feed:
+            raise InvalidArgumentError(f"`{request.type}` is not in the feed; what is not ends by itself")
+        check_id(request.id)
+        try:
+            await self._store.get(request.type, request.id)
+        except DataCorruptedError:
+            stored = await self._store.stored_version(request.type, request.id)
+        else:
+            raise ConflictError("the record opens, so it is not discarded")
+        gone = Record(type=request.type, id=request.id, deleted=True)
+        write = Write(record=gone, expected=None if stored is None else _expected(stored[0]))
+        (version,) = await self._store.put([write], secrets.token_hex(16))
+        return pb.DiscardResponse(version=version_message(version))
+
+
+def _is_newer(current: Record, record: Record) -> bool:
+    """Whether the store has a newer state; by time, because versions of two histories cannot be compared."""
+    if record.deleted:
+        return current.modified_at > record.modified_at  # a deletion wins
+    return current.modified_at >= record.modified_at
+
+
+def _expected(stored: RecordVersion) -> RecordVersion | None:
+    """What a write over a damaged record expects; nothing where even its version cannot be read."""
+    return None if stored == NO_VERSION else stored

@@ -15,9 +15,11 @@ from doorward.clock import Clock
 from doorward.errors import DataCorruptedError, InvalidArgumentError, UnavailableError, WatchExpiredError
 from doorward.identity import sign_in_stop
 from doorward.records.record import (
+    Damaged,
     Fence,
     Record,
     Write,
+    damaged_message,
     record_message,
     record_of,
     version_message,
@@ -85,8 +87,13 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
         require(caller.get(), Verb.GET, request.type)
         check_id(request.id)
         store = await self._mended()
-        record = record_message(await store.get(request.type, request.id))
-        return pb.GetResponse(record=shown_to(caller.get(), record))
+        try:
+            record = await store.get(request.type, request.id)
+        except DataCorruptedError as error:
+            if (stored := await store.stored_version(request.type, request.id)) is not None:
+                self._hub.report([Damaged(request.type, request.id, stored[0], str(error))])
+            raise
+        return pb.GetResponse(record=shown_to(caller.get(), record_message(record)))
 
     async def List(self, request: pb.ListRequest, context: _Context) -> pb.ListResponse:
         """A page of a type."""
@@ -94,8 +101,8 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
         require(caller.get(), Verb.LIST, request.type)
         store = await self._mended()
         page = await store.page(request.type, _token(request.page_token), _size(request.page_size))
-        records = [shown_to(caller.get(), record) for record in _readable(page)]
-        return pb.ListResponse(records=records, next_page_token=page.next_id)
+        damaged = self._told(page, with_damaged=request.with_damaged)
+        return pb.ListResponse(records=_shown(page), next_page_token=page.next_id, damaged=damaged)
 
     async def Query(self, request: pb.QueryRequest, context: _Context) -> pb.QueryResponse:
         """A page of an index."""
@@ -105,8 +112,20 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
         page = await store.query(
             request.type, request.index, request.value, _token(request.page_token), _size(request.page_size)
         )
-        records = [shown_to(caller.get(), record) for record in _readable(page)]
-        return pb.QueryResponse(records=records, next_page_token=page.next_id)
+        damaged = self._told(page, with_damaged=request.with_damaged)
+        return pb.QueryResponse(records=_shown(page), next_page_token=page.next_id, damaged=damaged)
+
+    def _told(self, page: Page, *, with_damaged: bool) -> list[pb.DamagedRecord]:
+        """What of the page does not open; also told to whoever asks for the state.
+
+        Raises:
+            DataCorruptedError: something, and the caller has not asked for it; a page must not look complete without it.
+        """
+        self._hub.report(page.damaged)
+        if page.damaged and not with_damaged:
+            first = page.damaged[0]
+            raise DataCorruptedError(f"`{first.type}` `{first.id}`: {first.reason}")
+        return [damaged_message(one) for one in page.damaged]
 
     async def Put(self, request: pb.PutRequest, context: _Context) -> pb.PutResponse:
         """A batch, all or none."""
@@ -262,16 +281,9 @@ def register(servicer: DatabrokerServicer, server: grpc.aio.Server) -> None:
     server.add_registered_method_handlers(SERVICE_NAME, {"Watch": watch})  # type: ignore[attr-defined]  # missing in the stubs
 
 
-def _readable(page: Page) -> list[pb.Record]:
-    """The page's records.
-
-    Raises:
-        DataCorruptedError: one of them does not open; a list must not look complete without it.
-    """
-    if page.damaged:
-        first = page.damaged[0]
-        raise DataCorruptedError(f"`{first.type}` `{first.id}`: {first.reason}")
-    return [record_message(record) for record in page.records]
+def _shown(page: Page) -> list[pb.Record]:
+    """A page's records, as the caller may see them."""
+    return [shown_to(caller.get(), record_message(record)) for record in page.records]
 
 
 def _fence(plane: Plane, request: pb.PutRequest | pb.DeleteRequest) -> Fence | None:

@@ -6,14 +6,14 @@ Deciding never waits for any of it.
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
 from doorward.clock import Clock
 from doorward.errors import ConflictError, DoorwardError, UnavailableError
 from doorward.keys.keyring import Keyring
-from doorward.records.record import Fence, Record, Write
+from doorward.records.record import Damaged, Fence, Record, Write
 from doorward_databroker.heartbeat import CLOCK_LIMIT_SECONDS
 from doorward_databroker.metrics import DatabrokerMetrics
 from doorward_databroker.store.maintenance import Maintenance
@@ -44,10 +44,17 @@ class Resealer:
     Any databroker may do it at any time: a record that somebody changed meanwhile is sealed under the newest key anyhow.
     """
 
-    def __init__(self, store: RecordStore, maintenance: Maintenance, keyring: Keyring) -> None:
+    def __init__(
+        self,
+        store: RecordStore,
+        maintenance: Maintenance,
+        keyring: Keyring,
+        report: Callable[[Iterable[Damaged]], None],
+    ) -> None:
         self._store = store
         self._maintenance = maintenance
         self._keyring = keyring
+        self._report = report
 
     async def run(self) -> None:
         """Seal until all is done, and look again now and then, until cancelled."""
@@ -89,7 +96,8 @@ class Resealer:
         while True:
             done = await self._maintenance.reseal(cursor)
             resealed += done.resealed
-            unreadable += done.unreadable
+            unreadable += len(done.damaged)
+            self._report(done.damaged)
             cursor = done.next_cursor
             if not cursor:
                 break

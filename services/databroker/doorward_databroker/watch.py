@@ -24,10 +24,11 @@ import structlog
 from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.clock import Clock
 from doorward.errors import DataCorruptedError, DoorwardError, UnavailableError, WatchExpiredError
-from doorward.records.record import NO_VERSION, Record, RecordVersion, record_message, version_message
+from doorward.records.record import NO_VERSION, Damaged, Record, RecordVersion, record_message, version_message
 from doorward.telemetry.seldom import Seldom
 from doorward_databroker.recovery import Window, mend
-from doorward_databroker.store.port import Damaged, FeedEntry, Position, RecordStore
+from doorward_databroker.store.port import FeedEntry, Position, RecordStore
+from doorward_databroker.store.types import RECORD_TYPES
 
 BATCH_RECORDS = 500
 BATCH_SECONDS = 0.005
@@ -282,10 +283,14 @@ class WatchHub:
         for entry in entries:
             for record in entry.records:
                 self.damaged.pop((record.type, record.id), None)
-            self._report(entry.damaged)
+            self.report(entry.damaged)
 
-    def _report(self, damaged: Iterable[Damaged]) -> None:
+    def report(self, damaged: Iterable[Damaged]) -> None:
+        """Note records that do not open, whoever has come upon them."""
         for one in damaged:
+            kind = RECORD_TYPES.get(one.type)
+            if kind is not None and not kind.in_feed:
+                continue  # nobody would hear that it was written anew
             if (one.type, one.id) not in self.damaged:
                 _log.error("a stored record does not open", type=one.type, id=one.id, reason=one.reason)
             self.damaged[one.type, one.id] = one
@@ -366,7 +371,7 @@ class WatchHub:
         for record_type in sorted(types):
             async with aclosing(self._store.snapshot(record_type, BATCH_RECORDS)) as pages:
                 async for page in pages:
-                    self._report(page.damaged)
+                    self.report(page.damaged)
                     if page.records:
                         yield _joined(page.records)
 

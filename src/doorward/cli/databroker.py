@@ -82,6 +82,24 @@ def databroker_rekey(data: Data = DEFAULT_DATA, run_dir: RunDir = None, config: 
     raise typer.Exit(reseal(_access(data, run_dir, config)))
 
 
+@databroker_app.command("discard")
+def databroker_discard(
+    record_type: Annotated[
+        str | None, typer.Argument(metavar="[TYPE]", help="Record type, as `status` names it.")
+    ] = None,
+    record_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Record id.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Everything that `status` names as damaged.")] = False,
+    data: Data = DEFAULT_DATA,
+    run_dir: RunDir = None,
+    config: Where = None,
+) -> None:
+    """Delete a record that does not open; one that opens is left alone. Nothing brings it back but a backup."""
+    from doorward.cli.store import discard  # noqa: PLC0415  # loaded by the command that needs it
+
+    access = _access(data, run_dir, config)
+    raise typer.Exit(discard(access, record_type, record_id, everything=everything))
+
+
 def _access(data: Path, run_dir: Path | None, config: Path | None) -> "Access":
     from doorward.cli.access import Access  # noqa: PLC0415  # loaded by the commands that need it
 

@@ -22,8 +22,9 @@ from doorward.api.directory.v1 import directory_pb2
 from doorward.api.session.v1 import session_pb2
 from doorward.api.user.v1 import user_pb2
 from doorward.cli.access import Access
-from doorward.errors import ConfigurationError
+from doorward.errors import ConfigurationError, ConflictError, InvalidArgumentError, NotFoundError
 from doorward.records.client import RecordClient
+from doorward.records.record import Damaged
 from doorward.rpc.client import call
 
 if TYPE_CHECKING:
@@ -165,11 +166,13 @@ def export(access: Access, types: Sequence[str]) -> int:
         print(f"error: `{min(unknown)}` is not exported (one of {', '.join(EXPORTED)})", file=sys.stderr)
         return 2
 
+    damaged: list[Damaged] = []
+
     async def run() -> None:
         async with access.records() as channel:
             client = RecordClient(channel)
             for record_type in wanted:
-                async for record in client.list(record_type):
+                async for record in client.list(record_type, damaged):
                     try:
                         data = MessageToDict(
                             EXPORTED[record_type].FromString(record.data), preserving_proto_field_name=True
@@ -187,7 +190,43 @@ def export(access: Access, types: Sequence[str]) -> int:
                     print(json.dumps(line))
 
     asyncio.run(run())
-    return 0
+    return report_damaged(damaged)
+
+
+def report_damaged(damaged: Sequence[Damaged]) -> int:
+    """Say what a list lacks, apart from the list; 1 when it lacks something."""
+    for one in damaged:
+        print(f"error: not listed: `{one.type}` `{one.id}`: {one.reason}", file=sys.stderr)
+    if damaged:
+        print("note: see `doorward databroker discard --help`", file=sys.stderr)
+    return 1 if damaged else 0
+
+
+def discard(access: Access, record_type: str | None, record_id: str | None, *, everything: bool) -> int:
+    """Delete what does not open, and nothing else; 1 when something was left."""
+    if everything == (record_type is not None) or (record_type is None) != (record_id is None):
+        print("error: name a type and an id, or --all that `status` names", file=sys.stderr)
+        return 2
+
+    async def run(stub: "OperationsServiceAsyncStub") -> int:
+        named = [(record_type or "", record_id or "")]
+        if everything:
+            status = await call(stub.GetStoreStatus(operations_pb2.GetStoreStatusRequest(), timeout=_DEADLINE_SECONDS))
+            named = [(one.type, one.id) for one in status.damaged]
+        left = 0
+        for kind, name in named:
+            request = operations_pb2.DiscardRequest(type=kind, id=name)
+            try:
+                await call(stub.Discard(request, timeout=_DEADLINE_SECONDS))
+                print(f"discarded `{kind}` `{name}`")
+            except (NotFoundError, ConflictError, InvalidArgumentError) as error:
+                left += 1
+                print(f"error: `{kind}` `{name}`: {error}", file=sys.stderr)
+        if not named:
+            print("nothing that does not open has been met; `rekey` looks at everything")
+        return 1 if left else 0
+
+    return _operate(access, run)
 
 
 def reseal(access: Access) -> int:

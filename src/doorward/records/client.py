@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableSequence, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,10 +14,12 @@ from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.api.databroker.v1.databroker_pb2_grpc import DatabrokerServiceStub
 from doorward.errors import OutcomeUnknownError, UnavailableError
 from doorward.records.record import (
+    Damaged,
     Fence,
     Record,
     RecordVersion,
     Write,
+    damaged_of,
     record_message,
     record_of,
     version_message,
@@ -79,24 +81,42 @@ class RecordClient:
         request = pb.GetRequest(type=record_type, id=record_id)
         return record_of((await _asked(lambda: self.stub.Get(request, timeout=DEADLINE_SECONDS))).record)
 
-    async def list(self, record_type: str) -> AsyncIterator[Record]:
-        """Every live record of a type, in id order."""
+    async def list(self, record_type: str, damaged: MutableSequence[Damaged] | None = None) -> AsyncIterator[Record]:
+        """Every live record of a type, in id order.
+
+        What does not open goes into ``damaged``; without it such a list fails, because it must not look complete.
+
+        Raises:
+            DataCorruptedError: a record does not open.
+        """
         token = ""
         while True:
-            request = pb.ListRequest(type=record_type, page_token=token)
+            request = pb.ListRequest(type=record_type, page_token=token, with_damaged=damaged is not None)
             page = await _asked(functools.partial(self.stub.List, request, timeout=DEADLINE_SECONDS))
+            if damaged is not None:
+                damaged.extend(map(damaged_of, page.damaged))
             for message in page.records:
                 yield record_of(message)
             token = page.next_page_token
             if not token:
                 return
 
-    async def query(self, record_type: str, index: str, value: str) -> AsyncIterator[Record]:
-        """Every live record of a type whose index has exactly ``value``."""
+    async def query(
+        self, record_type: str, index: str, value: str, damaged: MutableSequence[Damaged] | None = None
+    ) -> AsyncIterator[Record]:
+        """Every live record of a type whose index has exactly ``value``; for ``damaged`` see ``list``.
+
+        Raises:
+            DataCorruptedError: a record that may be one of them does not open.
+        """
         token = ""
         while True:
-            request = pb.QueryRequest(type=record_type, index=index, value=value, page_token=token)
+            request = pb.QueryRequest(
+                type=record_type, index=index, value=value, page_token=token, with_damaged=damaged is not None
+            )
             page = await _asked(functools.partial(self.stub.Query, request, timeout=DEADLINE_SECONDS))
+            if damaged is not None:
+                damaged.extend(map(damaged_of, page.damaged))
             for message in page.records:
                 yield record_of(message)
             token = page.next_page_token

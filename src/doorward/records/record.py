@@ -42,6 +42,16 @@ class Record:
         return not self.deleted and (self.expires_at is None or now < self.expires_at)
 
 
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A stored record that does not open. It is reported, and never taken for absent."""
+
+    type: str
+    id: str
+    version: RecordVersion
+    reason: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
     """One write of a batch, with what it expects of the stored state."""
@@ -113,3 +123,15 @@ def _set(stamp: Timestamp, seconds: float) -> None:
 
 def _seconds(stamp: Timestamp) -> float:
     return float(stamp.seconds + stamp.nanos * 1e-9)
+
+
+def damaged_message(damaged: Damaged) -> databroker_pb2.DamagedRecord:
+    """``damaged`` on the wire."""
+    return databroker_pb2.DamagedRecord(
+        type=damaged.type, id=damaged.id, version=version_message(damaged.version), reason=damaged.reason
+    )
+
+
+def damaged_of(message: databroker_pb2.DamagedRecord) -> Damaged:
+    """``message`` as a value."""
+    return Damaged(message.type, message.id, version_of(message.version), message.reason)

@@ -36,7 +36,7 @@ class Part:
         link = Link(Servers.parse(server.url))
         self.store = RedisStore(link, codec, FakeClock())
         self.maintenance = Maintenance(link, Keyspace(), codec)
-        self.resealer = Resealer(self.store, self.maintenance, self.keyring)
+        self.resealer = Resealer(self.store, self.maintenance, self.keyring, list)
         self.puts = 0
 
     async def put(self, *records: Record) -> None:

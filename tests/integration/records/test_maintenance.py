@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 
 import pytest
-from tests.support.broker import broker
+from tests.support.broker import broker, until
 from tests.support.fake_clock import FakeClock
 from tests.support.key_material import keyring
 from tests.support.redis_server import RedisServer, redis_server, replicated
 
 from doorward.api.databroker.v1 import operations_pb2 as pb
 from doorward.errors import (
+    ConflictError,
     DataCorruptedError,
     InvalidArgumentError,
     KeyMissingError,
@@ -19,7 +20,7 @@ from doorward.errors import (
     PermissionDeniedError,
 )
 from doorward.keys.store import Purpose
-from doorward.records.record import Record, Write
+from doorward.records.record import Damaged, Record, RecordVersion, Write
 from doorward.rpc.planes import Plane
 from doorward.rpc.server import caller
 from doorward_databroker.operations import OperationsServicer
@@ -40,6 +41,7 @@ class Part:
         link = Link(Servers.parse(url))
         self.store = RedisStore(link, self.codec, self.clock)
         self.maintenance = Maintenance(link, Keyspace(), self.codec)
+        self.damaged: list[Damaged] = []
 
     async def put(self, *records: Record) -> None:
         await self.store.put([Write(record=record) for record in records], f"r{id(records)}{records}")
@@ -74,7 +76,7 @@ async def test_a_rotation_reaches_records_tombstones_and_indexes_while_others_wr
         await before.put(Record(type="Session", id="s299", deleted=True))
     async with part(server.url, "new", "old") as during:
         assert len(await during.under("u")) == 100
-        resealer = Resealer(during.store, during.maintenance, during.keyring)
+        resealer = Resealer(during.store, during.maintenance, during.keyring, during.damaged.extend)
 
         async def write() -> None:
             for number in range(50):
@@ -118,7 +120,10 @@ async def test_a_store_of_many_pages_is_copied_and_sealed_anew(server: RedisServ
                 break
         assert len(copied) == 1500
     async with part(server.url, "new", "old") as during:
-        assert await Resealer(during.store, during.maintenance, during.keyring).reseal_all() == (1500, 0)
+        assert await Resealer(during.store, during.maintenance, during.keyring, during.damaged.extend).reseal_all() == (
+            1500,
+            0,
+        )
 
 
 async def test_a_rotation_while_databrokers_run_hides_nobody_from_a_revoke(server: RedisServer):
@@ -151,7 +156,7 @@ async def test_a_key_that_went_too_early_is_reported_and_not_taken_for_signed_ou
             await after.maintenance.reseal("")
     async with part(server.url, "new", "old") as again:
         assert await again.under("u") == ["a", "b"]
-        assert (await again.maintenance.reseal("")).unreadable == 0
+        assert not (await again.maintenance.reseal("")).damaged
     async with part(server.url, "new") as after:
         assert await after.under("u") == ["a", "b"]
 
@@ -163,7 +168,7 @@ async def test_records_of_a_key_that_is_gone_for_good_are_counted_and_the_others
         await during.put(session("b"))
     async with part(server.url, "new", "old") as after:
         done = await after.maintenance.reseal("")
-        assert (done.resealed, done.unreadable) == (1, 1)
+        assert (done.resealed, [one.id for one in done.damaged]) == (1, ["b"])
         assert [damaged.id for damaged in (await after.store.page("Session", "", 9)).damaged] == ["b"]
 
 
@@ -281,6 +286,7 @@ async def test_s76_only_the_operator_copies_restores_and_reseals(server: RedisSe
             servicer.ReadBackup(pb.ReadBackupRequest(), None),  # type: ignore[arg-type]
             servicer.Restore(pb.RestoreRequest(), None),  # type: ignore[arg-type]
             servicer.Reseal(pb.ResealRequest(), None),  # type: ignore[arg-type]
+            servicer.Discard(pb.DiscardRequest(type="User", id="a"), None),  # type: ignore[arg-type]
         ):
             with pytest.raises(PermissionDeniedError):
                 await call
@@ -291,3 +297,57 @@ async def test_a_page_token_that_is_none_is_refused(server: RedisServer, token: 
     async with part(server.url, "k") as one, operator(one) as servicer:
         with pytest.raises((InvalidArgumentError, DataCorruptedError)):
             await servicer.ReadBackup(pb.ReadBackupRequest(page_token=token), None)  # type: ignore[arg-type]
+
+
+async def test_a_restore_goes_over_what_does_not_open_and_ends_sessions_that_do_not(server: RedisServer):
+    async with part(server.url, "k") as one, operator(one) as servicer:
+        await one.put(*(Record(type="User", id=name, data=b"1") for name in ("a", "b", "c", "d")), session("s"))
+        await one.put(Record(type="Session", id="t", deleted=True))
+        entries = await backup(servicer)
+        server.ask("HSET {dw}:r:User:a b spoiled")
+        server.ask("HSET {dw}:r:User:b v spoiled")
+        server.ask("HDEL {dw}:r:User:c b")
+        server.ask("HSET {dw}:r:Session:s b spoiled")
+        server.ask("HSET {dw}:r:Session:t b spoiled")
+        assert len(await backup(servicer)) == 5
+        answer = await servicer.Restore(pb.RestoreRequest(entries=entries), None)  # type: ignore[arg-type]
+        assert (answer.restored, answer.kept, answer.ended, answer.unreadable) == (4, 1, 1, 0)
+        assert [record.id for record in (await one.store.page("User", "", 9)).records] == ["a", "b", "c", "d"]
+        page = await one.store.page("Session", "", 9)
+        assert (page.records, page.damaged) == ((), ())
+
+
+async def test_an_entry_that_may_not_be_stored_any_more_does_not_end_a_restore(server: RedisServer):
+    async with part(server.url, "k") as one, operator(one) as servicer:
+        await one.put(Record(type="User", id="a", data=b"1"), Record(type="User", id="b", data=b"1"))
+        entries = await backup(servicer)
+        version = RecordVersion(entries[0].version.epoch, entries[0].version.number)
+        endless = Record(type="User", id=entries[0].id, version=version, data=b"1", expires_at=1e12)
+        entries[0].sealed = one.codec.encode(endless)
+        server.ask("FLUSHALL")
+        answer = await servicer.Restore(pb.RestoreRequest(entries=entries), None)  # type: ignore[arg-type]
+        assert (answer.restored, answer.unreadable) == (1, 1)
+
+
+async def test_what_does_not_open_is_found_by_sealing_anew_and_only_that_can_be_discarded(server: RedisServer):
+    async with part(server.url, "k") as one, operator(one) as servicer:
+        await one.put(*(Record(type="User", id=name, data=b"1") for name in ("a", "b", "c", "d")))
+        await one.put(Record(type="User", id="d", deleted=True))
+        server.ask("HSET {dw}:r:User:a b spoiled")
+        server.ask("HSET {dw}:r:User:b v spoiled")
+        status = await servicer.GetStoreStatus(pb.GetStoreStatusRequest(), None)  # type: ignore[arg-type]
+        assert not status.damaged
+        assert (await servicer.Reseal(pb.ResealRequest(), None)).unreadable == 2  # type: ignore[arg-type]
+        status = await servicer.GetStoreStatus(pb.GetStoreStatusRequest(), None)  # type: ignore[arg-type]
+        assert [(damaged.type, damaged.id) for damaged in status.damaged] == [("User", "a"), ("User", "b")]
+        for name, error in (("c", ConflictError), ("d", NotFoundError), ("e", NotFoundError)):
+            with pytest.raises(error):
+                await servicer.Discard(pb.DiscardRequest(type="User", id=name), None)  # type: ignore[arg-type]
+        for kind, name in (("SpentCode", "a"), ("Nothing", "a"), ("User", "a b")):
+            with pytest.raises(InvalidArgumentError):
+                await servicer.Discard(pb.DiscardRequest(type=kind, id=name), None)  # type: ignore[arg-type]
+        for name in ("a", "b"):
+            await servicer.Discard(pb.DiscardRequest(type="User", id=name), None)  # type: ignore[arg-type]
+        page = await one.store.page("User", "", 9)
+        assert ([record.id for record in page.records], page.damaged) == (["c"], ())
+        await until(lambda: not servicer._hub.damaged)

@@ -2,17 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import pytest
 from prometheus_client import CollectorRegistry
-from tests.support.broker import broker
+from tests.support.broker import Broker, broker
 from tests.support.fake_clock import FakeClock
 from tests.support.key_material import keyring
 
 from doorward.api.databroker.v1 import databroker_pb2 as pb
-from doorward.errors import InvalidArgumentError, PermissionDeniedError
+from doorward.errors import DataCorruptedError, InvalidArgumentError, PermissionDeniedError
 from doorward.keys.store import Purpose
-from doorward.records.record import Record, Write
+from doorward.records.record import Record, RecordVersion, Write
 from doorward.rpc.planes import Plane
 from doorward.rpc.server import caller
 from doorward_databroker.metrics import DatabrokerMetrics
@@ -61,3 +62,52 @@ async def test_a_type_that_must_be_known_is_refused_when_it_is_not():
 async def test_a_type_is_no_more_allowed_for_being_asked_for_where_known(kind: str):
     with pytest.raises((PermissionDeniedError, InvalidArgumentError)):
         await watched(["Session"], [kind])
+
+
+@asynccontextmanager
+async def spoiled() -> AsyncIterator[tuple[DatabrokerServicer, Broker]]:
+    """Three sessions of one person, the middle one of which does not open."""
+    clock = FakeClock()
+    store = MemoryStore(clock, SealedCodec(keyring(Purpose.RECORDS)))
+    for name in ("a", "b", "c"):
+        record = Record(type="Session", id=name, data=b"x", indexes={"user_id": ("u",)})
+        await store.put([Write(record=record)], name)
+    store._records["Session", "b"] = (RecordVersion(1, 2), b"spoiled")
+    caller.set(Plane.OPERATOR)
+    async with broker(store, clock) as one:
+        await one.caught_up()
+        metrics = DatabrokerMetrics(CollectorRegistry())
+        yield DatabrokerServicer(store, one.hub, one.heartbeat, one.revoker, one.peers, clock, metrics), one
+
+
+@pytest.mark.parametrize(
+    ("method", "request_"),
+    [
+        ("List", pb.ListRequest(type="Session")),
+        ("Query", pb.QueryRequest(type="Session", index="user_id", value="u")),
+    ],
+)
+async def test_what_does_not_open_is_told_beside_the_others_and_a_list_never_looks_complete_without_it(
+    method: str, request_: pb.ListRequest | pb.QueryRequest
+):
+    async with spoiled() as (servicer, one):
+        with pytest.raises(DataCorruptedError, match="`Session` `b`"):
+            await getattr(servicer, method)(request_, None)
+        assert set(one.hub.damaged) == {("Session", "b")}
+        request_.with_damaged = True
+        answer = await getattr(servicer, method)(request_, None)
+        assert [record.id for record in answer.records] == ["a", "c"]
+        assert [(damaged.type, damaged.id, damaged.version.number) for damaged in answer.damaged] == [
+            ("Session", "b", 2)
+        ]
+        assert "does not open" in answer.damaged[0].reason
+
+
+async def test_what_a_get_finds_damaged_is_in_the_state_until_it_is_written_anew():
+    async with spoiled() as (servicer, one):
+        with pytest.raises(DataCorruptedError):
+            await servicer.Get(pb.GetRequest(type="Session", id="b"), None)  # type: ignore[arg-type]  # not looked at
+        assert [(damaged.id, damaged.version.number) for damaged in one.hub.damaged.values()] == [("b", 2)]
+        await one.put(Record(type="Session", id="b", deleted=True))
+        await one.caught_up()
+        assert not one.hub.damaged

@@ -89,7 +89,7 @@ class Pages:
         if cursor == "1" and self.failures:
             self.failures -= 1
             raise UnavailableError("the store is away")
-        return Resealed(seen=1, resealed=1, unreadable=0, next_cursor={"": "1", "1": "2", "2": ""}[cursor])
+        return Resealed(seen=1, resealed=1, next_cursor={"": "1", "1": "2", "2": ""}[cursor])
 
 
 async def test_sealing_anew_goes_on_elsewhere_when_it_stops_and_is_not_repeated_for_an_hour():
@@ -97,7 +97,7 @@ async def test_sealing_anew_goes_on_elsewhere_when_it_stops_and_is_not_repeated_
     store = MemoryStore(clock, SealedCodec(keyring(Purpose.RECORDS)))
     pages = Pages()
     keys = keyring(Purpose.RECORDS, "new", "old")
-    first, second = (Resealer(store, pages, keys) for _ in range(2))  # type: ignore[arg-type]  # all that is asked of it
+    first, second = (Resealer(store, pages, keys, list) for _ in range(2))  # type: ignore[arg-type]  # all that is asked of it
     pages.failures = 1
     with pytest.raises(UnavailableError):
         await first.keep()

@@ -7,17 +7,17 @@ for a moment, each session still has one attempt at a time.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableSequence, Sequence
 from typing import Protocol
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from doorward.clock import Clock
 from doorward.errors import ConflictError, DataCorruptedError, DoorwardError
 from doorward.records.client import RecordClient
 from doorward.records.lease import HeldLease, hold_lease
-from doorward.records.record import Record
+from doorward.records.record import Damaged, Record
 from doorward_authenticate.session_life.refresher import Attended, Refresher
 from doorward_authenticate.session_life.tokens import BUCKET_SECONDS, DUE_INDEX, RECORD_TYPE, bucket, due_at_of
 
@@ -36,12 +36,14 @@ _log = structlog.stdlib.get_logger(__name__)
 class TokenRecords(Protocol):
     """The databroker, as far as finding what is due needs it."""
 
-    def list(self, record_type: str) -> AsyncIterator[Record]:
-        """Every live record of a type."""
+    def list(self, record_type: str, damaged: MutableSequence[Damaged]) -> AsyncIterator[Record]:
+        """Every live record of a type; what does not open goes into ``damaged``."""
         ...
 
-    def query(self, record_type: str, index: str, value: str) -> AsyncIterator[Record]:
-        """Every live record whose index has this value."""
+    def query(
+        self, record_type: str, index: str, value: str, damaged: MutableSequence[Damaged]
+    ) -> AsyncIterator[Record]:
+        """Every live record whose index has this value; for ``damaged`` see ``list``."""
         ...
 
 
@@ -60,6 +62,11 @@ class Keeper:
             "doorward_sessions_attended",
             "Sessions looked after, by what became of them.",
             ("outcome",),
+            registry=registry,
+        )
+        self._damaged = Gauge(
+            "doorward_session_tokens_damaged",
+            "Sessions that cannot be looked after because their tokens do not open, as of the last survey.",
             registry=registry,
         )
 
@@ -89,7 +96,10 @@ class Keeper:
     async def survey(self) -> int:
         """Attend to everything that is due, and return the first bucket that has not been read."""
         now = self._clock.now()
-        await self._attend_all(self._records.list(RECORD_TYPE), now)
+        damaged: list[Damaged] = []
+        await self._attend_all(self._records.list(RECORD_TYPE, damaged), now)
+        self._tell(damaged)
+        self._damaged.set(len(damaged))
         return int(now // BUCKET_SECONDS)
 
     async def advance(self, reached: int) -> int:
@@ -97,9 +107,16 @@ class Keeper:
         now = self._clock.now()
         while (reached + 1) * BUCKET_SECONDS + _LATENESS_SECONDS <= now:
             value = bucket(reached * BUCKET_SECONDS)
-            await self._attend_all(self._records.query(RECORD_TYPE, DUE_INDEX, value), now)
+            damaged: list[Damaged] = []
+            await self._attend_all(self._records.query(RECORD_TYPE, DUE_INDEX, value, damaged), now)
+            self._tell(damaged)
             reached += 1
         return reached
+
+    def _tell(self, damaged: Sequence[Damaged]) -> None:
+        """Tokens that do not open refresh nobody; their sessions last until their end, and all others are looked after."""
+        for one in damaged:
+            _log.error("tokens cannot be read", session_id=one.id, reason=one.reason)
 
     async def _attend_all(self, records: AsyncIterator[Record], now: float) -> None:
         try:

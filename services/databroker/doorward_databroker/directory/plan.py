@@ -41,6 +41,8 @@ class Stored:
     people: dict[str, bytes] = field(default_factory=dict)
     groups: dict[str, DirectoryGroup] = field(default_factory=dict)
     """By the directory's own group id."""
+    damaged_groups: set[int] = field(default_factory=set)
+    """Numbers of groups of which nothing else can be read."""
     state: DirectoryState = field(default_factory=DirectoryState)
 
 
@@ -221,6 +223,21 @@ def gone(person: DirectoryUser) -> DirectoryUser:
     )
 
 
+def unreadable_person(directory_id: str) -> DirectoryUser:
+    """Stands for an entry whose record does not open: it differs from whatever a directory says, and may have counted."""
+    return DirectoryUser(
+        directory_id=directory_id, entry_id="unreadable", join_value="", group_numbers=(), groups_known=False
+    )
+
+
+def unused_number(stored: Stored) -> int:
+    """A group number that no record names, where the state that counts them is not there."""
+    numbers = {group.number for group in stored.groups.values()} | stored.damaged_groups
+    for data in stored.people.values():
+        numbers.update(DirectoryUser.from_bytes(data).group_numbers)
+    return max(numbers, default=0) + 1
+
+
 def only_loses(person: DirectoryUser, before: bytes | None) -> bool:
     """Whether a changed entry names no group that its record did not name before."""
     if not person.groups_known:
@@ -233,6 +250,10 @@ def _plan_removed_groups(settings: DirectorySettings, stored: Stored, plan: Plan
         if group_id not in plan.after.groups:
             record_id = directory_group_id(settings.id, group.number)
             plan.writes.append(Write(record=Record(type=GROUP_TYPE, id=record_id, deleted=True)))
+    # Those of them that the directory still has got another number.
+    for number in sorted(stored.damaged_groups):
+        record_id = directory_group_id(settings.id, number)
+        plan.writes.append(Write(record=Record(type=GROUP_TYPE, id=record_id, deleted=True)))
 
 
 def _refuse_mass_removal(
@@ -247,10 +268,11 @@ def _refuse_mass_removal(
     _refuse(settings, "groups", len(lost_groups), len(stored.groups))
     held = lost = 0
     for record_id, person in present.items():
-        held += len(person.group_numbers)
+        numbers = set(person.group_numbers) - stored.damaged_groups
+        held += len(numbers)
         now = wanted.get(record_id)
         if now is not None and now.groups_known:
-            lost += len(set(person.group_numbers).difference(now.group_numbers))
+            lost += len(numbers.difference(now.group_numbers))
     _refuse(settings, "memberships", lost, held)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, MutableSequence, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,7 @@ import structlog
 
 from doorward.clock import Clock
 from doorward.config.directory_settings import DirectorySettings
-from doorward.errors import NotFoundError
+from doorward.errors import DataCorruptedError, NotFoundError
 from doorward.identity.directory import (
     GROUP_TYPE,
     STATE_TYPE,
@@ -19,8 +19,8 @@ from doorward.identity.directory import (
     DirectoryState,
 )
 from doorward.records.client import Revoked
-from doorward.records.record import Fence, Record, RecordVersion, Write
-from doorward_databroker.directory.plan import Plan, Stored, make_plan
+from doorward.records.record import Damaged, Fence, Record, RecordVersion, Write
+from doorward_databroker.directory.plan import Plan, Stored, make_plan, unreadable_person, unused_number
 from doorward_databroker.directory.port import Phase, Progress, Source
 from doorward_databroker.directory.roster import Roster
 
@@ -36,12 +36,14 @@ class Records(Protocol):
         """The live record."""
         ...
 
-    def list(self, record_type: str) -> AsyncIterator[Record]:
-        """Every live record of a type."""
+    def list(self, record_type: str, damaged: MutableSequence[Damaged] | None = None) -> AsyncIterator[Record]:
+        """Every live record of a type; what does not open goes into ``damaged``, or fails the list."""
         ...
 
-    def query(self, record_type: str, index: str, value: str) -> AsyncIterator[Record]:
-        """Every live record whose index has this value."""
+    def query(
+        self, record_type: str, index: str, value: str, damaged: MutableSequence[Damaged] | None = None
+    ) -> AsyncIterator[Record]:
+        """Every live record whose index has this value; for ``damaged`` see ``list``."""
         ...
 
     async def put(self, writes: Sequence[Write], fence: Fence | None = None) -> tuple[RecordVersion, ...]:
@@ -98,20 +100,39 @@ async def synchronise(
 
 
 async def load_stored(settings: DirectorySettings, records: Records) -> Stored:
-    """What is recorded of a directory now."""
+    """What is recorded of a directory now. Its records that do not open are written anew by whoever compares with this.
+
+    A person of whom nothing can be read is gone unless the directory has them; a group's number is not used again.
+    """
     stored = Stored()
     prefix = f"{settings.id}/"
-    async for record in records.list(USER_TYPE):
+    damaged: list[Damaged] = []
+    async for record in records.list(USER_TYPE, damaged):
         if record.id.startswith(prefix):
             stored.people[record.id] = record.data
-    async for record in records.list(GROUP_TYPE):
+    async for record in records.list(GROUP_TYPE, damaged):
         if record.id.startswith(prefix):
             group = DirectoryGroup.from_bytes(record.data)
             stored.groups[group.group_id] = group
+    for one in damaged:
+        if one.id.startswith(prefix):
+            _log.error("a record of a directory does not open and is written anew", type=one.type, id=one.id)
+            if one.type == USER_TYPE:
+                stored.people[one.id] = unreadable_person(settings.id).to_bytes()
+            elif (number := one.id.removeprefix(prefix)).isdigit():
+                stored.damaged_groups.add(int(number))
     try:
         stored.state = DirectoryState.from_bytes((await records.get(STATE_TYPE, settings.id)).data)
     except NotFoundError:
-        stored.state = DirectoryState()
+        stored.state = DirectoryState(next_group_number=await asyncio.to_thread(unused_number, stored))
+    except DataCorruptedError as error:
+        _log.error(
+            "a record of a directory does not open and is written anew",
+            type=STATE_TYPE,
+            id=settings.id,
+            reason=str(error),
+        )
+        stored.state = DirectoryState(next_group_number=await asyncio.to_thread(unused_number, stored))
     return stored
 
 
@@ -122,8 +143,12 @@ async def end_sessions(plan: Plan, records: Records) -> int:
     async def end(record_id: str) -> int:
         async with limit:
             ended = 0
-            async for user in records.query("User", "directory_user", record_id):
+            damaged: list[Damaged] = []
+            async for user in records.query("User", "directory_user", record_id, damaged):
                 ended += (await records.revoke(user_id=user.id)).revoked
+            for one in damaged:
+                # Its id is all that is needed; that it may be another's does no harm that a new sign-in does not mend.
+                ended += (await records.revoke(user_id=one.id)).revoked
             return ended
 
     results = await asyncio.gather(*(end(record_id) for record_id in plan.inactive))

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from doorward.clock import Clock
 from doorward.config.directory_settings import DirectorySettings
-from doorward.errors import ConflictError, DoorwardError, NotFoundError
+from doorward.errors import ConflictError, DataCorruptedError, DoorwardError, NotFoundError
 from doorward.identity.directory import STATE_TYPE, DirectoryState
 from doorward.records.client import RecordClient
 from doorward.records.lease import hold_lease
@@ -178,9 +178,11 @@ class Worker:
     async def _load_state(self, status: Status) -> None:
         try:
             record = await self._records.get(STATE_TYPE, status.settings.id)
+            status.state = DirectoryState.from_bytes(record.data)
         except NotFoundError:
             return
-        status.state = DirectoryState.from_bytes(record.data)
+        except DataCorruptedError:
+            status.state = DirectoryState()  # as if it had never been read: the next reading writes it anew
 
     async def _watch_age(self) -> None:
         """Export how old each directory's word is; one that pushes says so with every change."""

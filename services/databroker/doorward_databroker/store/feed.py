@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from doorward.errors import DataCorruptedError, WatchExpiredError
-from doorward.records.record import Record, RecordVersion
+from doorward.records.record import NO_VERSION, Damaged, Record, RecordVersion
 from doorward_databroker.store.codec import Codec, decode
-from doorward_databroker.store.port import Damaged, FeedEntry, Position
+from doorward_databroker.store.port import FeedEntry, Position
 
 RawEntry: TypeAlias = tuple[bytes, Mapping[bytes, bytes]]
 """Stream id and fields: ``p`` and ``t`` chain tags, ``m`` when (ms), ``n`` how many records, then for each ``t<i>`` type,
@@ -20,9 +20,24 @@ def position_of(stream_id: bytes) -> RecordVersion:
 
 
 def version_from(text: bytes) -> RecordVersion:
-    """The version that ``epoch.number`` stands for."""
+    """The version that ``epoch.number`` stands for.
+
+    Raises:
+        DataCorruptedError: it is none.
+    """
     epoch, _, number = text.partition(b".")
-    return RecordVersion(int(epoch), int(number))
+    try:
+        return RecordVersion(int(epoch), int(number))
+    except ValueError:
+        raise DataCorruptedError("a stored version cannot be read") from None
+
+
+def readable_version(text: bytes) -> RecordVersion:
+    """As ``version_from``; ``NO_VERSION``, under which nothing opens, when it cannot be read."""
+    try:
+        return version_from(text)
+    except DataCorruptedError:
+        return NO_VERSION
 
 
 def entry_of(entry: RawEntry, codec: Codec) -> FeedEntry:

@@ -9,11 +9,11 @@ the index is complete; until then everything is looked through, and the resealer
 from collections.abc import Collection, Iterable
 
 from doorward.errors import DataCorruptedError
-from doorward.records.record import Record
+from doorward.records.record import Damaged, Record
 from doorward_databroker.store.codec import Codec
 from doorward_databroker.store.connection import Call, Link, Script
 from doorward_databroker.store.keyspace import Keyspace
-from doorward_databroker.store.port import Damaged, Page
+from doorward_databroker.store.port import Page
 from doorward_databroker.store.types import INDEX_ENTRIES_LIMIT, RECORD_TYPES, read_values, type_of
 
 _MARK = ""

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from doorward.errors import DataCorruptedError, InvalidArgumentError, UnavailableError
-from doorward.records.record import RecordVersion, record_of
+from doorward.records.record import Damaged, RecordVersion, record_of
 from doorward_databroker.store.codec import Codec
-from doorward_databroker.store.connection import Call, Link, Script
-from doorward_databroker.store.feed import version_from
+from doorward_databroker.store.connection import Call, Link, Script, refusal
+from doorward_databroker.store.feed import readable_version
 from doorward_databroker.store.indexing import Indexing
 from doorward_databroker.store.keyspace import Keyspace
 from doorward_databroker.store.types import RECORD_TYPES
@@ -25,6 +25,7 @@ class Stored:
     id: str
     version: RecordVersion
     sealed: bytes
+    """Empty when it has lost its bytes."""
     index_keys: tuple[str, ...]
 
 
@@ -34,8 +35,9 @@ class Resealed:
 
     seen: int
     resealed: int
-    unreadable: int
     next_cursor: str
+    damaged: tuple[Damaged, ...] = ()
+    """What does not open."""
 
 
 class Maintenance:
@@ -106,9 +108,15 @@ class Maintenance:
         places = [place for key in raw_keys if (place := self._place(key.decode())) is not None]
         rows = await self._link.run(*(("HMGET", self._keys.record(*place), "v", "b", "i") for place in places))
         found = [
-            Stored(kind, name, version_from(row[0]), row[1], tuple(filter(None, (row[2] or b"").decode().split("\n"))))
+            Stored(
+                kind,
+                name,
+                readable_version(row[0]),
+                row[1] or b"",
+                tuple(filter(None, (row[2] or b"").decode().split("\n"))),
+            )
             for (kind, name), row in zip(places, rows, strict=True)
-            if row[0] is not None and row[1] is not None
+            if row[0] is not None
         ]
         # The library makes a number of the cursor, and we do not rely on that.
         return found, str(int(following)) if int(following) else ""
@@ -124,12 +132,12 @@ class Maintenance:
             self._codec.check_mark(mark.decode())
         found, following = await self.page(cursor)
         calls = []
-        unreadable = 0
+        damaged = []
         for stored in found:
             try:
                 call = self._reseal_call(stored)
-            except DataCorruptedError:
-                unreadable += 1
+            except DataCorruptedError as error:
+                damaged.append(Damaged(stored.type, stored.id, stored.version, str(error)))
                 continue
             if call is not None:
                 calls.append(call)
@@ -138,13 +146,16 @@ class Maintenance:
             resealed = await self._carried_out(calls)
         if not following:
             await self._link.run(("HSET", self._keys.meta, "seal", self._codec.mark()))
-        return Resealed(len(found), resealed, unreadable, following)
+        return Resealed(len(found), resealed, following, tuple(damaged))
 
     async def _carried_out(self, calls: Sequence[Call]) -> int:
         # The first one alone brings the script to a server that does not know it.
         done = int(await self._link.write(calls[0]))
         answers: list[Any] = await self._link.write_all(calls[1:]) if len(calls) > 1 else []
-        return done + sum(int(answer) for answer in answers if not isinstance(answer, Exception))
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise refusal(answer) from answer
+        return done + sum(map(int, answers))
 
     def _reseal_call(self, stored: Stored) -> Call | None:
         record = record_of(self._codec.message(stored.type, stored.id, stored.version, stored.sealed))

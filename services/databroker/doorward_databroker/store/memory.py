@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from doorward.clock import Clock
 from doorward.errors import ConflictError, DataCorruptedError, NotFoundError, WatchExpiredError
-from doorward.records.record import NO_VERSION, Fence, Record, RecordVersion, Write, record_message
+from doorward.records.record import NO_VERSION, Damaged, Fence, Record, RecordVersion, Write, record_message
 from doorward_databroker.store.codec import Codec, decode
 from doorward_databroker.store.indexing import under
-from doorward_databroker.store.port import Beat, Damaged, Expired, FeedEntry, Page, Position, SnapshotPage
+from doorward_databroker.store.port import Beat, Expired, FeedEntry, Page, Position, SnapshotPage
 from doorward_databroker.store.types import check_batch, check_index, type_of
 
 _EPOCH = 1
@@ -46,8 +46,13 @@ class MemoryStore:
 
     async def stored_version(self, record_type: str, record_id: str) -> tuple[RecordVersion, bool] | None:
         """See ``RecordStore.stored_version``."""
-        record = self._stored(record_type, record_id)
-        return None if record is None else (record.version, record.deleted)
+        found = self._records.get((record_type, record_id))
+        if found is None:
+            return None
+        try:
+            return found[0], decode(self._codec, record_type, record_id, *found).deleted
+        except DataCorruptedError:
+            return found[0], False
 
     async def page(self, record_type: str, after_id: str, limit: int) -> Page:
         """See ``RecordStore.page``."""
@@ -138,11 +143,19 @@ class MemoryStore:
 
     def _check_preconditions(self, writes: Sequence[Write], now: float) -> None:
         for write in writes:
-            stored = self._stored(write.record.type, write.record.id)
-            if write.absent and stored is not None and stored.is_live(now):
+            found = self._records.get((write.record.type, write.record.id))
+            if write.absent and found is not None and self._counts(write.record, now):
                 raise ConflictError(f"there is such a `{write.record.type}` already")
-            if write.expected is not None and (stored is None or stored.version != write.expected):
+            if write.expected is not None and (found is None or found[0] != write.expected):
                 raise ConflictError(f"the `{write.record.type}` has another version")
+
+    def _counts(self, record: Record, now: float) -> bool:
+        """Whether what is stored is live; what does not open may be."""
+        try:
+            stored = self._stored(record.type, record.id)
+        except DataCorruptedError:
+            return True
+        return stored is not None and stored.is_live(now)
 
     async def beat(self, databroker_id: str, report: bytes) -> Beat:
         """See ``RecordStore.beat``."""

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from doorward.records.record import Fence, Record, RecordVersion, Write
+from doorward.records.record import Damaged, Fence, Record, RecordVersion, Write
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,16 +19,6 @@ class Position:
     version: RecordVersion
     tag: bytes = b""
     """Empty when it is not known; then only the numbers are compared."""
-
-
-@dataclass(frozen=True, slots=True)
-class Damaged:
-    """A stored record that does not open. It is reported, and never taken for absent."""
-
-    type: str
-    id: str
-    version: RecordVersion
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,14 +19,14 @@ from doorward.errors import (
     NotFoundError,
     WatchExpiredError,
 )
-from doorward.records.record import NO_VERSION, Fence, Record, RecordVersion, Write, record_of
+from doorward.records.record import NO_VERSION, Damaged, Fence, Record, RecordVersion, Write, record_of
 from doorward_databroker.store.codec import Codec, decode
 from doorward_databroker.store.connection import BLOCK_SECONDS, Call, Link, Script
-from doorward_databroker.store.feed import RawEntry, chained, position_of, version_from
+from doorward_databroker.store.feed import RawEntry, chained, position_of, readable_version, version_from
 from doorward_databroker.store.indexing import Indexing, under
 from doorward_databroker.store.keyspace import Keyspace
 from doorward_databroker.store.migration import SCHEMA, Migration, check_schema, schema_of
-from doorward_databroker.store.port import Beat, Damaged, Expired, FeedEntry, Page, Position, SnapshotPage
+from doorward_databroker.store.port import Beat, Expired, FeedEntry, Page, Position, SnapshotPage
 from doorward_databroker.store.types import check_batch, check_index, type_of
 from doorward_databroker.store.writer import Writer
 
@@ -89,7 +89,7 @@ class RedisStore:
         """See ``RecordStore.stored_version``."""
         await self._in_our_form()
         (row,) = await self._link.run(("HMGET", self._keys.record(record_type, record_id), "v", "d"))
-        return None if row[0] is None else (version_from(row[0]), row[1] == b"1")
+        return None if row[0] is None else (readable_version(row[0]), row[1] == b"1")
 
     async def page(self, record_type: str, after_id: str, limit: int) -> Page:
         """See ``RecordStore.page``."""
@@ -200,7 +200,7 @@ class RedisStore:
         # Version and end are read together: a record that was written meanwhile has another end, and is not told.
         rows = await self._link.run(*(("HMGET", self._keys.record(record_type, name), "v", "x") for name in names))
         return [
-            Expired(name, version_from(version))
+            Expired(name, readable_version(version))
             for name, (version, ends) in zip(names, rows, strict=True)
             if version is not None and ends and int(ends) <= bound
         ]
@@ -443,7 +443,7 @@ class RedisStore:
 
 
 def _damaged(record_type: str, record_id: str, row: Sequence[bytes | None], error: DataCorruptedError) -> Damaged:
-    return Damaged(record_type, record_id, version_from(row[0]) if row[0] else NO_VERSION, str(error))
+    return Damaged(record_type, record_id, readable_version(row[0] or b""), str(error))
 
 
 def _range(key: str, after_id: str, limit: int) -> tuple[Any, ...]:

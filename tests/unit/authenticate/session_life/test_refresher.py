@@ -3,8 +3,10 @@
 import asyncio
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from tests.unit.authenticate.session_life.builders import LIFE, SETTINGS, World, signed_in
 
 from doorward.errors import DataCorruptedError, NotFoundError
@@ -13,7 +15,7 @@ from doorward.identity.activity import Activity
 from doorward.identity.session import Session
 from doorward.identity.upstream_token import UpstreamToken
 from doorward.identity.user import user_id
-from doorward.records.record import Record, Write
+from doorward.records.record import Record, RecordVersion, Write
 from doorward.route.header_template import Variable
 from doorward_authenticate.errors import (
     ProviderRefusedError,
@@ -360,3 +362,19 @@ async def test_tokens_that_are_renewed_while_userinfo_is_away_reach_upstreams_al
     assert await world.refresher.attend(session_id) is Attended.POSTPONED
     record = await world.records.get("SessionUpstreamToken", session_id)
     assert UpstreamToken.from_bytes(record.data).access_token == "a1"
+
+
+async def test_tokens_that_do_not_open_keep_nobody_else_from_being_looked_after():
+    world = World()
+    ids = [await world.sign_in(subject=f"u{n}", refresh=None) for n in range(5)]
+    world.provider.userinfo_fails = ProviderUnavailableError("away")
+    store: Any = world.records.store
+    store._records["SessionTokens", ids[2]] = (RecordVersion(1, 1), b"spoiled")
+    registry = CollectorRegistry()
+    keeper = Keeper(world.records, world.refresher, world.clock, registry)
+    world.clock.advance(275)
+    reached = await keeper.survey()
+    assert keeper.counts[Attended.POSTPONED] + keeper.counts[Attended.ASKED] == 4
+    assert registry.get_sample_value("doorward_session_tokens_damaged") == 1
+    world.clock.advance(60)
+    assert await keeper.advance(reached) > reached

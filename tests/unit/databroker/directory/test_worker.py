@@ -1,7 +1,7 @@
 """A directory read into records: by one replica at a time, all of it or nothing, and sessions that end with their people."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -13,9 +13,10 @@ from doorward.config.directory_settings import DirectorySettings
 from doorward.errors import NotFoundError, UnavailableError
 from doorward.identity.directory import DirectoryState, DirectoryUser, directory_user_id
 from doorward.identity.user import User, user_id
-from doorward.records.record import Fence, Record, RecordVersion, Write
+from doorward.records.record import Damaged, Fence, Record, RecordVersion, Write
 from doorward_databroker.directory.port import DirectoryUnavailableError
 from doorward_databroker.directory.worker import DirectoryMetrics, Status, Worker
+from doorward_databroker.store.memory import MemoryStore
 
 PEOPLE = {f"u{n}": ["staff"] for n in range(30)}
 
@@ -61,6 +62,10 @@ class World:
                 Write(record=Record(type="Session", id=f"s-{name}", data=b"x", indexes={"user_id": (user.id,)})),
             ]
         )
+
+    def damage(self, kind: str, name: str) -> None:
+        store = cast(MemoryStore, self.records.store)
+        store._records[kind, name] = (RecordVersion(1, 1), b"spoiled")
 
     async def is_signed_in(self, name: str) -> bool:
         try:
@@ -195,3 +200,47 @@ async def test_the_worker_reads_at_its_time_and_when_asked():
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_records_that_do_not_open_are_written_anew_by_the_next_reading():
+    world = World()
+    world.source.people = {name: ["staff"] for name in PEOPLE} | {"gone": [], "u0": ["staff", "admins"]}
+    await world.read()
+    for name in ("u0", "gone"):
+        await world.sign_in(name)
+    del world.source.people["gone"]
+    numbers = (await world.entry("u0")).group_numbers
+    kept = (await world.entry("u1")).group_numbers
+    admins = next(number for number in numbers if number not in kept)
+    for kind, name in (
+        ("DirectoryUser", directory_user_id("corp", "sub", "u0")),
+        ("DirectoryUser", directory_user_id("corp", "sub", "gone")),
+        ("DirectoryGroup", f"corp/{admins}"),
+        ("DirectoryState", "corp"),
+        ("DirectoryUser", "elsewhere/1"),
+    ):
+        world.damage(kind, name)
+    status = await world.read()
+    assert status.problem == ""
+    assert (await world.entry("u1")).group_numbers == kept
+    (number,) = set((await world.entry("u0")).group_numbers) - set(kept)
+    assert number > admins
+    # Of whoever the directory has no more, nothing is known but that; a number that may still be named is nobody's.
+    assert (await world.entry("gone")).removed
+    assert [await world.is_signed_in(name) for name in ("u0", "gone")] == [True, False]
+    with pytest.raises(NotFoundError):
+        await world.records.get("DirectoryGroup", f"corp/{admins}")
+    assert (await world.state()).next_group_number == number + 1
+    damaged: list[Damaged] = []
+    assert [record.id async for record in world.records.list("DirectoryGroup", damaged)]
+    assert len([record.id async for record in world.records.list("DirectoryUser", damaged)]) == 31
+    assert [one.id for one in damaged] == ["elsewhere/1"]
+
+
+async def test_what_does_not_open_still_counts_when_too_much_would_vanish():
+    world = World()
+    await world.read()
+    for name in PEOPLE:
+        world.damage("DirectoryUser", directory_user_id("corp", "sub", name))
+    world.source.people = {"u1": ["staff"]}
+    assert "29 of 30 people would vanish" in (await world.read()).problem

@@ -194,6 +194,7 @@ class Members:
         self.stored = stored.people
         made = self.changes(now)
         known = {directory_group_id(self._settings.id, item.number): item for item in stored.groups.values()}
+        damaged = {directory_group_id(self._settings.id, number) for number in stored.damaged_groups}
         wanted = {directory_group_id(self._settings.id, item.number) for item in self.groups.values()}
         present = {self._entry_id(value) for value, ids in self._by_join.items() if value and ids}
         made.writes = [
@@ -204,7 +205,8 @@ class Members:
         for record_id in [record_id for record_id in self.stored if record_id not in present]:
             self._put_gone(record_id, made)
         made.writes += [
-            Write(record=Record(type=GROUP_TYPE, id=record_id, deleted=True)) for record_id in known.keys() - wanted
+            Write(record=Record(type=GROUP_TYPE, id=record_id, deleted=True))
+            for record_id in (known.keys() | damaged) - wanted
         ]
         self.state = replace(self.state, synchronised_at=stored.state.synchronised_at)
         if self.state != stored.state:
