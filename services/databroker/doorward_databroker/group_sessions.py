@@ -9,7 +9,7 @@ Only what the indexes name is read. Nested groups count, for the directory has w
 from collections.abc import AsyncIterator, Collection
 from contextlib import aclosing
 
-from doorward.errors import DataCorruptedError
+from doorward.errors import DataCorruptedError, InvalidArgumentError, NotFoundError
 from doorward.identity import user as users
 from doorward.identity.directory import GROUP_TYPE, USER_TYPE
 from doorward.records.record import Record
@@ -22,14 +22,17 @@ async def users_of_group(store: RecordStore, name: str) -> list[str]:
     """The ids of the users who are in a group, named by its id, name or e-mail address.
 
     Raises:
+        NotFoundError: no directory has such a group, and nobody's ID token names it.
         DataCorruptedError: a record does not open, so that somebody could be missed.
     """
     if not name:
-        return []
+        raise InvalidArgumentError("name a group")
     groups = [group.id async for group in _found(store, GROUP_TYPE, "calling", [name])]
     entries = [entry.id async for entry in _found(store, USER_TYPE, "group", groups)]
     members = [user.id async for user in _found(store, users.RECORD_TYPE, "directory_user", entries)]
     members += [user.id async for user in _found(store, users.RECORD_TYPE, "group", [name])]
+    if not groups and not members:
+        raise NotFoundError(f"no group is called `{name[:256]}`, in no directory and in nobody's ID token")
     return list(dict.fromkeys(members))
 
 

@@ -159,7 +159,7 @@ def status(data: Data = DEFAULT_DATA, run_dir: RunDir = None, config: Where = No
 
 @session_app.command("list")
 def session_list(
-    user: Annotated[str | None, typer.Option(help="Only those of the user with this id.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only those of one user: address or id.")] = None,
     provider: Annotated[str | None, typer.Option(help="Only those of this identity provider.")] = None,
     data: Data = DEFAULT_DATA,
     run_dir: RunDir = None,
@@ -189,7 +189,7 @@ def session_show(
 @session_app.command("revoke")
 def session_revoke(
     session_id: Annotated[str | None, typer.Argument(help="Id of one session.")] = None,
-    user: Annotated[str | None, typer.Option(help="Every session of the user with this id.")] = None,
+    user: Annotated[str | None, typer.Option(help="Every session of one user: address or id.")] = None,
     provider: Annotated[str | None, typer.Option(help="Every session of this identity provider.")] = None,
     group: Annotated[str | None, typer.Option(help="Every session of a group's members: id, name or address.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every session there is.")] = False,

@@ -6,11 +6,10 @@ import re
 import secrets
 import time
 
-from rich.console import Console
 from rich.table import Table
 
 from doorward.cli.access import Access
-from doorward.cli.operate import end_record, with_records
+from doorward.cli.operate import end_record, print_table, with_records
 from doorward.config.document import NAME, parse_duration
 from doorward.config.load import load_settings
 from doorward.config.references import no_secret
@@ -87,7 +86,7 @@ def list_grants(access: Access, *, as_json: bool) -> int:
     table = Table("id", "kind", "from", "until", "given by", "reason")
     for record_id, grant in found:
         table.add_row(record_id, grant.name, _time(grant.starts_at), _time(grant.ends_at), grant.given_by, grant.reason)
-    Console().print(table)
+    print_table(table)
     return 0
 
 

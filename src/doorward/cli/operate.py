@@ -19,6 +19,8 @@ from doorward.rpc.client import call
 
 T = TypeVar("T")
 _TIMEOUT_SECONDS = 3.0
+_UNBOUNDED = 10_000
+"""Columns of a table that is not for a terminal."""
 
 
 def show_status(access: Access, *, as_json: bool) -> int:
@@ -106,6 +108,12 @@ def explain_decision(decision_id: str, access: Access, *, as_json: bool) -> int:
         return 1
     print(answer.json if as_json else answer.text)
     return 0
+
+
+def print_table(table: Table) -> None:
+    """Print a table; where nobody looks it is as wide as it must be, for whoever reads it wants whole ids."""
+    console = Console()
+    (console if console.is_terminal else Console(width=_UNBOUNDED)).print(table)
 
 
 def with_records(access: Access, body: Callable[[RecordClient], Awaitable[T]]) -> T:

@@ -7,12 +7,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rich.console import Console
 from rich.table import Table
 
 from doorward.cli.access import Access
 from doorward.cli.grants import user_id_of
-from doorward.cli.operate import end_record, with_records
+from doorward.cli.operate import end_record, print_table, with_records
 from doorward.config.document import parse_duration
 from doorward.errors import ConfigurationError
 from doorward.identity.service_account import ID_PREFIX, RECORD_TYPE, ServiceAccount
@@ -85,7 +84,7 @@ def list_accounts(access: Access, *, as_json: bool) -> int:
         groups = ", ".join(sorted(account.groups))
         times = _time(account.created_at), _time(account.expires_at)
         table.add_row(account.id, account.name, groups, account.owner_id, *times)
-    Console().print(table)
+    print_table(table)
     return 0
 
 

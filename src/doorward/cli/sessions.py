@@ -1,50 +1,67 @@
 """``doorward session``: who is signed in, and ending it."""
 
+import asyncio
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Collection
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from doorward.cli.access import Access
-from doorward.cli.operate import with_records
-from doorward.errors import DoorwardError, NotFoundError
+from doorward.cli.grants import user_id_of
+from doorward.cli.operate import print_table, with_records
+from doorward.cli.store import report_damaged
+from doorward.errors import DataCorruptedError, DoorwardError, NotFoundError
 from doorward.identity import activity as activities
 from doorward.identity import session as sessions
 from doorward.identity import user as users
 from doorward.identity.activity import Activity
 from doorward.identity.session import Session
 from doorward.identity.user import User
-from doorward.records.client import RecordClient
+from doorward.records.client import RecordClient, Revoked
+from doorward.records.record import Damaged
 
 _PENDING_STATUS = 3
+_ONE_BY_ONE = 50
+"""More people than this are cheaper to read by pages."""
 
 
 def list_sessions(access: Access, user: str | None, provider: str | None, *, as_json: bool) -> int:
-    """Print the live sessions, newest first."""
+    """Print the live sessions, newest first; 1 when some of them do not open."""
+    damaged: list[Damaged] = []
 
     async def body(client: RecordClient) -> list[tuple[Session, User | None]]:
         now = time.time()
         if user is not None:
-            records = client.query(sessions.RECORD_TYPE, "user_id", user)
+            user_id = await user_id_of(client, user)
+            records = client.query(sessions.RECORD_TYPE, "user_id", user_id, damaged)
         elif provider is not None:
-            records = client.query(sessions.RECORD_TYPE, "identity_provider_id", provider)
+            records = client.query(sessions.RECORD_TYPE, "identity_provider_id", provider, damaged)
         else:
-            records = client.list(sessions.RECORD_TYPE)
-        found = [Session.from_bytes(record.data) async for record in records]
+            records = client.list(sessions.RECORD_TYPE, damaged)
+        found: list[Session] = []
+        async for record in records:
+            try:
+                found.append(Session.from_bytes(record.data))
+            except DataCorruptedError as error:
+                damaged.append(Damaged(record.type, record.id, record.version, str(error)))
         live = sorted((s for s in found if not s.is_expired(now)), key=lambda s: s.issued_at, reverse=True)
         if provider is not None:
             live = [session for session in live if session.identity_provider_id == provider]
-        return [(session, await _user(client, session.user_id)) for session in live]
+        people = await _users(client, {session.user_id for session in live})
+        return [(session, people.get(session.user_id)) for session in live]
 
     rows = with_records(access, body)
     if as_json:
         for session, person in rows:
             print(json.dumps(_summary(session, person)))
-        return 0
-    table = Table("session", "user", "e-mail", "provider", "signed in", "ends")
+        return report_damaged(damaged)
+    # On a narrow terminal an id goes on in the next line; cut off it would be of no use.
+    ids = [Column(name, overflow="fold") for name in ("session", "user")]
+    table = Table(*ids, "e-mail", "provider", "signed in", "ends")
     for session, person in rows:
         table.add_row(
             session.id,
@@ -54,8 +71,8 @@ def list_sessions(access: Access, user: str | None, provider: str | None, *, as_
             _time(session.issued_at),
             _time(session.expires_at),
         )
-    Console().print(table)
-    return 0
+    print_table(table)
+    return report_damaged(damaged)
 
 
 def show_session(session_id: str, access: Access, *, as_json: bool) -> int:
@@ -109,12 +126,26 @@ def revoke_sessions(
     if sum((*(name is not None for name in (session_id, user_id, provider, group)), everything)) != 1:
         print("error: name one session, or one of --user, --provider, --group, --all", file=sys.stderr)
         return 2
-    result = with_records(
-        access,
-        lambda client: client.revoke(
-            session_id=session_id, user_id=user_id, identity_provider_id=provider, group=group, all_sessions=everything
-        ),
-    )
+
+    async def body(client: RecordClient) -> tuple[Revoked, str | None]:
+        wanted = None if user_id is None else await user_id_of(client, user_id)
+        unknown = await _unknown(client, session_id, wanted)
+        # Sent all the same: who ends sessions must not depend on what could be read before.
+        result = await client.revoke(
+            session_id=session_id, user_id=wanted, identity_provider_id=provider, group=group, all_sessions=everything
+        )
+        if provider is not None and not result.revoked:
+            unknown = f"no live session from the identity provider `{provider}`"
+        return result, unknown
+
+    try:
+        result, unknown = with_records(access, body)
+    except NotFoundError as error:
+        print(f"error: {error}; nothing was ended", file=sys.stderr)
+        return 1
+    if unknown is not None and (session_id is not None or not result.revoked):
+        print(f"error: {unknown}; nothing was ended", file=sys.stderr)
+        return 1
     state = "applied" if result.applied else "pending"
     if as_json:
         print(json.dumps({"state": state, "revoked": result.revoked, "pending": list(result.pending)}))
@@ -134,6 +165,35 @@ def _summary(session: Session, user: User | None) -> dict[str, Any]:
         "issued_at": session.issued_at,
         "expires_at": session.expires_at,
     }
+
+
+async def _unknown(client: RecordClient, session_id: str | None, user_id: str | None) -> str | None:
+    """What is wrong with the name of a session or a user; ``None`` when it is one, or may be."""
+    place = (sessions.RECORD_TYPE, session_id) if session_id is not None else (users.RECORD_TYPE, user_id)
+    if place[1] is None:
+        return None
+    try:
+        await client.get(place[0], place[1])
+    except NotFoundError:
+        return (
+            f"no live session `{session_id[:256]}`" if session_id is not None else f"no user `{user_id}` ever signed in"
+        )
+    except DataCorruptedError:
+        pass
+    return None
+
+
+async def _users(client: RecordClient, user_ids: Collection[str]) -> dict[str, User]:
+    """Those of them that can be read: a few are asked for side by side, for many everybody is read by pages."""
+    found: dict[str, User] = {}
+    if len(user_ids) > _ONE_BY_ONE:
+        async for record in client.list(users.RECORD_TYPE, []):
+            if record.id in user_ids:
+                with contextlib.suppress(DataCorruptedError):
+                    found[record.id] = User.from_bytes(record.data)
+        return found
+    people = await asyncio.gather(*(_user(client, name) for name in user_ids))
+    return {person.id: person for person in people if person is not None}
 
 
 async def _user(client: RecordClient, user_id: str) -> User | None:
