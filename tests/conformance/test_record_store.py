@@ -225,8 +225,12 @@ async def test_a_position_outside_the_history_is_refused(bench: Bench, after: Re
 
 async def test_what_is_not_in_the_feed_has_no_version(bench: Bench):
     record = Record(type="SpentCode", id="c", expires_at=bench.clock.now() + 60)
-    assert await put(bench, record) == (NO_VERSION,)
+    assert await put(bench, record, request="first") == (RecordVersion(1, 0),)
+    assert (await bench.store.get("SpentCode", "c")).version == NO_VERSION
     assert (await bench.store.head()).version == RecordVersion(1, 0)
+    await bench.store.recover(RecordVersion(1, 0))
+    assert await put(bench, record) == (RecordVersion(2, 0),)
+    assert await put(bench, record, request="first") == (RecordVersion(1, 0),)
 
 
 async def test_recovery_begins_a_new_epoch_once(bench: Bench):

@@ -7,7 +7,11 @@ from doorward.errors import InvalidTokenError
 from doorward.keys.code import LIFETIME_SECONDS, CodeSealer, OneTimeCode, spent_id
 from doorward.keys.flow import SignInRequest, flow_fingerprint
 from doorward.keys.handle import HandleSealer, SessionHandle
+from doorward.records.record import RecordVersion
 from doorward_authenticate.sessions import LiveSession, SessionWriter
+
+_UNTOLD = 0
+"""The epoch, as a databroker of an older version tells it."""
 
 
 class Codes:
@@ -19,14 +23,22 @@ class Codes:
         self._sessions = sessions
         self._clock = clock
 
-    def mint(self, live: LiveSession, request: SignInRequest) -> str:
-        """A code that lets the browser of ``request`` use ``live`` on the host that asked."""
+    async def mint(self, live: LiveSession, request: SignInRequest) -> str:
+        """A code that lets the browser of ``request`` use ``live`` on the host that asked.
+
+        Its version is one at which the session is there, in the history that is the current one.
+
+        Raises:
+            DoorwardError: that history cannot be known now.
+        """
+        moment = await self._sessions.moment()
+        version = max(live.version, RecordVersion(moment.epoch, 0))
         return self._codes.mint(
             OneTimeCode(
                 session_id=live.session.id,
                 session_expires_at=int(live.session.expires_at),
-                epoch=live.version.epoch,
-                number=live.version.number,
+                epoch=version.epoch,
+                number=version.number,
                 host=host_of(request.authority),
                 fingerprint=request.fingerprint,
                 expires_at=int(self._clock.now()) + LIFETIME_SECONDS,
@@ -37,12 +49,17 @@ class Codes:
         """The session handle for ``host``, and when it ends. An authentic code is spent by the attempt.
 
         Raises:
-            InvalidTokenError: not ours, spent, late, for another host or browser, or its session has ended.
+            InvalidTokenError: not ours, spent, late, for another host or browser, from before the records lost history, or its
+                session has ended.
             DoorwardError: it cannot be known now.
         """
         code = self._codes.open(text)
-        if not await self._sessions.spend(spent_id(text)):
+        epoch = await self._sessions.spend(spent_id(text))
+        if epoch is None:
             raise InvalidTokenError("the code was used before")
+        if epoch not in {code.epoch, _UNTOLD}:
+            # That it was used before may be among what was lost.
+            raise InvalidTokenError("the code is from before the records lost history")
         now = self._clock.now()
         if now >= code.expires_at:
             raise InvalidTokenError("the code has expired")

@@ -223,18 +223,18 @@ class SessionWriter:
         """
         await self._records.revoke(session_id=session_id)
 
-    async def spend(self, spent_id: str) -> bool:
-        """Mark a code as spent; false when it was already.
+    async def spend(self, spent_id: str) -> int | None:
+        """Mark a code as spent; the epoch in which that was stored, or ``None`` when it was already.
 
         Raises:
             DoorwardError: it cannot be known; the code must count as spent.
         """
         record = Record(type=SPENT_TYPE, id=spent_id, expires_at=self._clock.now() + SPENT_SECONDS)
         try:
-            await self._records.put([Write(record=record, absent=True)])
+            (version,) = await self._records.put([Write(record=record, absent=True)])
         except ConflictError:
-            return False
-        return True
+            return None
+        return version.epoch
 
     def _kept(self, session: Session, signed_in: SignedInAt) -> KeptTokens:
         """The identity provider's tokens, and when they are to be looked after."""

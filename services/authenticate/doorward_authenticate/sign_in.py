@@ -105,7 +105,7 @@ class SignInPages:
         if wanted.step_up is not None:
             return await self._step_up(request, wanted, wanted.step_up, live)
         if live is not None:
-            return self._back(live, wanted)
+            return await self._back(request, live, wanted)
         return await self._sign_in(request, wanted)
 
     async def _sign_in(self, request: Request, wanted: SignInRequest) -> Response:
@@ -132,7 +132,7 @@ class SignInPages:
         if asked is None:
             # It has ended meanwhile: an ordinary sign-in, after which the host will say what it thinks of the new one.
             plain = replace(wanted, purpose=SIGN_IN, step_up=None)
-            return self._back(live, plain) if live is not None else await self._sign_in(request, plain)
+            return await self._back(request, live, plain) if live is not None else await self._sign_in(request, plain)
         party = self.parties.get(asked.session.identity_provider_id)
         if party is None:
             return self._refused(
@@ -144,7 +144,7 @@ class SignInPages:
             and live.session.user_id == asked.session.user_id
             and is_satisfied(step_up, live.session, self._clock.now())
         ):
-            return self._back(live, wanted)
+            return await self._back(request, live, wanted)
         chosen = request.path_params.get("provider") is not None
         stepped = (_cookie(request, STEPPED_COOKIE) or "").encode()
         if not chosen and hmac.compare_digest(stepped, asked.session.id.encode()):
@@ -189,7 +189,7 @@ class SignInPages:
             response = self._unavailable(request, failure)
         else:
             _log.info("signed in", user_id=live.session.user_id, identity_provider=live.session.identity_provider_id)
-            response = self._signed_in(live, pending)
+            response = await self._signed_in(request, live, pending)
         delete_cookie(response, name)
         return response
 
@@ -265,11 +265,11 @@ class SignInPages:
             delete_cookie(response, name)
         return response
 
-    def _signed_in(self, live: LiveSession, pending: PendingSignIn) -> Response:
+    async def _signed_in(self, request: Request, live: LiveSession, pending: PendingSignIn) -> Response:
         if pending.request is None:
             response = private(RedirectResponse("/", HTTPStatus.FOUND))
         else:
-            response = self._back(live, pending.request)
+            response = await self._back(request, live, pending.request)
         handle = SessionHandle(
             session_id=live.session.id,
             audience=self.settings.authenticate_host,
@@ -283,9 +283,13 @@ class SignInPages:
             set_cookie(response, STEPPED_COOKIE, live.session.id, stepped_seconds(pending.request.step_up))
         return response
 
-    def _back(self, live: LiveSession, wanted: SignInRequest) -> Response:
+    async def _back(self, request: Request, live: LiveSession, wanted: SignInRequest) -> Response:
         """To the protected host, with a code. The host was signed by authorize and is a configured one."""
-        query = urllib.parse.urlencode({"code": self._codes.mint(live, wanted), "cookie": wanted.flow_name})
+        try:
+            code = await self._codes.mint(live, wanted)
+        except DoorwardError as error:
+            return self._unavailable(request, error)
+        query = urllib.parse.urlencode({"code": code, "cookie": wanted.flow_name})
         return private(RedirectResponse(f"https://{wanted.authority}{CALLBACK_PATH}?{query}", HTTPStatus.FOUND))
 
     async def _live(self, request: Request) -> LiveSession | None:

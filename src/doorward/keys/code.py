@@ -28,9 +28,9 @@ class OneTimeCode:
     session_expires_at: int
     """Seconds since the Unix epoch."""
     epoch: int
-    """Epoch of the session record's version."""
+    """Epoch of the records in which the code was made; it is of no use in another."""
     number: int
-    """Number of the session record's version."""
+    """A number in that epoch at which the session is there."""
     host: str
     """The protected host: lower case, without port."""
     fingerprint: bytes

@@ -126,7 +126,7 @@ class MemoryStore:
             record = replace(write.record, version=version, modified_at=now)
             if record.deleted:
                 record = replace(record, data=b"", indexes={}, expires_at=None)
-            versions.append(version)
+            versions.append(version if in_feed else RecordVersion(self._head.version.epoch, 0))
             if in_feed:
                 changed.append(record)
             elif record.deleted:

@@ -124,6 +124,8 @@ class RecordStore(Protocol):
     ) -> tuple[RecordVersion, ...]:
         """Store all or none; a repeat of ``request_id`` returns the first outcome and writes nothing.
 
+        What is outside the feed gets number 0, in the epoch in which it was written.
+
         Raises:
             ConflictError: a precondition does not hold, or the lease of ``fence`` has been taken again since.
             UnavailableError: nothing was written.

@@ -195,7 +195,8 @@ class Writer:
             in_feed = type_of(write.record.type).in_feed
             number += in_feed
             version = RecordVersion(head.version.epoch, number) if in_feed else NO_VERSION
-            job.versions.append(version)
+            # What is outside the feed has no number, and says in which history it was written all the same.
+            job.versions.append(version if in_feed else RecordVersion(head.version.epoch, 0))
             record = _written(write.record, version, now)
             entering = self._indexing.entries(record, room)
             room -= len(entering)
@@ -231,7 +232,7 @@ class Writer:
             return False
         match answer[0]:
             case b"ok":
-                written = [version for version in job.versions if version != NO_VERSION]
+                written = [version for version in job.versions if version.number]
                 if written:
                     self.guess = Position(written[-1], job.tag)
                 _tell(job, tuple(job.versions))
