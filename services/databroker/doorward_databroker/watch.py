@@ -28,7 +28,7 @@ from doorward.records.record import NO_VERSION, Damaged, Record, RecordVersion, 
 from doorward.telemetry.seldom import Seldom
 from doorward_databroker.recovery import Window, mend
 from doorward_databroker.store.port import FeedEntry, Position, RecordStore
-from doorward_databroker.store.types import RECORD_TYPES
+from doorward_databroker.store.types import PAGE_BYTES, RECORD_TYPES
 
 BATCH_RECORDS = 500
 BATCH_SECONDS = 0.005
@@ -390,16 +390,19 @@ class WatchHub:
 
 
 def _responses(entries: Sequence[FeedEntry], types: frozenset[str]) -> list[Encoded]:
-    """The entries as few messages as the bound allows; one put is never split."""
+    """The entries as few messages as the bounds allow; one put is never split."""
     responses: list[Encoded] = []
     pending: list[Record] = []
+    size = 0
     last: Position | None = None
     for entry in entries:
         records = [record for record in entry.records if record.type in types]
-        if last is not None and pending and len(pending) + len(records) > BATCH_RECORDS:
+        more = sum(len(record.data) for record in records)
+        if last is not None and pending and (len(pending) + len(records) > BATCH_RECORDS or size + more > PAGE_BYTES):
             responses.append(_batch(pending, last))
-            pending = []
+            pending, size = [], 0
         pending += records
+        size += more
         last = entry.position
     if last is not None:
         # Also without records: the watcher's version must move on, or it would resume from too far back.

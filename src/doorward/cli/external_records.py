@@ -34,6 +34,8 @@ LINE_LIMIT_BYTES = 64 * 1024
 FEW = 10
 """So many may vanish at once without a word."""
 _BATCH = 100
+_BATCH_BYTES = 8 * 1024 * 1024
+"""Half of what one put takes."""
 _PROBLEMS_SHOWN = 20
 
 
@@ -72,8 +74,16 @@ def put_records(
             if stored.get(record_id) != data
         ]
         writes += [Write(record=Record(type=RECORD_TYPE, id=record_id, deleted=True)) for record_id in sorted(gone)]
-        for start in range(0, len(writes), _BATCH):
-            await client.put(writes[start : start + _BATCH])
+        batch: list[Write] = []
+        size = 0
+        for write in writes:
+            if len(batch) == _BATCH or size + len(write.record.data) > _BATCH_BYTES:
+                await client.put(batch)
+                batch, size = [], 0
+            batch.append(write)
+            size += len(write.record.data)
+        if batch:
+            await client.put(batch)
         await client.put([Write(record=Record(type=SOURCE_TYPE, id=kind, data=_counted(source, len(wanted))))])
         return len(writes) - len(gone), len(gone)
 

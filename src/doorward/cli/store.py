@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 FORMAT = 1
 _BATCH = 200
+_BATCH_BYTES = 8 * 1024 * 1024
 _DEADLINE_SECONDS = 30.0
 EXPORTED: dict[str, type[Message]] = {
     "Session": session_pb2.Session,
@@ -112,10 +113,8 @@ def restore(access: Access, file: Path, *, keep_sessions: bool) -> int:
     async def write(stub: "OperationsServiceAsyncStub") -> dict[str, int]:
         counts = {"restored": 0, "kept": 0, "ended": 0, "unreadable": 0}
         with Progress(console=Console(stderr=True), transient=True) as progress:
-            for start in progress.track(range(0, len(entries), _BATCH), description="restoring"):
-                request = operations_pb2.RestoreRequest(
-                    entries=entries[start : start + _BATCH], keep_sessions=keep_sessions
-                )
+            for part in progress.track(list(_parts(entries)), description="restoring"):
+                request = operations_pb2.RestoreRequest(entries=part, keep_sessions=keep_sessions)
                 answer = await call(stub.Restore(request, timeout=_DEADLINE_SECONDS))
                 for name in counts:
                     counts[name] += getattr(answer, name)
@@ -258,6 +257,18 @@ def _operate(access: Access, body: Callable[["OperationsServiceAsyncStub"], Awai
             return await body(OperationsServiceStub(channel))
 
     return asyncio.run(run())
+
+
+def _parts(entries: Sequence[operations_pb2.StoredEntry]) -> Iterator[Sequence[operations_pb2.StoredEntry]]:
+    """As many at once as one request may carry."""
+    start = size = 0
+    for place, entry in enumerate(entries):
+        if place - start == _BATCH or size > _BATCH_BYTES:
+            yield entries[start:place]
+            start, size = place, 0
+        size += len(entry.sealed)
+    if entries:
+        yield entries[start:]
 
 
 def _line(entry: operations_pb2.StoredEntry) -> str:

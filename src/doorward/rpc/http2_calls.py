@@ -341,7 +341,8 @@ class Calls:
         while len(body) >= PREFIX_BYTES:
             size = int.from_bytes(body[1:PREFIX_BYTES], "big")
             if body[0] or size > self._served.message_limit_bytes:
-                self.refuse(call, INVALID_ARGUMENT)
+                text = f"a message holds at most {self._served.message_limit_bytes} bytes, and none is compressed"
+                self.refuse(call, INVALID_ARGUMENT, text)
                 return
             stop = PREFIX_BYTES + size
             if len(body) < stop:

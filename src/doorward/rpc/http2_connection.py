@@ -234,7 +234,8 @@ class Connection(Calls, asyncio.Protocol):
         if call.messages is not None:
             self._messages(call)
         elif len(call.body) >= PREFIX_BYTES and self._is_too_long(call.body):
-            self.refuse(call, INVALID_ARGUMENT)  # now: its end would never fit through the window
+            text = f"a message holds at most {self._served.message_limit_bytes} bytes"
+            self.refuse(call, INVALID_ARGUMENT, text)  # now: its end would never fit through the window
             return
         if flags & h2.END_STREAM:
             self._end_of_input(call)

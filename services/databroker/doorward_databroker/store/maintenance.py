@@ -12,9 +12,11 @@ from doorward_databroker.store.connection import Call, Link, Script, refusal
 from doorward_databroker.store.feed import readable_version
 from doorward_databroker.store.indexing import Indexing
 from doorward_databroker.store.keyspace import Keyspace
-from doorward_databroker.store.types import RECORD_TYPES
+from doorward_databroker.store.types import PAGE_BYTES, RECORD_TYPES
 
-_PAGE = 500
+_COUNTS = (500, 50, 5, 1)
+"""Keys that are looked at for a page; fewer where they hold much."""
+_STEP = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +105,14 @@ class Maintenance:
         """Some of everything that is stored, tombstones included, and the next cursor; a value may come twice."""
         if cursor and not (cursor.isascii() and cursor.isdigit()):
             raise InvalidArgumentError("not a page of ours")
-        command = ("SCAN", cursor or "0", "MATCH", f"{self._keys.record('', '')[:-2]}:*", "COUNT", _PAGE)
-        ((following, raw_keys),) = await self._link.run(command)
-        places = [place for key in raw_keys if (place := self._place(key.decode())) is not None]
-        rows = await self._link.run(*(("HMGET", self._keys.record(*place), "v", "b", "i") for place in places))
+        for count in _COUNTS:
+            command = ("SCAN", cursor or "0", "MATCH", f"{self._keys.record('', '')[:-2]}:*", "COUNT", count)
+            ((following, raw_keys),) = await self._link.run(command)
+            places = [place for key in raw_keys if (place := self._place(key.decode())) is not None]
+            # Too much at once is asked for again in smaller parts: a cursor begins anywhere as often as one likes.
+            rows, are_all = await self._rows(places, PAGE_BYTES if count > 1 else None)
+            if are_all:
+                break
         found = [
             Stored(
                 kind,
@@ -120,6 +126,18 @@ class Maintenance:
         ]
         # The library makes a number of the cursor, and we do not rely on that.
         return found, str(int(following)) if int(following) else ""
+
+    async def _rows(self, places: Sequence[tuple[str, str]], bound: int | None) -> tuple[list[Any], bool]:
+        """Version, bytes and index entries of the first ones, and whether it is of all; it is not when they hold more than ``bound``."""
+        rows: list[Any] = []
+        size = 0
+        for start in range(0, len(places), _STEP):
+            some = places[start : start + _STEP]
+            rows += await self._link.run(*(("HMGET", self._keys.record(*place), "v", "b", "i") for place in some))
+            size += sum(len(row[1] or b"") for row in rows[start:])
+            if bound is not None and size > bound:
+                return rows, False
+        return rows, True
 
     async def reseal(self, cursor: str) -> Resealed:
         """Seal a page under the newest key, index values included; what others change meanwhile is sealed so anyhow.

@@ -10,7 +10,7 @@ from doorward.records.record import NO_VERSION, Damaged, Fence, Record, RecordVe
 from doorward_databroker.store.codec import Codec, decode
 from doorward_databroker.store.indexing import under
 from doorward_databroker.store.port import Beat, Expired, FeedEntry, Page, Position, SnapshotPage
-from doorward_databroker.store.types import check_batch, check_index, type_of
+from doorward_databroker.store.types import PAGE_BYTES, check_batch, check_index, type_of
 
 _EPOCH = 1
 
@@ -61,7 +61,8 @@ class MemoryStore:
         now = self._clock.now()
         live: list[Record] = []
         damaged: list[Damaged] = []
-        for record_id in ids[:limit]:
+        shown = ids[: self._room(record_type, ids[:limit])]
+        for record_id in shown:
             try:
                 record = self._stored(record_type, record_id)
             except DataCorruptedError as error:
@@ -69,7 +70,16 @@ class MemoryStore:
                 continue
             if record is not None and record.is_live(now):
                 live.append(record)
-        return Page(tuple(live), ids[limit - 1] if len(ids) > limit else "", tuple(damaged))
+        return Page(tuple(live), shown[-1] if len(ids) > len(shown) else "", tuple(damaged))
+
+    def _room(self, record_type: str, ids: Sequence[str]) -> int:
+        """How many of ``ids`` a page holds."""
+        size = 0
+        for count, record_id in enumerate(ids, 1):
+            size += len(self._records[record_type, record_id][1])
+            if size >= PAGE_BYTES:
+                return count
+        return len(ids)
 
     async def snapshot(self, record_type: str, limit: int) -> AsyncGenerator[SnapshotPage, None]:
         """See ``RecordStore.snapshot``."""

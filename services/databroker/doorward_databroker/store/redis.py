@@ -27,7 +27,7 @@ from doorward_databroker.store.indexing import Indexing, under
 from doorward_databroker.store.keyspace import Keyspace
 from doorward_databroker.store.migration import SCHEMA, Migration, check_schema, schema_of
 from doorward_databroker.store.port import Beat, Expired, FeedEntry, Page, Position, SnapshotPage
-from doorward_databroker.store.types import check_batch, check_index, type_of
+from doorward_databroker.store.types import PAGE_BYTES, check_batch, check_index, type_of
 from doorward_databroker.store.writer import Writer
 
 _FIELDS = ("v", "d", "b")
@@ -106,7 +106,7 @@ class RedisStore:
                 rows, following = await reading
                 # The server reads these while we open the ones that we have.
                 reading = asyncio.create_task(self._read_ahead(record_type, following, limit))
-                yield await self._opened(record_type, ids, rows)
+                yield await self._opened(record_type, ids[: len(rows)], rows)
                 ids = following
         finally:
             reading.cancel()
@@ -121,7 +121,7 @@ class RedisStore:
         rows, following = await asyncio.gather(
             self._rows_of(record_type, ids), self._ids_after(record_type, ids[-1], limit)
         )
-        return rows, following
+        return rows, list(ids[len(rows) :]) or following
 
     async def _ids_after(self, record_type: str, after_id: str, limit: int) -> list[str]:
         await self._in_our_form()  # for each page: a newer version may begin to migrate while we read
@@ -129,8 +129,9 @@ class RedisStore:
         return _merged([found])
 
     async def _rows_of(self, record_type: str, ids: Sequence[str]) -> list[tuple[bytes | None, ...]]:
+        """What is stored of the first of ``ids``: of all, unless that would be too much at once."""
         keys = [self._keys.record(record_type, record_id) for record_id in ids]
-        found = await self._link.read(Call(self._rows_script, keys))
+        found = await self._link.read(Call(self._rows_script, keys, [PAGE_BYTES]))
         return list(zip(found[::3], found[1::3], found[2::3], strict=True))
 
     async def _opened(
@@ -183,11 +184,10 @@ class RedisStore:
                 (place, ids[-1].decode()) for (place, _), ids in zip(asked, found, strict=True) if len(ids) == limit
             )
             ids = _merged(found)
-            for start in range(0, len(ids), limit):
-                shown = ids[start : start + limit]
-                yield under(
-                    await self._page_of(record_type, shown, await self._rows_of(record_type, shown)), index, values
-                )
+            while ids:
+                rows = await self._rows_of(record_type, ids[:limit])
+                shown, ids = ids[: len(rows)], ids[len(rows) :]
+                yield under(await self._page_of(record_type, shown, rows), index, values)
 
     async def expired(self, record_type: str, before: float, limit: int) -> list[Expired]:
         """See ``RecordStore.expired``."""
@@ -424,7 +424,9 @@ class RedisStore:
         shown = ids[:limit]
         if not shown:
             return [], [], ""
-        return shown, await self._rows_of(record_type, shown), shown[-1] if len(ids) > limit else ""
+        rows = await self._rows_of(record_type, shown)
+        shown = shown[: len(rows)]
+        return shown, rows, shown[-1] if len(ids) > len(shown) else ""
 
     def _decode(self, record_type: str, record_id: str, row: Sequence[bytes | None]) -> Record | None:
         message = self._message(record_type, record_id, row)

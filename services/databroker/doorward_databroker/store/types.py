@@ -10,6 +10,10 @@ from doorward_databroker.store.contents import callings_of_group, groups_of_entr
 
 DATA_LIMIT_BYTES = 1024 * 1024
 ID_LIMIT_BYTES = 256
+PUT_LIMIT_BYTES = 16 * 1024 * 1024
+"""Of the payloads of one put, which is never split: watchers get it in one message."""
+PAGE_BYTES = 8 * 1024 * 1024
+"""Of one page, or of one batch of several puts; what is more comes with the next one. A message may hold eight times as much."""
 INDEX_VALUE_LIMIT_BYTES = 1024
 INDEX_ENTRIES_LIMIT = 10_000
 """Most index entries of one batch; each is a key that the script names."""
@@ -139,12 +143,14 @@ def check_batch(writes: Sequence[Write]) -> None:
     """Accept what may be written at once.
 
     Raises:
-        InvalidArgumentError: a record that may not be stored, one named twice, none at all, or too many index entries.
+        InvalidArgumentError: a record that may not be stored, one named twice, none at all, too many bytes or index entries.
     """
     for write in writes:
         check_record(write.record)
     if not writes:
         raise InvalidArgumentError("a batch holds at least one write")
+    if (size := sum(len(write.record.data) for write in writes)) > PUT_LIMIT_BYTES:
+        raise InvalidArgumentError(f"a batch holds at most {PUT_LIMIT_BYTES} bytes, and this one has {size}")
     if len({(write.record.type, write.record.id) for write in writes}) != len(writes):
         raise InvalidArgumentError("a batch names a record twice")
     if sum(len(values) for write in writes for values in write.record.indexes.values()) > INDEX_ENTRIES_LIMIT:
