@@ -32,6 +32,11 @@ class Records(Protocol):
         """Everything up to here is applied."""
         ...
 
+    @property
+    def is_following(self) -> bool:
+        """Whether a databroker is telling what changes."""
+        ...
+
     def get(self, record_type: str, record_id: str) -> bytes | None:
         """The payload of a live record."""
         ...

@@ -180,7 +180,9 @@ class Principals:
                 return Unknown()
             data = learned.session
         if data is None:
-            return None
+            # Ended, while we follow. Else it may also be of a history under the same numbers that we have not met: an older store that was
+            # put back. Whoever signs in then must not be sent to sign in again and again.
+            return None if self._records.is_following else Unknown()
         found = self.judge(data, settings)
         if isinstance(found, Principal) and self._activity is not None:
             if not self._activity.is_recent(found.session):

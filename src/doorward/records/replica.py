@@ -84,6 +84,8 @@ class Replica:
         """The chain tag at ``version``: it tells this history from another under the same numbers."""
         self.ready = asyncio.Event()
         """Set once the first snapshot is complete."""
+        self.is_following = False
+        """Whether a databroker is telling us what changes. Else nobody knows what is missing here, not even that the history is ours."""
 
     def get(self, record_type: str, record_id: str) -> bytes | None:
         """The payload of a live record, or ``None``. The same object while the record is asked for often and does not change."""
@@ -210,6 +212,7 @@ class Replica:
                             # What has changed of the others meanwhile was not told to us, or will not be.
                             raise WatchExpiredError("this databroker serves other record types")
                         self.ready.set()
+                        self.is_following = True
                         self._advance(version_of(message.consistent.version), message.consistent.tag, outgoing)
                     case "lease":
                         if building is None:
@@ -217,6 +220,7 @@ class Replica:
                     case _:
                         pass  # a newer databroker may say more
         finally:
+            self.is_following = False
             pinging.cancel()
             stream.cancel()
 

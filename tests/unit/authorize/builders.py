@@ -84,6 +84,7 @@ class FakeRecords:
     version: RecordVersion = field(default_factory=lambda: RecordVersion(1, 100))
     data: dict[tuple[str, str], bytes] = field(default_factory=dict)
     age: float = 0.0
+    is_following: bool = True
     arrives: bytes | None = None
     fails: DoorwardError | None = None
     asked: int = 0

@@ -137,6 +137,17 @@ async def test_a_sign_in_that_nobody_can_look_up_is_not_asked_for_again(world: W
     assert status(await world.check(cookie=cookie, accept="text/html")) == 302
 
 
+async def test_a_sign_in_that_is_missing_while_nobody_tells_of_changes_is_not_asked_for_again(world: World):
+    """An older store that was put back gives numbers anew: the session of such a sign-in seems to have ended long ago."""
+    cookie = world.sign_in(number=5)
+    del world.records.data[next(key for key in world.records.data if key[0] == "Session")]
+    world.records.is_following = False
+    assert status(await world.check(cookie=cookie, accept="text/html")) == 503
+    assert status(await world.check(accept="text/html")) == 302
+    world.records.is_following = True
+    assert status(await world.check(cookie=cookie, accept="text/html")) == 302
+
+
 async def test_a_sign_in_of_a_newer_history_than_the_replicas_is_looked_up(world: World):
     """After a restore the replica is behind by an epoch until it has read everything anew."""
     cookie = world.sign_in(number=500)

@@ -205,6 +205,19 @@ async def test_a_change_is_seen_though_the_old_value_was_asked_for(following: Fo
     assert following.replica.get("T", "a") is None
 
 
+async def test_it_follows_only_while_a_databroker_that_knows_its_place_tells_it(following: Following):
+    assert not following.replica.is_following
+    following.broker.consistent(1)
+    await following.reach(1)
+    assert following.replica.is_following
+    following.broker.says.put_nowait(None)
+    await following.watch_number(2)
+    assert not following.replica.is_following
+    following.broker.consistent(2)
+    await following.reach(2)
+    assert following.replica.is_following
+
+
 async def test_a_lost_databroker_is_resumed_by_version_and_the_copy_stays(following: Following):
     following.broker.batch(0, record("a", 1))
     following.broker.consistent(1)
