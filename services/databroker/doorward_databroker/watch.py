@@ -356,6 +356,11 @@ class WatchHub:
 
     async def _enter(self, watcher: Watcher, start: RecordVersion) -> Position:
         """Admit ``watcher`` to the live feed and return the position from which it is served there."""
+        if self._position is not None and self._position.version < start:
+            head = await self._store.head()
+            if head.version < start and head.version.epoch == start.epoch:
+                # Waiting would be for somebody's next puts, which get these numbers anew.
+                raise WatchExpiredError(f"`{start}` is newer than anything that the store has")
         is_older = self._position is not None and start.epoch < self._position.version.epoch
         if is_older or not await self.wait_for(start, _ENTER_SECONDS) or self._position is None:
             if self._position is not None and start.epoch != self._position.version.epoch:

@@ -168,6 +168,21 @@ async def test_a_watcher_that_never_pinged_gets_no_lease(one: Broker):
         assert watcher.leases == []
 
 
+async def test_a_watcher_that_knows_more_than_the_store_is_told_at_once(one: Broker):
+    """An older store was put back. Its next puts would get the numbers that the watcher waits for, one by one."""
+    await one.put(session("a"))
+    await one.caught_up()
+    async with watching(one.watcher("w"), Position(RecordVersion(1, 50), b"tag")) as watcher, asyncio.timeout(1):
+        await watcher.ended.wait()
+    assert isinstance(watcher.failure, WatchExpiredError)
+    await one.hub.report_loss(Position(RecordVersion(1, 50), b"tag"))
+    await until(lambda: one.hub.mended_epoch == 2)
+    await one.put(session("b"))
+    async with watching(one.watcher("w")) as watcher:
+        await watcher.consistent.wait()
+        assert watcher.live() >= {"b"}
+
+
 async def test_a_type_with_a_damaged_record_is_not_vouched_for_until_it_is_written_anew(one: Broker):
     """A record that does not open may be a deletion; deciding by what was known before would let somebody in."""
     async with watching(one.watcher("s")) as sessions, watching(one.watcher("u", "User")) as users:
