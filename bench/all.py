@@ -21,7 +21,7 @@ from picture import draw
 HERE = Path(__file__).parent
 SCRIPTS: dict[str, list[str]] = {
     "policy": ["policy.py"],
-    "ext_authz": ["ext_authz.py", "--front", "h1", "h2", "h1-tls", "h2-tls", "--workers", "2"],
+    "ext_authz": ["ext_authz.py", "--seconds", "4", "--front", "h1", "h2", "h1-tls", "h2-tls", "--workers", "2"],
     "open_loop": ["open_loop.py", "--seconds", "30"],
     "scale": ["scale.py"],
     "revocation": ["revocation.py", "--trials", "1000", "--streams", "1000"],
