@@ -148,7 +148,11 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     probes = ProbeServer(registry, replica.is_fresh)
     handles = HandleSealer(Sealer(keys.keyring(Purpose.SESSION_HANDLE)))
     client = RecordClient(channel)
-    activity = ActivityTracker(client, lambda: evaluator.snapshot.settings.session_idle_seconds, clock)
+
+    def idle_seconds() -> float | None:
+        return evaluator.snapshot.settings.session_idle_seconds
+
+    activity = ActivityTracker(client, idle_seconds, clock)
     directories = Directories(replica, clock)
     replica.subscribe(directories.on_record)
     grants, external = Grants(replica.get, replica.knows), ExternalRecords(replica.get, clock)
@@ -206,7 +210,9 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         lambda: evaluator.snapshot.generation,
         lambda: replica.version,
     )
-    watcher = Watcher(evaluator, principals, replica.is_fresh, clock, metrics, activity.touch, cuts.on_cut)
+    watcher = Watcher(
+        evaluator, principals, replica.is_fresh, clock, metrics, activity.touch, cuts.on_cut, idle_seconds
+    )
     guards = GuardServicer(watcher, lambda: replica.data_age_seconds)
     replica.subscribe(watcher.on_record)
     asked = itertools.count(1)

@@ -385,6 +385,20 @@ async def test_s66_a_stream_does_not_outlive_an_idle_session_where_it_does_not_c
     assert ended == ([(number, False, "session-idle")] if strict else [])
 
 
+async def test_streams_count_as_use_as_often_as_the_idle_time_needs_it(tmp_path: Path):
+    """Ten thousand streams are looked through for it."""
+    touched: list[str] = []
+    streams = Streams(tmp_path, touched.append)
+    await streams.opened(cookie=streams.world.sign_in())
+    for idle, seconds, times in ((None, 100, 0), (60.0, 20, 10), (1_000.0, 100, 10)):
+        touched.clear()
+        streams.watcher._idle_seconds = lambda idle=idle: idle
+        for _ in range(seconds):
+            streams.world.clock.advance(1.0)
+            streams.watcher.on_time()
+        assert len(touched) == times
+
+
 TEAM = GUARDED.replace("{accept: true}", "{http_header/x-team: blue}")
 
 

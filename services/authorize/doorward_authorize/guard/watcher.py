@@ -48,7 +48,10 @@ SIGN_IN_SECONDS = 0.3
 IDLE_ASK_SECONDS = 5.0
 """How soon a stream is looked at again whose session seems idle; by then it is known."""
 TOUCH_SECONDS = 2.0
-"""How often sessions with open streams are noted as used; the shortest idle time that can be configured is longer."""
+"""The least pause between two times that sessions with open streams are noted as used; the shortest idle time that can be
+configured is thirty times as long."""
+_TOUCHED_PART = 100
+"""Of a longer idle time, the part that passes between them."""
 SLICE = 25
 """Streams decided again before others get their turn; about a millisecond's worth."""
 _BACKWARDS_SECONDS = 0.5
@@ -128,8 +131,10 @@ class Watcher:
         metrics: AuthorizeMetrics,
         touch: Callable[[str], None] = lambda _: None,
         on_cut: Callable[[Description, Outcome], None] = lambda *_: None,
+        idle_seconds: Callable[[], float | None] = lambda: TOUCH_SECONDS,
     ) -> None:
-        """``touch`` hears of sessions that are in use, ``on_cut`` of streams that are ended here."""
+        """``touch`` hears of sessions that are in use, when any can be idle at all; ``on_cut`` of streams that are ended here."""
+        self._idle_seconds = idle_seconds
         self._on_cut = on_cut
         self._touch = touch
         self._touched = float("-inf")
@@ -250,7 +255,8 @@ class Watcher:
             self._groups_changed = False
             for books in self._links.values():
                 self._doubt(stream for stream in books.streams.values() if stream.directory_user_id)
-        if self._clock.monotonic() - self._touched >= TOUCH_SECONDS:
+        idle = self._idle_seconds()
+        if idle is not None and self._clock.monotonic() - self._touched >= max(TOUCH_SECONDS, idle / _TOUCHED_PART):
             self._touched = self._clock.monotonic()
             self._count_as_use()
         if not self.can_vouch:
