@@ -1,6 +1,6 @@
 """One reader of the feed, many watchers.
 
-    feed ─► reader ─► batch, encoded once for each set of types ─► queue of each watcher ─► its stream
+    feed ─► reader ─► batch, encoded once for each set of types ─► each watcher's stream, or its queue when something waits there
                                                         heartbeat ─► lease ─┘ behind the batches that it vouches for
 
 A snapshot is fuzzy: it notes the head, reads the records in id order, then replays the feed from the noted head; a watcher

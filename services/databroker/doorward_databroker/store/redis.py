@@ -36,9 +36,6 @@ _SLICE = 50
 """Records that are opened in one go; half a millisecond's worth."""
 _LOOKUPS = 200
 """Index values that are looked up in one go."""
-_TURNS = 4
-"""Of the loop, between a put's answer from the server and ours to the caller. The feed tells of the same put at the same moment,
-and opening what it tells would come between the two."""
 _SILENT_MS = 60_000
 """A databroker that has said nothing for this long is forgotten; its leases ended long before."""
 
@@ -310,8 +307,6 @@ class RedisStore:
         if not found:
             await self._placed(after)
             return []
-        for _ in range(_TURNS):
-            await asyncio.sleep(0)
         entries = chained([(entry[0], _fields(entry[1])) for entry in found], after, self._codec)
         newest = entries[-1].version
         if self._newest is None or newest > self._newest:
