@@ -92,7 +92,7 @@ async def test_a_user_record_that_is_missing_or_spoiled_lets_nobody_in(world: Wo
 
 
 async def test_before_the_first_snapshot_everything_waits_and_nobody_is_sent_to_sign_in(world: World):
-    """Who is not known yet is not nobody, and what anybody may see waits as well (decision 0018)."""
+    """Who is not known yet is not nobody, and what anybody may see waits as well (decision 0020)."""
     cookie = world.sign_in()
     known, world.records.data = world.records.data, {}
     world.records.age = float("inf")
