@@ -476,3 +476,12 @@ async def test_the_last_end_there_is_can_be_put_and_its_deletion_is_told(bench: 
     ]
     assert (await bench.store.stored_version("Session", "a")) == (RecordVersion(1, 2), True)
     assert (await bench.store.get("SpentCode", "c")).id == "c"
+
+
+async def test_the_oldest_entry_is_the_first_until_it_is_trimmed(bench: Bench):
+    assert await bench.store.oldest() is None
+    for name in ("a", "b", "c"):
+        await put(bench, session(name), session(f"{name}2"))
+    assert await bench.store.oldest() == RecordVersion(1, 2)
+    await bench.store.trim(1, 0)
+    assert await bench.store.oldest() == RecordVersion(1, 6)

@@ -246,10 +246,13 @@ class WatchHub:
     async def report_loss(self, claimed: Position) -> None:
         """Begin anew because a watcher knows a newer history than the store has, unless that is settled already.
 
-        A databroker that was started after the loss has nothing to compare with; what its watchers hold is the only witness.
+        A databroker that was started after the loss has nothing to compare with; what its watchers hold is the only witness. One that
+        was away for so long that its place has been trimmed knows nothing newer, and begins with a snapshot like any other.
         """
         head = await self._store.head()
-        if claimed.version.epoch == head.version.epoch:
+        oldest = await self._store.oldest()
+        is_trimmed = claimed.version <= head.version and oldest is not None and claimed.version < oldest
+        if claimed.version.epoch == head.version.epoch and not is_trimmed:
             self._seldom.error("a watcher knows history that the store has lost", version=str(claimed.version))
             self._window.witness(claimed)
             self._store.lost.set()

@@ -367,3 +367,18 @@ async def test_a_store_that_is_away_is_logged_seldom_however_often_it_is_asked(m
     assert [log["event"] for log in logs] == ["the feed cannot be read"] * 2
     assert [log["log_level"] for log in logs] == ["warning"] * 2
     assert logs[1]["left_out"] >= 50
+
+
+async def test_a_place_that_was_trimmed_is_no_witness_of_a_loss_and_one_that_is_missing_is(one: Broker):
+    """Else an authorizer that was away for a day would make everybody sign in again."""
+    first = await one.put(session("a"))
+    for number in range(3):
+        last = await one.put(session("a", b"%d" % number))
+    await one.caught_up()
+    await one.store.trim(2, 0)
+    await one.hub.report_loss(Position(first.version, b"its own"))
+    assert not one.store.lost.is_set()
+    for missing in (Position(RecordVersion(1, last.version.number + 1), b"newer"), Position(last.version, b"another")):
+        await one.hub.report_loss(missing)
+        assert one.store.lost.is_set()
+        one.store.lost.clear()

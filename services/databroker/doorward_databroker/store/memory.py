@@ -193,6 +193,10 @@ class MemoryStore:
                     return []
         return [entry for _, entry in self._feed if entry.version > after.version][:limit]
 
+    async def oldest(self) -> RecordVersion | None:
+        """See ``RecordStore.oldest``."""
+        return self._feed[0][1].version if self._feed else None
+
     async def contains(self, position: Position) -> bool:
         """See ``RecordStore.contains``."""
         return any(entry.version == position.version and entry.tag == position.tag for _, entry in self._feed)

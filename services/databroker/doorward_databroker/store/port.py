@@ -154,6 +154,10 @@ class RecordStore(Protocol):
         """
         ...
 
+    async def oldest(self) -> RecordVersion | None:
+        """The version of the oldest entry of the retained feed; ``None`` when there is none."""
+        ...
+
     async def contains(self, position: Position) -> bool:
         """Whether ``position``, with its tag, is in the retained feed."""
         ...

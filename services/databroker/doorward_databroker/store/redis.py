@@ -337,6 +337,11 @@ class RedisStore:
             raise WatchExpiredError(f"`{after.version}` is not in the retained history")
         return Position(after.version, tag)
 
+    async def oldest(self) -> RecordVersion | None:
+        """See ``RecordStore.oldest``."""
+        (found,) = await self._link.run(("XRANGE", self._keys.feed, "-", "+", "COUNT", 1))
+        return position_of(found[0][0]) if found else None
+
     async def contains(self, position: Position) -> bool:
         """See ``RecordStore.contains``."""
         try:
