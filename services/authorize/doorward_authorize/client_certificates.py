@@ -41,6 +41,7 @@ class ClientCertificates:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._known: dict[str, VerifiedCertificate | None] = {}
+        self._principals: dict[str, tuple[VerifiedCertificate, Principal]] = {}
         self._hosts: frozenset[str] = frozenset()
         self._hosts_of: Settings | None = None
 
@@ -61,6 +62,17 @@ class ClientCertificates:
             return Misdirected()
         found = self._parsed(text) if text else None
         return found if found is not None and found.counts(settings, self._now()) else None
+
+    def principal(self, certificate: VerifiedCertificate) -> Principal:
+        """Who a certificate speaks for; the same object again for the same certificate, since answers are kept by it."""
+        known = self._principals.get(certificate.facts.fingerprint)
+        if known is not None and known[0] is certificate:
+            return known[1]
+        found = principal_of(certificate)
+        if len(self._principals) >= CACHE_LIMIT:
+            self._principals.clear()
+        self._principals[certificate.facts.fingerprint] = (certificate, found)
+        return found
 
     def _parsed(self, text: str) -> VerifiedCertificate | None:
         if text in self._known:

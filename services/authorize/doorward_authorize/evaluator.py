@@ -16,7 +16,7 @@ from doorward.route.paths import ambiguity
 from doorward.route.route import CertificateUse, Route
 from doorward_authorize.certificate import VerifiedCertificate
 from doorward_authorize.check_request import CheckedRequest
-from doorward_authorize.client_certificates import ClientCertificates, Misdirected, principal_of
+from doorward_authorize.client_certificates import ClientCertificates, Misdirected
 from doorward_authorize.cross_origin import is_forbidden, preflight_origin
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.outcome import Outcome, Verdict
@@ -140,7 +140,7 @@ class Evaluator:
         """Who is spoken for by something else than a cookie or a token of ours, on this route."""
         found = self._principals.of_external(request, route, self.snapshot.settings) if route.token_issuers else ()
         if certificate is not None and route.client_certificate is CertificateUse.PRINCIPAL:
-            return (*found, principal_of(certificate))
+            return (*found, self._certificates.principal(certificate))
         return found
 
     def judge(

@@ -128,6 +128,8 @@ class Principals:
         self._opened: dict[tuple[str, str], SessionHandle] = {}
         self._opened_by = handles.keys
         self._judged: dict[bytes, tuple[bytes, Settings, Principal]] = {}
+        self._owned: dict[str, tuple[Principal, Principal]] = {}
+        """Programs by id, as they are and with what their owner stands on; the same object again, since answers are kept by it."""
 
     def of(
         self,
@@ -230,7 +232,15 @@ class Principals:
         records = {(users.RECORD_TYPE, account.owner_id)}
         if owner.directory_mark is not None and owner.user.directory_user_id:
             records.add((USER_TYPE, owner.user.directory_user_id))
-        return replace(account, stands_on=frozenset(records))
+        stands_on = frozenset(records)
+        known = self._owned.get(account.session.id)
+        if known is not None and known[0] is account and known[1].stands_on == stands_on:
+            return known[1]
+        found = replace(account, stands_on=stands_on)
+        if len(self._owned) >= CACHE_LIMIT:
+            self._owned.clear()
+        self._owned[account.session.id] = (account, found)
+        return found
 
     def idle_at(self, principal: Principal) -> float:
         """When the session behind ``principal`` will be idle, as far as is known here."""

@@ -18,6 +18,7 @@ from tests.support.key_material import keyring
 from tests.unit.authorize.builders import CONFIG, ISSUER, passed, set_headers, status
 from tests.unit.authorize.remembering import EVERYTHING, HOSTS, SPOILED, Ask, Lived, claims_of, comparable, session_id
 
+from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from doorward.errors import UnavailableError
 from doorward.identity.issuer_keys import KEEP_SECONDS
 from doorward.identity.session import Session
@@ -258,6 +259,25 @@ async def test_what_is_remembered_is_bounded(world: Lived, monkeypatch: pytest.M
     for number in range(100):
         assert passed(await world.check(cookie=f"{cookie}; a={number}"))
         assert len(world.checker._responder._ready) < 40
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        Ask(cookie="alice"),
+        Ask(authorization=("robot",)),
+        Ask(authorization=("owned",)),
+        Ask(route="builds", authorization=("ci",)),
+        Ask(route="machine", certificate="laptop"),
+    ],
+    ids=["cookie", "program", "program with an owner", "token of another issuer", "certificate"],
+)
+async def test_who_asks_again_is_answered_from_memory(world: Lived, ask: Ask):
+    """Whatever vouches for them: an answer that is kept and never found fills the memory until it is emptied, all at once."""
+    data = world.written(ask)
+    for _ in range(5):
+        assert passed(CheckResponse.FromString(await world.answer(data)))
+    assert len(world.checker._responder._ready) == 1
 
 
 async def test_what_nobody_gets_back_counts_against_the_bound_too(world: Lived, monkeypatch: pytest.MonkeyPatch):
