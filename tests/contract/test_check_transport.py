@@ -34,7 +34,8 @@ def _varint(number: int) -> bytes:
 
 
 class Echo:
-    def check(self, data: bytes) -> bytes | Awaitable[bytes]:
+    def check(self, data: bytes, *, traceparent: bytes = b"") -> bytes | Awaitable[bytes]:
+        del traceparent
         if data == b"bug":
             raise RuntimeError("planted")
         if data.startswith(b"say "):

@@ -70,11 +70,14 @@ class Responder:
         self._ready_bytes = 0
 
     def response(
-        self, request: CheckedRequest, outcome: Outcome, settings: Settings, decision_id: str
+        self, request: CheckedRequest, outcome: Outcome, settings: Settings, decision_id: str, traceparent: str = ""
     ) -> tuple[bytes, int]:
-        """The serialized CheckResponse and the HTTP status that the client gets from it; 200 stands for "passed on"."""
+        """The serialized CheckResponse and the HTTP status that the client gets from it; 200 stands for "passed on".
+
+        ``traceparent`` is for the spans of a stream that begins.
+        """
         if outcome.verdict is Verdict.ALLOW:
-            return self._allowed(request, outcome, settings, decision_id), 200
+            return self._allowed(request, outcome, settings, decision_id, traceparent), 200
         response, status = self._answered(request, outcome, settings, decision_id)
         return response.SerializeToString(), status
 
@@ -91,7 +94,9 @@ class Responder:
                 refusal = refused(request, outcome, settings, decision_id, self._clock.now())
                 return _denied(refusal.http_status, refusal.headers, refusal.body), refusal.status
 
-    def _allowed(self, request: CheckedRequest, outcome: Outcome, settings: Settings, decision_id: str) -> bytes:
+    def _allowed(
+        self, request: CheckedRequest, outcome: Outcome, settings: Settings, decision_id: str, traceparent: str
+    ) -> bytes:
         if outcome.route is None:
             return self._own_page(request, outcome.principal, settings, decision_id).SerializeToString()
         route = outcome.route.route
@@ -106,7 +111,8 @@ class Responder:
         )
         if route.continuous:
             # Serialized messages put one after the other are one message with the fields of both.
-            answer += CheckResponse(dynamic_metadata=described(request, outcome, decision_id)).SerializeToString()
+            metadata = described(request, outcome, decision_id, traceparent)
+            answer += CheckResponse(dynamic_metadata=metadata).SerializeToString()
         return answer
 
     def _own_page(

@@ -4,12 +4,14 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import TypeAlias
 
 import structlog
 
 from doorward.clock import Clock
 from doorward.records.record import RecordVersion
 from doorward.rpc.planes import Gateway
+from doorward.rpc.traceparent import is_unsampled, text_of
 from doorward.telemetry.tracing import Tracer
 from doorward_authorize.check_request import EMPTY, CheckedRequest, CheckParser
 from doorward_authorize.check_response import Responder, unavailable
@@ -32,6 +34,9 @@ _UNAVAILABLE_STATUS = 503
 _MEASURED_EVERY = 16
 _QUESTIONS = 2
 """That a check may wait for, one after another: a new session, and whether it is idle."""
+
+_Begun: TypeAlias = tuple[int, bytes]
+"""When a check that may be traced began, and whose part it is."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -74,21 +79,24 @@ class Checker:
         self._shed_unnamed = unavailable("").SerializeToString()
         self._count = metrics.count_decision
 
-    def check(self, data: bytes, gateway: Gateway | None = None) -> bytes | Awaitable[bytes]:
+    def check(
+        self, data: bytes, gateway: Gateway | None = None, *, traceparent: bytes = b""
+    ) -> bytes | Awaitable[bytes]:
         """The serialized CheckResponse for a serialized CheckRequest, at once unless it waits for a sign-in. Never raises.
 
-        ``gateway`` is who asks, when it is not our own Envoy.
+        ``gateway`` is who asks, when it is not our own Envoy. ``traceparent`` is that of the call (``CallHeaders.traceparent``): the
+        span that the gateway waits for us in.
         """
         decision_id = self._next_id()
         self._unmeasured -= 1
         began = time.perf_counter() if self._unmeasured < 0 else 0.0
-        began_ns = time.time_ns() if self._tracer is not None else 0
+        begun = (time.time_ns(), traceparent) if self._tracer is not None else None
         request = None
         try:
             request = self._parse(data)
             refused = None if gateway is None else self._gateways.refused(request, gateway)
             outcome = self._evaluator.decide(request) if refused is None else refused
-            answer = self._answer(data, request, outcome, decision_id, began_ns)
+            answer = self._answer(data, request, outcome, decision_id, begun)
             if began:
                 self._unmeasured = _MEASURED_EVERY - 1
                 self._metrics.seconds.observe(time.perf_counter() - began)
@@ -97,7 +105,7 @@ class Checker:
             assert request is not None  # noqa: S101  # it was decided
             if self._waiting >= WAITING_LIMIT:
                 return self._shed(request)
-            return self._check_later(data, request, pending, decision_id, began_ns)
+            return self._check_later(data, request, pending, decision_id, begun)
         except Exception as error:
             return self._failed(decision_id, error, request, gateway)
 
@@ -124,7 +132,7 @@ class Checker:
         self._metrics.shed.inc()
 
     async def _check_later(
-        self, data: bytes, request: CheckedRequest, pending: PendingError, decision_id: str, began_ns: int
+        self, data: bytes, request: CheckedRequest, pending: PendingError, decision_id: str, begun: _Begun | None
     ) -> bytes:
         self._waiting += 1
         try:
@@ -132,9 +140,7 @@ class Checker:
             for _ in range(_QUESTIONS):
                 learned = await self._evaluator.find_out(pending, learned)
                 try:
-                    answer = self._answer(
-                        data, request, self._evaluator.decide(request, learned), decision_id, began_ns
-                    )
+                    answer = self._answer(data, request, self._evaluator.decide(request, learned), decision_id, begun)
                     return answer if isinstance(answer, bytes) else await answer
                 except PendingError as another:
                     pending = another
@@ -146,28 +152,29 @@ class Checker:
             self._waiting -= 1
 
     def _answer(
-        self, data: bytes, request: CheckedRequest, outcome: Outcome, decision_id: str, began_ns: int
+        self, data: bytes, request: CheckedRequest, outcome: Outcome, decision_id: str, begun: _Begun | None
     ) -> bytes | Awaitable[bytes]:
         snapshot = self._evaluator.snapshot
-        answer, status = self._responder.response(request, outcome, snapshot.settings, decision_id)
+        traceparent = _traceparent(request, begun) if begun is not None else None
+        settings = snapshot.settings
+        answer, status = self._responder.response(request, outcome, settings, decision_id, traceparent or "")
         record = self._recorded(data, request, outcome, status, decision_id, snapshot.generation)
-        if self._tracer is not None:
-            self._trace(self._tracer, record, began_ns)
+        if self._tracer is not None and begun is not None and traceparent is not None:
+            self._trace(self._tracer, record, begun[0], traceparent)
         if self._decision_log.audit_or_deny:
             return self._audited(answer, record)
         self._decision_log.add(record)
         return answer
 
     @staticmethod
-    def _trace(tracer: Tracer, record: DecisionRecord, began_ns: int) -> None:
+    def _trace(tracer: Tracer, record: DecisionRecord, began_ns: int, traceparent: str) -> None:
         attributes = {
             "doorward.decision_id": record.id,
             "doorward.route": record.request.route_id,
             "doorward.outcome": record.outcome.verdict.value,
             "http.response.status_code": str(record.status),
         }
-        parent = record.request.header("traceparent")
-        tracer.record("check", parent, began_ns, time.time_ns(), attributes, is_error=record.status >= 500)
+        tracer.record("check", traceparent, began_ns, time.time_ns(), attributes, is_error=record.status >= 500)
 
     def _failed(
         self, decision_id: str, error: Exception, request: CheckedRequest | None, gateway: Gateway | None
@@ -219,3 +226,10 @@ class Checker:
     def _next_id(self) -> str:
         """Names the authorizer, the second and a running number."""
         return f"{self._id}-{int(self._clock.now()):x}-{next(self._sequence):x}"
+
+
+def _traceparent(request: CheckedRequest, begun: _Begun) -> str | None:
+    """Whose part a check is: of the gateway's span for it, else of the client's; ``None`` when it is not to be traced."""
+    if is_unsampled(begun[1]):
+        return None
+    return text_of(begun[1]) or request.header("traceparent") or ""

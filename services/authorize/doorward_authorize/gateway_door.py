@@ -48,6 +48,7 @@ class GatewayDoor:
         return dataclasses.replace(
             services,
             unary={**services.unary, **checks.unary},
+            joined=checks.joined,
             overloaded=self._overloaded,
             message_limit_bytes=checks.message_limit_bytes,
         )
@@ -99,9 +100,9 @@ class _ChecksOf:
         self._checker = checker
         self._gateway = gateway
 
-    def check(self, data: bytes) -> bytes | Awaitable[bytes]:
+    def check(self, data: bytes, *, traceparent: bytes = b"") -> bytes | Awaitable[bytes]:
         """See ``CheckHandler``."""
-        return self._checker.check(data, self._gateway)
+        return self._checker.check(data, self._gateway, traceparent=traceparent)
 
     def overloaded(self, data: bytes) -> bytes:
         """See ``CheckHandler``."""

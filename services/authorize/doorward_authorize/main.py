@@ -70,6 +70,7 @@ from doorward_authorize.grants import Grants
 from doorward_authorize.guard.records import CutRecords
 from doorward_authorize.guard.service import SERVICE_NAME as GUARD_SERVICE_NAME
 from doorward_authorize.guard.service import GuardServicer
+from doorward_authorize.guard.spans import StreamSpans
 from doorward_authorize.guard.watcher import Watcher
 from doorward_authorize.held_decisions import HeldDecisions
 from doorward_authorize.log_file import LogFile
@@ -211,7 +212,15 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         lambda: replica.version,
     )
     watcher = Watcher(
-        evaluator, principals, replica.is_fresh, clock, metrics, activity.touch, cuts.on_cut, idle_seconds
+        evaluator,
+        principals,
+        replica.is_fresh,
+        clock,
+        metrics,
+        activity.touch,
+        cuts.on_cut,
+        idle_seconds,
+        StreamSpans(tracer),
     )
     guards = GuardServicer(watcher, lambda: replica.data_age_seconds)
     replica.subscribe(watcher.on_record)

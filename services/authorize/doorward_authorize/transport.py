@@ -18,8 +18,11 @@ _NO = b"\x0a\x02\x08\x07\x12"
 class CheckHandler(Protocol):
     """Answers checks."""
 
-    def check(self, data: bytes) -> bytes | Awaitable[bytes]:
-        """CheckRequest to CheckResponse, both serialized; awaited only when the answer has to wait for something."""
+    def check(self, data: bytes, *, traceparent: bytes = b"") -> bytes | Awaitable[bytes]:
+        """CheckRequest to CheckResponse, both serialized; awaited only when the answer has to wait for something.
+
+        ``traceparent`` is Envoy's (``CallHeaders.traceparent``).
+        """
         ...
 
     def overloaded(self, data: bytes) -> bytes:
@@ -33,8 +36,8 @@ def check_methods(checker: CheckHandler, is_serving: Callable[[], bool]) -> Meth
     INVARIANT: nothing leaves as an answer that does not say which one it is; to Envoy a CheckResponse without a status is a yes.
     """
 
-    def check(data: bytes) -> bytes | Awaitable[bytes]:
-        answer = checker.check(data)
+    def check(data: bytes, traceparent: bytes = b"") -> bytes | Awaitable[bytes]:
+        answer = checker.check(data, traceparent=traceparent)
         return _said(answer) if isinstance(answer, bytes) else later(answer)
 
     async def later(answer: Awaitable[bytes]) -> bytes:
@@ -49,6 +52,7 @@ def check_methods(checker: CheckHandler, is_serving: Callable[[], bool]) -> Meth
             CHECK_METHOD.encode(): check,
             HEALTH_METHOD.encode(): lambda _: serving if is_serving() else not_serving,
         },
+        joined={CHECK_METHOD.encode(): check},
         streams={},
         overloaded=lambda data: _said(checker.overloaded(data)),
     )

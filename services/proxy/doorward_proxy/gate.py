@@ -61,9 +61,11 @@ from doorward_proxy.resources.surroundings import (
     GUARD_CLUSTER,
     OWN_CLUSTERS,
     PAGES_CLUSTER,
+    TRACES_CLUSTER,
     UPSTREAM_PREFIX,
 )
 from doorward_proxy.resources.tls import plane_socket
+from doorward_proxy.resources.tracing import early_mutations, request_ids, tracing_form
 from doorward_proxy.xds.snapshot import (
     Snapshot,
     wanted_by_cluster,
@@ -121,7 +123,7 @@ class Gate:
             (snapshot.routes, configuration_violations, wanted_by_routes, clusters),
             (snapshot.scopes, scope_violations, wanted_by_scope, clusters),
             (snapshot.clusters, _cluster, wanted_by_cluster, secrets),
-            (snapshot.listeners, lambda _: iter(()), wanted_by_listener, routes | secrets),
+            (snapshot.listeners, lambda _: iter(()), wanted_by_listener, routes | secrets | clusters),
         )
         for messages, look, wanted, there in looks:
             for message in messages:
@@ -197,6 +199,9 @@ _MANAGER_FIELDS = {
     "generate_request_id",
     "always_set_request_id_in_response",
     "server_name",
+    "tracing",
+    "early_header_mutation_extensions",
+    "request_id_extension",
 }
 
 
@@ -279,6 +284,7 @@ def _manager(manager: HttpConnectionManager) -> Iterator[str]:
         < manager.http2_protocol_options.max_concurrent_streams.value
         <= MAX_STREAMS_OF_A_CONNECTION,
     }
+    yield from _tracing(manager)
     if manager.HasField("scoped_routes") and manager.scoped_routes != scoped_routes():
         yield "connection manager: scopes are found in another way"
     yield from (f"connection manager: `{name}` is not as it must be" for name, holds in demanded.items() if not holds)
@@ -288,6 +294,23 @@ def _manager(manager: HttpConnectionManager) -> Iterator[str]:
     for item in manager.http_filters:
         yield from unlisted(item, f"filter `{item.name}`", {"name", "typed_config"})
         yield from _FILTERS[item.name](item)
+
+
+def _tracing(manager: HttpConnectionManager) -> Iterator[str]:
+    """Envoy's spans: none, or those of the one form; only where they go and how many may differ."""
+    if not manager.HasField("tracing"):
+        if manager.early_header_mutation_extensions:
+            yield "connection manager: headers are changed before everything else"
+        if manager.HasField("request_id_extension"):
+            yield "connection manager: requests are named in another way"
+        return
+    if list(manager.early_header_mutation_extensions) != early_mutations():
+        yield "connection manager: headers are changed before everything else, or spans hold what clients write"
+    if manager.request_id_extension != request_ids():
+        yield "connection manager: requests are named in another way"
+    expected = tracing_form(manager.tracing)
+    if manager.tracing != expected:
+        yield f"tracing: differs from the one form in {_differing(manager.tracing, expected)}"
 
 
 def _hygiene(item: HttpFilter) -> Iterator[str]:
@@ -384,7 +407,7 @@ def _cluster(cluster: Cluster) -> Iterator[str]:
     where = f"cluster `{cluster.name}`"
     yield from unlisted(cluster, where, _CLUSTER_FIELDS)
     own = cluster.name in OWN_CLUSTERS
-    if not own and not cluster.name.startswith(UPSTREAM_PREFIX):
+    if not own and cluster.name != TRACES_CLUSTER and not cluster.name.startswith(UPSTREAM_PREFIX):
         yield f"{where}: no name of ours"
     for key, config in cluster.typed_extension_protocol_options.items():
         options = HttpProtocolOptions()

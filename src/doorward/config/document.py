@@ -231,14 +231,12 @@ class DecisionLogDocument(StrictDocument):
 
 
 class TracingDocument(StrictDocument):
-    """Spans of decisions and sign-ins."""
+    """Spans of requests, decisions and sign-ins."""
 
     otlp_endpoint: str = Field(
         pattern=r"^https?://[!-~]+$", description="Base address of an OpenTelemetry collector (OTLP over HTTP)."
     )
-    sample: float = Field(
-        default=0.01, ge=0, le=1, description="The part of requests that come without `traceparent` that is traced."
-    )
+    sample: float = Field(default=0.01, ge=0, le=1, description="The part of requests that is traced.")
 
 
 class RouteDocument(StrictDocument):

@@ -108,7 +108,7 @@ class TracingSettings:
     otlp_endpoint: str
     """Base address of an OpenTelemetry collector."""
     sample: float
-    """The part of requests without a `traceparent` that is traced, from 0 to 1."""
+    """The part of requests that is traced, from 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """What a gRPC server of ours serves, and the statuses that it ends calls with."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from doorward.rpc.http2_frames import CallHeaders
@@ -22,6 +22,8 @@ UNAVAILABLE = 14
 
 Unary = Callable[[bytes], bytes | Awaitable[bytes]]
 """Message in, message out. Bytes are sent at once; anything else is awaited in a task."""
+Joined = Callable[[bytes, bytes], bytes | Awaitable[bytes]]
+"""The same, with ``CallHeaders.traceparent`` after the message."""
 Receive = Callable[[], Awaitable[bytes | None]]
 """The next message, or ``None`` when the peer has ended its side or the call."""
 
@@ -58,6 +60,8 @@ class Methods:
     streams: Mapping[bytes, Stream]
     overloaded: Unary
     """Answers unary calls for which there is no room."""
+    joined: Mapping[bytes, Joined] = field(default_factory=dict)
+    """Unary methods that also want to hear of a caller's `traceparent`; asked in the place of ``unary`` when there is one."""
     refused: Callable[[CallHeaders], CallEnded | None] | None = None
     """Says whether a call is refused by its headers alone."""
     message_limit_bytes: int = MESSAGE_LIMIT_BYTES

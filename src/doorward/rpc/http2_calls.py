@@ -190,7 +190,12 @@ class Calls:
         if self._calls.get(call.stream) is not call:
             return  # reset while it waited
         try:
-            answer = (handler or self._served.unary[call.headers.path])(message)
+            headers = call.headers
+            joined = self._served.joined.get(headers.path) if headers.traceparent and handler is None else None
+            if joined is not None:
+                answer = joined(message, headers.traceparent)
+            else:
+                answer = (handler or self._served.unary[headers.path])(message)
         except Exception as error:
             self._failed(call, error)
             return

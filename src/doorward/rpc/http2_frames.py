@@ -3,6 +3,7 @@
 Pure functions and one reader of header blocks; nothing here does input or output.
 """
 
+import dataclasses
 import re
 import struct
 from collections.abc import Iterable
@@ -36,6 +37,8 @@ HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX
 BLOCK_LIMIT = 64 * 1024
 """Bytes of a header block, and of the headers in it."""
 _KNOWN_LIMIT = 256
+_TRACEPARENT = b"\x88M\x83!k\x1d\x85\xa9?"
+"""The name `traceparent` as Envoy writes it, in Huffman's code."""
 _SINGLE = frozenset({b":method", b":path", b":scheme", b":authority"})
 _FORBIDDEN = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])\Z")
@@ -68,6 +71,9 @@ class CallHeaders:
     timeout_seconds: float | None
     """`grpc-timeout`; ``None`` when the caller waits for ever."""
     user_agent: bytes = b""
+    traceparent: bytes = b""
+    """As a string literal of a header block (RFC 7541, section 5.2): reading it costs more than a check may, so ``traceparent.py`` does
+    that where it is wanted. Empty without one, or with several."""
 
     @property
     def is_grpc(self) -> bool:
@@ -82,8 +88,8 @@ class HeaderReader:
     """Reads the header blocks of one connection.
 
     We ask the peer to keep no table of past headers. Once it has said that it does not, equal bytes mean equal headers, and
-    blocks are remembered: Envoy's calls all carry the same one. Before that every block is decoded, because it may change the
-    table that the next one refers to.
+    blocks are remembered: Envoy's calls all carry the same one, or, when it traces, one that differs in its `traceparent`. Before
+    that every block is decoded, because it may change the table that the next one refers to.
     """
 
     def __init__(self, known: dict[bytes, CallHeaders]) -> None:
@@ -102,16 +108,35 @@ class HeaderReader:
             ConnectionFault: the block cannot be decoded, and no later one could.
             StreamFault: the headers are malformed (RFC 9113, section 8.1.1).
         """
+        emptied, coded = block, b""
         if self._stateless:
             known = self._known.get(block)
             if known is not None:
                 return known
-        headers = _call_headers(self.decode(block))
+            emptied, coded = _emptied(block)
+            known = self._known.get(emptied) if coded else None
+            if known is not None:
+                return CallHeaders(
+                    known.method, known.path, known.content_type, known.timeout_seconds, known.user_agent, coded
+                )
+        decoded = self.decode(block)
+        headers = _call_headers(decoded)
         if self._stateless:
             if len(self._known) >= _KNOWN_LIMIT:
                 self._known.clear()
-            self._known[block] = headers
+            if coded and self._is_emptied(emptied, decoded):
+                self._known[emptied] = dataclasses.replace(headers, traceparent=b"")
+            else:
+                self._known[block] = headers
         return headers
+
+    def _is_emptied(self, emptied: bytes, decoded: list[tuple[bytes, bytes]]) -> bool:
+        """Whether ``emptied`` says what ``decoded`` says but for the value of `traceparent`: its name may stand in another value."""
+        expected = [(name, b"" if name == b"traceparent" else value) for name, value in decoded]
+        try:
+            return self.decode(emptied) == expected
+        except ConnectionFault:
+            return False
 
     def decode(self, block: bytes) -> list[tuple[bytes, bytes]]:
         """Names and values.
@@ -128,12 +153,22 @@ class HeaderReader:
         return headers
 
 
+def _emptied(block: bytes) -> tuple[bytes, bytes]:
+    """``block`` with nothing for the value of its one `traceparent`, and that value; the block itself and nothing if it has none."""
+    head, name, tail = block.partition(_TRACEPARENT)
+    size = tail[0] & 0x7F if tail else 0
+    if not 0 < size < min(len(tail), 0x7F) or _TRACEPARENT in tail:
+        return block, b""
+    return head + name + b"\x80" + tail[size + 1 :], tail[: size + 1]
+
+
 def _call_headers(headers: Iterable[tuple[bytes, bytes]]) -> CallHeaders:
     pseudo: dict[bytes, bytes] = {}
     plain = False
     content_type = b""
     timeout = None
     user_agent = b""
+    traceparents: list[bytes] = []
     for name, value in headers:
         if name.startswith(b":"):
             if plain or name not in _SINGLE or name in pseudo:
@@ -147,6 +182,8 @@ def _call_headers(headers: Iterable[tuple[bytes, bytes]]) -> CallHeaders:
             content_type = value
         elif name == b"user-agent":
             user_agent = value
+        elif name == b"traceparent":
+            traceparents.append(value)
         elif name == b"grpc-timeout":
             match = _TIMEOUT.match(value)
             if match is None:
@@ -155,7 +192,9 @@ def _call_headers(headers: Iterable[tuple[bytes, bytes]]) -> CallHeaders:
     path = pseudo.get(b":path", b"")
     if b":method" not in pseudo or b":scheme" not in pseudo or not path.startswith(b"/"):
         raise StreamFault(PROTOCOL_ERROR)
-    return CallHeaders(pseudo[b":method"], path, content_type, timeout, user_agent)
+    one = len(traceparents) == 1 and 0 < len(traceparents[0]) < 0x7F
+    traceparent = _literal(traceparents[0]) if one else b""
+    return CallHeaders(pseudo[b":method"], path, content_type, timeout, user_agent, traceparent)
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes | memoryview = b"") -> bytes:

@@ -29,6 +29,9 @@ class Parent:
     span_id: str
     is_sampled: bool
 
+    def __str__(self) -> str:
+        return f"00-{self.trace_id}-{self.span_id}-{self.is_sampled:02d}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:

@@ -12,6 +12,7 @@ from doorward.errors import UnavailableError
 from doorward.records.record import RecordVersion
 from doorward.telemetry.tracing import Span, Tracer
 from doorward_authorize.snapshot import REMOVED_SECONDS
+from doorward_authorize.transport import CHECK_METHOD, check_methods
 
 __all__ = ["world"]
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -330,3 +331,17 @@ async def test_a_decision_is_a_span_of_the_trace_that_it_came_with(world: World)
     world.records.version = RecordVersion(1, 1)
     await world.check(cookie=world.sign_in("bob", number=2), traceparent=PARENT)
     assert len(found) == 2
+
+
+async def test_the_gateway_s_own_span_is_the_parent_and_its_word_counts(world: World):
+    """Not the client's, which the request holds beside it."""
+    found: list[Span] = []
+    world.checker._tracer = Tracer(1.0, found.extend, world.clock.now, lambda: 0.5)
+    joined = check_methods(world.checker, lambda: True).joined[CHECK_METHOD.encode()]
+    request = world.request("app", cookie=world.sign_in(), traceparent=PARENT)
+    for flags in ("00", "01"):
+        assert isinstance(joined(request, b"\x37" + f"00-{'a' * 32}-{'b' * 16}-{flags}".encode()), bytes)
+    (span,) = found
+    assert (span.trace_id, span.parent_id) == ("a" * 32, "b" * 16)
+    joined(request, b"\x04junk")
+    assert [span.parent_id for span in found] == ["b" * 16, ""]

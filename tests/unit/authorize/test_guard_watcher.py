@@ -1,7 +1,7 @@
 """Open streams: which of them a change concerns, and what becomes of them."""
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,7 +15,9 @@ from doorward.identity.session import Session
 from doorward.policy import Decision, Effect, Facts
 from doorward.records.record import Record, RecordVersion
 from doorward.route.internal import METADATA_STREAM
+from doorward.telemetry.tracing import Span, Tracer
 from doorward_authorize.activity import ActivityTracker
+from doorward_authorize.guard.spans import StreamSpans
 from doorward_authorize.guard.watcher import StreamVerdict, Watcher
 
 GUARDED = CONFIG.replace("policy:", "continuous: true\n    policy:")
@@ -425,3 +427,70 @@ async def test_s09_each_value_of_a_header_is_looked_at(tmp_path: Path, second: s
     assert isinstance(answer, bytes)
     assert not passed(CheckResponse.FromString(answer))
     assert not passed(await streams.world.check("public", x_team="blue,admin"))
+
+
+PARENT = f"00-{'a' * 32}-{'b' * 16}-01"
+
+
+async def traced(streams: Streams, parent: str = PARENT, **options: str) -> list[tuple[str, str, str]]:
+    """What a stream's spans say, from now on; the stream itself is number 1."""
+    found: list[tuple[str, str, str]] = []
+
+    def take(spans: Sequence[Span]) -> None:
+        for span in spans:
+            assert (span.trace_id, span.parent_id) == ("a" * 32, "b" * 16)
+            found.append(
+                (span.name, span.attributes.get("doorward.outcome", ""), span.attributes.get("doorward.reason", ""))
+            )
+
+    tracer = Tracer(0.0, take, streams.world.clock.now, lambda: 0.5)
+    streams.watcher._spans = StreamSpans(tracer)
+    streams.world.checker._tracer = tracer
+    data = await streams.describe(cookie=streams.world.sign_in(), traceparent=parent, **options)
+    found.clear()
+    streams.open(data)
+    return found
+
+
+OPEN = ("open stream", "allow", "")
+
+
+async def test_the_spans_of_a_stream_say_that_it_opened_and_why_it_ended(streams: Streams):
+    found = await traced(streams)
+    streams.watcher.on_record("User", "provider/alice")
+    await streams.settle()
+    assert found == [OPEN], "deciding again is none"
+    del streams.world.records.data["Session", ALICE]
+    streams.watcher.on_record("Session", ALICE)
+    await streams.settle()
+    assert found == [OPEN, ("guarded stream", "", "session-ended")]
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (lambda streams: streams.watcher.close(streams.link, 1), "closed"),
+        (lambda streams: streams.watcher.leave(streams.link), "handed-over"),
+    ],
+)
+async def test_a_stream_that_is_not_cut_has_its_span_too(streams: Streams, end: Callable[[Streams], None], reason: str):
+    found = await traced(streams)
+    end(streams)
+    assert found == [OPEN, ("guarded stream", "", reason)]
+
+
+async def test_a_stream_that_is_refused_when_it_is_named_has_a_span_that_says_so(streams: Streams):
+    await traced(streams)
+    data = await streams.describe(cookie=streams.world.sign_in("bob", number=2), traceparent=PARENT)
+    found = await traced(streams)
+    found.clear()
+    streams.world.reload(GUARDED.replace(":9000", ":9009"))
+    streams.open(data)
+    assert found == [("open stream", "deny", "route-changed")]
+
+
+async def test_a_stream_of_no_sampled_trace_has_no_spans(streams: Streams):
+    for parent in (PARENT[:-1] + "0", "junk"):
+        found = await traced(streams, parent)
+        streams.watcher.close(streams.link, 1)
+        assert found == []

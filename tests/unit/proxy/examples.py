@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests.support.envoy import route, settings_of
 
-from doorward.config.settings import Settings
+from doorward.config.settings import Settings, TracingSettings
 from doorward.keys.local_authority import CertifiedKey
 from doorward_proxy.resources.surroundings import Surroundings
 
@@ -52,6 +52,9 @@ EXAMPLES: dict[str, Settings] = {
         route("stream.localhost", continuous=True, websocket=True),
         trusted_hops=2,
         max_streams=20_000,
+    ),
+    "traced": settings_of(
+        route(), tracing=TracingSettings(otlp_endpoint="https://collector.example/otlp/", sample=0.01)
     ),
     "tunnels": settings_of(
         route("db.localhost", "5432", to=[("tcp", "127.0.0.1", 9)], tunnel=True, continuous=True),

@@ -13,11 +13,12 @@ from tests.support.envoy import route, settings_of
 from tests.unit.proxy.examples import CERTIFIED, EXAMPLES, surroundings
 
 from doorward.config.client_certificates import ClientCertificateSettings
-from doorward.config.settings import RoutePolicy, Settings
+from doorward.config.settings import RoutePolicy, Settings, TracingSettings
 from doorward.envoy_api.envoy.config.cluster.v3.cluster_pb2 import Cluster
 from doorward.envoy_api.envoy.config.listener.v3.listener_pb2 import Listener
 from doorward.envoy_api.envoy.config.route.v3.route_components_pb2 import FilterConfig, Route, VirtualHost
 from doorward.envoy_api.envoy.config.route.v3.route_pb2 import RouteConfiguration
+from doorward.envoy_api.envoy.config.trace.v3.opentelemetry_pb2 import OpenTelemetryConfig
 from doorward.envoy_api.envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2 import ExtAuthz, ExtAuthzPerRoute
 from doorward.envoy_api.envoy.extensions.filters.http.ext_proc.v3.ext_proc_pb2 import (
     ExternalProcessor,
@@ -41,6 +42,7 @@ from doorward_proxy.gate import GateClosedError, admit, admit_bootstrap
 from doorward_proxy.resources.build import build_snapshot
 from doorward_proxy.resources.http_filters import CHECK, GUARD, ORDER, UNREAD_HEADERS
 from doorward_proxy.resources.messages import packed
+from doorward_proxy.resources.surroundings import TRACES_CLUSTER
 from doorward_proxy.xds.snapshot import Snapshot
 
 M = TypeVar("M", bound=Message)
@@ -52,6 +54,7 @@ GOLDEN = settings_of(
     route("db.localhost", "5432", to=[("tcp", "127.0.0.1", 9)], tunnel=True, continuous=True),
     broken_hosts=(("broken.localhost", "why"),),
     client_certificates=ClientCertificateSettings(authorities_pem="pem"),
+    tracing=TracingSettings(otlp_endpoint="http://127.0.0.1:4318", sample=0.5),
 )
 
 
@@ -95,6 +98,14 @@ def in_asking(change: Callable[[DownstreamTlsContext], object], *, chain: int = 
         edit(listener.filter_chains[chain].transport_socket.typed_config, DownstreamTlsContext(), change)
 
     return planted(plant)
+
+
+def in_tracing(change: Callable[[HttpConnectionManager.Tracing], object]) -> Snapshot:
+    return in_manager(lambda manager: change(manager.tracing))
+
+
+def in_spans(change: Callable[[OpenTelemetryConfig], object]) -> Snapshot:
+    return in_tracing(lambda tracing: edit(tracing.provider.typed_config, OpenTelemetryConfig(), change))
 
 
 def in_filter(position: int, message: M, change: Callable[[M], object]) -> Snapshot:
@@ -233,6 +244,33 @@ VIOLATIONS: dict[str, Callable[[], Snapshot]] = {
     ),
     "somebody is internal": lambda: in_manager(lambda m: m.ClearField("internal_address_config")),
     "the client's address is the client's": lambda: in_manager(lambda m: m.ClearField("use_remote_address")),
+    "another collector's cluster": lambda: in_spans(
+        lambda c: setattr(c.http_service.http_uri, "cluster", "upstream-x")
+    ),
+    "another sampler": lambda: in_spans(lambda c: c.ClearField("sampler")),
+    "spans with more headers": lambda: in_spans(lambda c: c.http_service.request_headers_to_add.add()),
+    "spans by gRPC": lambda: in_spans(lambda c: c.grpc_service.SetInParent()),
+    "spans with what the environment says": lambda: in_spans(lambda c: c.resource_detectors.add(name="x")),
+    "whoever wants to is traced": lambda: in_tracing(lambda t: t.ClearField("client_sampling")),
+    "spans with paths": lambda: in_tracing(lambda t: t.ClearField("max_path_tag_length")),
+    "spans with queries": lambda: in_tracing(lambda t: t.custom_tags.pop()),
+    "spans with a header": lambda: in_tracing(
+        lambda t: setattr(t.custom_tags.add(tag="x").request_header, "name", "x")
+    ),
+    "verbose spans": lambda: in_tracing(lambda t: setattr(t, "verbose", True)),
+    "another tracer": lambda: in_tracing(lambda t: setattr(t.provider, "name", "envoy.tracers.zipkin")),
+    "a client's traceparent": lambda: in_manager(lambda m: m.early_header_mutation_extensions.pop()),
+    "another early header mutation": lambda: in_manager(lambda m: m.early_header_mutation_extensions.add(name="x")),
+    "request ids that decide": lambda: in_manager(lambda m: m.ClearField("request_id_extension")),
+    "other request ids": lambda: in_manager(lambda m: m.request_id_extension.typed_config.Clear()),
+    "a collector that is not there": lambda: in_clusters(lambda c: c.pop(TRACES_CLUSTER)),
+    "a collector on a socket": lambda: in_clusters(
+        lambda c: setattr(
+            c[TRACES_CLUSTER].load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.pipe, "path", "/x"
+        )
+    ),
+    "a route to the collector": lambda: in_route(lambda r: setattr(r.route, "cluster", TRACES_CLUSTER)),
+    "early header mutation without tracing": lambda: in_manager(lambda m: m.ClearField("tracing")),
     "early header mutation": lambda: in_manager(lambda m: m.early_header_mutation_extensions.add(name="x")),
     "original address detection": lambda: in_manager(lambda m: m.original_ip_detection_extensions.add(name="x")),
     "local replies are rewritten": lambda: in_manager(lambda m: m.local_reply_config.SetInParent()),

@@ -7,6 +7,7 @@
     description   what Check says about a stream, and how it is read again
     watcher       which streams a change concerns, and what becomes of them
     service       the guards' calls
+    spans         traces of streams, where those are wanted
 
 What does not belong here: holding Envoy's calls (the guard in the proxy plane), and how a request is decided.
 """

@@ -15,6 +15,7 @@ from doorward.errors import DataCorruptedError, NotFoundError
 from doorward.policy import RequestFacts
 from doorward.route.internal import METADATA_STREAM
 from doorward.route.paths import decoded_path
+from doorward.telemetry.tracing import parse_traceparent
 from doorward_authorize.certificate import VerifiedCertificate
 from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.outcome import Outcome
@@ -41,10 +42,13 @@ class Description:
     """The client's, where the route looks at it."""
     request_id: str = ""
     """Envoy's; joins the records of all decisions about the stream."""
+    traceparent: str = ""
+    """Of the check, where that was in a sampled trace."""
 
 
-def described(request: CheckedRequest, outcome: Outcome, decision_id: str) -> Struct:
-    """Dynamic metadata for a request that is let through on a guarded route."""
+def described(request: CheckedRequest, outcome: Outcome, decision_id: str, traceparent: str = "") -> Struct:
+    """Dynamic metadata for a request that is let through on a guarded route, as part of ``traceparent`` if that is sampled."""
+    parent = parse_traceparent(traceparent)
     reads = outcome.route.policy.reads if outcome.route is not None else frozenset()
     wanted = {name.removeprefix(_HEADER_READ) for name in reads if name.startswith(_HEADER_READ)}
     message = StreamDescription(
@@ -53,6 +57,7 @@ def described(request: CheckedRequest, outcome: Outcome, decision_id: str) -> St
         session_id=outcome.session_id or "",
         user_id=outcome.user_id or "",
         request_id=request.request_id,
+        traceparent=str(parent) if parent is not None and parent.is_sampled else "",
         external_token=_described_token(outcome),
         client_certificate=request.certificate.described() if request.certificate is not None else None,
         request=RequestMessage(
@@ -124,4 +129,5 @@ def read_description(data: bytes, host_of: Callable[[str], str | None]) -> Descr
         certificate=certificate,
         external=_external(message) if message.HasField("external_token") else None,
         request_id=message.request_id,
+        traceparent=message.traceparent,
     )

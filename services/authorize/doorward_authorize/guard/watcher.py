@@ -35,6 +35,7 @@ from doorward_authorize.client_certificates import principal_of
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.guard.dependence import differs, records_of, vouching
 from doorward_authorize.guard.description import Description, read_description
+from doorward_authorize.guard.spans import CLOSED, HANDED_OVER, NO_SPANS, StreamSpans
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.outcome import Outcome, Verdict
 from doorward_authorize.principal import Principal, Rejected
@@ -102,6 +103,9 @@ class WatchedStream:
     """The directory entry that it was decided by, when there is one."""
     further: frozenset[tuple[str, str]] = frozenset()
     """The records that it was decided by besides those of session and user, by type and id."""
+    began: float = 0.0
+    is_open: bool = False
+    """When it was named, on the wall clock, and whether it was told since that it may go on."""
     due: int = _NEVER
     """Tenth of a second on the wall clock at which it is decided again though nothing has changed."""
 
@@ -132,10 +136,12 @@ class Watcher:
         touch: Callable[[str], None] = lambda _: None,
         on_cut: Callable[[Description, Outcome], None] = lambda *_: None,
         idle_seconds: Callable[[], float | None] = lambda: TOUCH_SECONDS,
+        spans: StreamSpans = NO_SPANS,
     ) -> None:
         """``touch`` hears of sessions that are in use, when any can be idle at all; ``on_cut`` of streams that are ended here."""
         self._idle_seconds = idle_seconds
         self._on_cut = on_cut
+        self._spans = spans
         self._touch = touch
         self._touched = float("-inf")
         self._evaluator = evaluator
@@ -176,14 +182,14 @@ class Watcher:
     def leave(self, link: Watching) -> None:
         """A guard's call has ended, and with it our part in its streams."""
         for stream in tuple(self._links[link].streams.values()):
-            self._forget(stream)
+            self._forget(stream, HANDED_OVER)
         del self._links[link]
 
     def open(self, link: Watching, number: int, data: bytes) -> None:
         """Decide a stream, say so, and watch it if it may go on. It is watched before it is decided."""
         stream: WatchedStream | None = None
         try:
-            stream = WatchedStream(link, number, read_description(data, self._host_of))
+            stream = WatchedStream(link, number, read_description(data, self._host_of), began=self._clock.now())
             self._enter(stream)
             cut = self._judge(stream)
         except NotFoundError:
@@ -197,7 +203,7 @@ class Watcher:
             _log.error("a stream could not be decided and is refused", error=str(error), exc_info=True)
             cut = _Cut(("internal-error",))
         if cut is None and stream is not None:
-            link.say(StreamVerdict(number, allowed=True, limit_seconds=stream.limit_seconds))
+            self._allow(stream)
         elif cut is not None and stream is not None and cut.reasons == (_SESSION_ENDED,):
             # The check may have known of a sign-in that this replica has not heard of yet.
             self._awaited[stream] = self._clock.monotonic() + SIGN_IN_SECONDS
@@ -210,7 +216,7 @@ class Watcher:
         """A stream has ended by itself. Unknown numbers are those that we have ended."""
         stream = self._links[link].streams.get(number)
         if stream is not None:
-            self._forget(stream)
+            self._forget(stream, CLOSED)
 
     # What changes.
 
@@ -330,7 +336,7 @@ class Watcher:
         if cut is not None:
             self._end(stream, cut)
         elif awaited or stream.limit_seconds != limit:
-            stream.link.say(StreamVerdict(stream.number, allowed=True, limit_seconds=stream.limit_seconds))
+            self._allow(stream)
 
     def _judge(self, stream: WatchedStream) -> _Cut | None:
         """Why the stream must end, or ``None`` while it may go on; says when to ask again."""
@@ -417,6 +423,11 @@ class Watcher:
                 self._known_tenths.add(tenth)
                 heapq.heappush(self._tenths, tenth)
 
+    def _allow(self, stream: WatchedStream) -> None:
+        stream.link.say(StreamVerdict(stream.number, allowed=True, limit_seconds=stream.limit_seconds))
+        self._spans.opened(stream.description, stream.began, self._clock.now(), was_open=stream.is_open)
+        stream.is_open = True
+
     def _end(self, stream: WatchedStream, cut: _Cut) -> None:
         self._metrics.streams_cut.inc()
         reason = ",".join(cut.reasons)
@@ -424,7 +435,7 @@ class Watcher:
             "a stream is cut", decision_id=stream.description.decision_id, route=stream.description.route, reason=reason
         )
         stream.link.say(StreamVerdict(stream.number, allowed=False, reason=reason))
-        self._forget(stream)
+        self._forget(stream, reason)
         described, said = stream.description, cut.outcome
         self._on_cut(
             described,
@@ -449,7 +460,7 @@ class Watcher:
             self._by_record.setdefault(key, {})[stream] = None
         self._metrics.guarded_streams.inc()
 
-    def _forget(self, stream: WatchedStream) -> None:
+    def _forget(self, stream: WatchedStream, reason: str) -> None:
         self._links[stream.link].streams.pop(stream.number, None)
         self._awaited.pop(stream, None)
         self._perhaps_idle.pop(stream, None)
@@ -459,6 +470,7 @@ class Watcher:
         for key in (*records_of(stream.description), *stream.further):
             _discard(self._by_record, key, stream)
         self._metrics.guarded_streams.dec()
+        self._spans.ended(stream.description, stream.began, self._clock.now(), reason, was_open=stream.is_open)
 
     def _is_watched(self, stream: WatchedStream) -> bool:
         link = self._links.get(stream.link)

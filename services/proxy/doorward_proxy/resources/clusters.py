@@ -9,9 +9,10 @@ import ipaddress
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from doorward.config.endpoints import Address
-from doorward.config.settings import Settings
+from doorward.config.settings import Settings, TracingSettings
 from doorward.envoy_api.envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
 from doorward.envoy_api.envoy.config.cluster.v3.cluster_pb2 import Cluster
 from doorward.envoy_api.envoy.config.core.v3.address_pb2 import Address as EnvoyAddress
@@ -44,6 +45,7 @@ from doorward_proxy.resources.surroundings import (
     AUTHORIZE_CLUSTER,
     GUARD_CLUSTER,
     PAGES_CLUSTER,
+    TRACES_CLUSTER,
     UPSTREAM_PREFIX,
     Surroundings,
 )
@@ -65,6 +67,8 @@ _PONG_SECONDS = 0.3
 _NAME_SECONDS = 2.0
 _LEAST_LIMIT = 1024
 _CHECKS_LIMIT = 100_000
+_COLLECTOR_LIMIT = 8
+"""Requests with spans at a time; a collector that hangs must not gather more and more of them."""
 _DEFAULT_PORTS = {"http": 80, "h2c": 80, "https": 443}
 
 
@@ -88,6 +92,8 @@ def clusters(
         PAGES_CLUSTER: _own(PAGES_CLUSTER, Plane.PROXY, [surroundings.pages_socket], _LEAST_LIMIT),
         AUTHENTICATE_CLUSTER: _watched(_own(AUTHENTICATE_CLUSTER, Plane.AUTHENTICATE, sign_in, _LEAST_LIMIT)),
     }
+    if settings.tracing is not None:
+        found[TRACES_CLUSTER] = _collector(settings.tracing, surroundings.trust_store)
     limit = max(settings.max_streams, _LEAST_LIMIT)
     for several in upstreams:
         for name, route in several.items():
@@ -205,6 +211,33 @@ def _guard(socket: Path, limit: int) -> Cluster:
     cluster = _own(GUARD_CLUSTER, Plane.PROXY, [socket], limit)
     keepalive = KeepaliveSettings(interval=seconds(_GUARD_PING_SECONDS), timeout=seconds(_GUARD_PONG_SECONDS))
     _set_protocol(cluster, _plane_protocol(keepalive))
+    return cluster
+
+
+def _collector(tracing: TracingSettings, trust_store: Path) -> Cluster:
+    """Where Envoy's spans go. One that is away costs spans and nothing else."""
+    parts = urlsplit(tracing.otlp_endpoint)
+    host = parts.hostname or ""
+    numeric = _is_address(host)
+    cluster = Cluster(
+        name=TRACES_CLUSTER,
+        type=Cluster.DiscoveryType.STATIC if numeric else Cluster.DiscoveryType.STRICT_DNS,
+        connect_timeout=seconds(_CONNECT_SECONDS),
+        load_assignment=_assignment(
+            TRACES_CLUSTER, [endpoint(socket_address(host, parts.port or _DEFAULT_PORTS[parts.scheme]))]
+        ),
+        circuit_breakers=_breakers(_COLLECTOR_LIMIT),
+        wait_for_warm_on_init=NO,
+    )
+    if not numeric:
+        cluster.dns_lookup_family = Cluster.DnsLookupFamily.V4_PREFERRED
+        cluster.respect_dns_ttl = True
+    explicit = UpstreamProtocolOptions.ExplicitHttpConfig(http_protocol_options=Http1ProtocolOptions())
+    _set_protocol(cluster, UpstreamProtocolOptions(explicit_http_config=explicit))
+    if parts.scheme == "https":
+        cluster.transport_socket.CopyFrom(
+            upstream_socket(server_name=host, ca_pem=None, trust_store=trust_store, skip_verify=False)
+        )
     return cluster
 
 

@@ -27,6 +27,7 @@ from doorward_proxy.resources.messages import YES, count, from_discovery, packed
 from doorward_proxy.resources.routes import is_scoped
 from doorward_proxy.resources.surroundings import LISTENER, ROUTES, SCOPES
 from doorward_proxy.resources.tls import downstream_socket
+from doorward_proxy.resources.tracing import early_mutations, request_ids, tracing
 
 CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
 SERVER_NAME_INSPECTOR = "envoy.filters.listener.tls_inspector"
@@ -88,6 +89,13 @@ def scoped_routes() -> ScopedRoutes:
 
 def connection_manager(settings: Settings) -> HttpConnectionManager:
     """HTTP on the public listener, as strict as it goes."""
+    traced: dict[str, Any] = {}
+    if settings.tracing is not None:
+        traced = {
+            "tracing": tracing(settings.tracing),
+            "early_header_mutation_extensions": early_mutations(),
+            "request_id_extension": request_ids(),
+        }
     manager = HttpConnectionManager
     return manager(
         stat_prefix="public",
@@ -125,4 +133,5 @@ def connection_manager(settings: Settings) -> HttpConnectionManager:
         generate_request_id=YES,
         always_set_request_id_in_response=True,
         server_name="doorward",
+        **traced,
     )

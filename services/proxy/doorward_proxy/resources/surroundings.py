@@ -17,6 +17,8 @@ GUARD_CLUSTER = "doorward-guard"
 PAGES_CLUSTER = "doorward-pages"
 AUTHENTICATE_CLUSTER = "doorward-authenticate"
 DISCOVERY_CLUSTER = "doorward-discovery"
+TRACES_CLUSTER = "doorward-traces"
+"""The collector of spans, where one is configured."""
 OWN_CLUSTERS = frozenset({AUTHORIZE_CLUSTER, GUARD_CLUSTER, PAGES_CLUSTER, AUTHENTICATE_CLUSTER})
 
 UPSTREAM_PREFIX = "upstream-"

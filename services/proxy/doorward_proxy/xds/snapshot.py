@@ -13,6 +13,7 @@ from doorward.envoy_api.envoy.config.cluster.v3.cluster_pb2 import Cluster
 from doorward.envoy_api.envoy.config.listener.v3.listener_pb2 import Listener
 from doorward.envoy_api.envoy.config.route.v3.route_pb2 import RouteConfiguration
 from doorward.envoy_api.envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
+from doorward.envoy_api.envoy.config.trace.v3.opentelemetry_pb2 import OpenTelemetryConfig
 from doorward.envoy_api.envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
@@ -110,17 +111,20 @@ def wanted_by_scope(scope: ScopedRouteConfiguration) -> frozenset[str]:
 
 
 def wanted_by_listener(listener: Listener) -> frozenset[str]:
-    """Names of the route configurations and of the secrets that a listener asks for."""
+    """Names of the route configurations, of the secrets and of the collector's cluster that a listener asks for."""
     routes: set[str] = set()
     secrets: set[str] = set()
+    collectors: set[str] = set()
     for chain in listener.filter_chains:
-        manager, tls = HttpConnectionManager(), DownstreamTlsContext()
+        manager, tls, spans = HttpConnectionManager(), DownstreamTlsContext(), OpenTelemetryConfig()
         for item in chain.filters:
             if item.typed_config.Unpack(manager):
                 routes.add(manager.rds.route_config_name)
+                if manager.tracing.provider.typed_config.Unpack(spans):
+                    collectors.add(spans.http_service.http_uri.cluster)
         if chain.transport_socket.typed_config.Unpack(tls):
             secrets.update(item.name for item in tls.common_tls_context.tls_certificate_sds_secret_configs)
-    return frozenset((routes | secrets) - {""})  # scoped: what is not there is 404
+    return frozenset((routes | secrets | collectors) - {""})  # scoped: what is not there is 404
 
 
 def wanted_by_cluster(cluster: Cluster) -> frozenset[str]:
