@@ -22,13 +22,13 @@ class Collected(ThreadingHTTPServer):
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
-    def of(self, path: str) -> bytes:
-        """Everything that came to ``path``."""
-        return b"\n".join(body for where, body in self.bodies if where == path)
+    def of(self, path: str, since: int = 0) -> bytes:
+        """Everything that came to ``path``, after the first ``since`` requests."""
+        return b"\n".join(body for where, body in self.bodies[since:] if where == path)
 
-    def log_lines(self) -> list[str]:
+    def log_lines(self, since: int = 0) -> list[str]:
         """The bodies of all log records (JSON)."""
-        documents: list[Any] = [json.loads(body) for where, body in self.bodies if where == "/v1/logs"]
+        documents: list[Any] = [json.loads(body) for where, body in self.bodies[since:] if where == "/v1/logs"]
         return [
             record["body"]["stringValue"]
             for document in documents
