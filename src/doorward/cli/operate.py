@@ -19,8 +19,6 @@ from doorward.rpc.client import call
 
 T = TypeVar("T")
 _TIMEOUT_SECONDS = 3.0
-_UNBOUNDED = 10_000
-"""Columns of a table that is not for a terminal."""
 
 
 def show_status(access: Access, *, as_json: bool) -> int:
@@ -111,9 +109,15 @@ def explain_decision(decision_id: str, access: Access, *, as_json: bool) -> int:
 
 
 def print_table(table: Table) -> None:
-    """Print a table; where nobody looks it is as wide as it must be, for whoever reads it wants whole ids."""
+    """Print a table; where nobody looks, plain and as wide as it must be: whoever reads it wants whole ids, and soon."""
     console = Console()
-    (console if console.is_terminal else Console(width=_UNBOUNDED)).print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
+    widths = [max(map(len, cells)) for cells in columns]
+    for row in zip(*columns, strict=True):
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 def with_records(access: Access, body: Callable[[RecordClient], Awaitable[T]]) -> T:
