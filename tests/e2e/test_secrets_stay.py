@@ -6,12 +6,15 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import psutil
 import pytest
+from starlette.routing import Route
 from tests.e2e.conftest import PASSWORDS
 from tests.support.collected import Collected
 from tests.support.deployment import wait_for
@@ -23,6 +26,8 @@ from tests.support.token_issuer import TokenIssuer
 
 from doorward.config.endpoints import LocalEndpoints, default_run_folder
 from doorward.identity.cookies import SESSION_COOKIE, SIGN_IN_COOKIE
+from doorward_authenticate.app import sign_in_app
+from doorward_proxy.endpoints.app import pages_app
 
 pytestmark = pytest.mark.e2e
 
@@ -217,12 +222,47 @@ DOORS = {
     # Over a connection that was made for another host.
     ("devices", "/", "GET"): (421, 421, 421, 421, 421, 421),
     ("closed", "/.doorward/nothing", "GET"): (404, 404, 404, 404, 404, 404),
-    ("closed", "/.well-known/doorward/jwks.json", "GET"): (200, 200, 200, 200, 200, 200),
     ("closed", "/.well-known/doorward/jwks.json", "DELETE"): (405, 405, 405, 405, 405, 405),
     ("nowhere", "/", "GET"): (404, 404, 404, 404, 404, 404),
+}
+PAGES = {
+    # Every page of the two applications; they are for everybody, and say who that is or what is missing.
+    ("closed", "/.well-known/doorward/jwks.json", "GET"): (200, 200, 200, 200, 200, 200),
+    # The flow begins again, once.
+    ("closed", "/.doorward/callback", "GET"): (303, 303, 303, 303, 303, 303),
+    ("closed", "/.doorward/whoami", "GET"): (200, 200, 200, 200, 200, 200),
+    ("closed", "/.doorward/sign_out", "GET"): (200, 200, 200, 200, 200, 200),
+    ("authenticate", "/", "GET"): (200, 200, 200, 200, 200, 200),
+    ("authenticate", "/.doorward/sign_in", "GET"): (400, 400, 400, 400, 400, 400),
+    ("authenticate", "/.doorward/sign_in/{provider}", "GET"): (400, 400, 400, 400, 400, 400),
+    ("authenticate", "/.doorward/callback/{provider}", "GET"): (400, 400, 400, 400, 400, 400),
+    ("authenticate", "/.doorward/sign_out", "GET"): (200, 200, 200, 200, 200, 200),
+    # Without the token of the page that asks first, no session is ended; without a session there is none to end.
+    ("authenticate", "/.doorward/sign_out", "POST"): (200, 400, 400, 200, 200, 200),
     # Last, because it does what it says; whoever sends neither `Origin` nor `Sec-Fetch-Site` is no browser.
     ("closed", "/.doorward/sign_out", "POST"): (200, 200, 200, 200, 200, 200),
 }
+
+
+def endpoints() -> set[tuple[str, str, str]]:
+    """What the applications serve, by their own route tables; `closed` stands for every protected host."""
+    anything = Mock()
+    tables = {
+        "closed": pages_app(
+            sessions=anything, flows=anything, published=anything, clock=anything, metrics=anything
+        ).routes,
+        "authenticate": sign_in_app(anything, anything).routes,
+    }
+    found = set()
+    for host, table in tables.items():
+        for route in table:
+            assert isinstance(route, Route), "a mount would hide what is below it"
+            found |= {(host, route.path, method) for method in (route.methods or ()) if method != "HEAD"}
+    return found
+
+
+def test_s90_every_page_has_its_row():
+    assert PAGES.keys() == endpoints()
 
 
 def test_s90_every_door_for_everybody(open_site: Site, token_issuer: TokenIssuer):
@@ -230,7 +270,8 @@ def test_s90_every_door_for_everybody(open_site: Site, token_issuer: TokenIssuer
     accounts = [account(open_site, name, group) for name, group in (("plain", "eng"), ("chief", "admins"))]
     external = token_issuer.token(time.time())
     wrong = []
-    with open_site.client() as bob, open_site.client() as alice, open_site.client() as nobody:
+    with ExitStack() as stack:
+        bob, alice, nobody, *programs = (stack.enter_context(open_site.client()) for _ in range(6))
         for name, person in (("bob", bob), ("alice", alice)):
             person.sign_in(open_site.url("closed") + "/", *PASSWORDS[name])
             for host in ("paths", "builds"):
@@ -248,12 +289,10 @@ def test_s90_every_door_for_everybody(open_site: Site, token_issuer: TokenIssuer
         elsewhere = alice.request("GET", open_site.url("paths") + "/admin", cookie_header=f"{SESSION_COOKIE}={handle}")
         assert elsewhere.status_code == 401
         bearers = [{"authorization": f"Bearer {text}"} for text in (*accounts, external)]
-        callers = [(nobody, {}), (bob, {}), (alice, {}), *((nobody, bearer) for bearer in bearers)]
-        for (host, path, method), expected in DOORS.items():
-            found = tuple(
-                caller.request(method, open_site.url(host) + path, headers=headers).status_code
-                for caller, headers in callers
-            )
+        callers = [(nobody, {}), (bob, {}), (alice, {}), *zip(programs, bearers, strict=True)]
+        for (host, path, method), expected in (DOORS | PAGES).items():
+            place = open_site.url(host) + path.replace("{provider}", "demo")
+            found = tuple(caller.request(method, place, headers=headers).status_code for caller, headers in callers)
             if found != expected:
                 wrong.append(((host, path, method), found, expected))
     assert wrong == []

@@ -13,8 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+import grpc
+import grpc.aio
 import psutil
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
@@ -25,9 +29,10 @@ from tests.support.site import everyone, signed_in
 from tests.support.split import LOST_SOCKETS, Checker, Split, SplitClient, failed, report, split_deployment, status
 
 from doorward.clock import SystemClock
-from doorward.config.endpoints import Address
+from doorward.config.endpoints import Address, parse_address
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from doorward.keys.plane_authority import PlaneAuthority, plane_uri
+from doorward.rpc.client import open_channel
 from doorward.rpc.credentials import PlaneIdentity
 from doorward.rpc.grpc_server import GrpcServer
 from doorward.rpc.plane_listener import admitted, listen
@@ -271,6 +276,44 @@ class AlwaysYes:
         del data
         self.asked += 1
         return CheckResponse(status={}, ok_response={}).SerializeToString()
+
+
+SERVED = {
+    # What listens → whose certificates are served there. Which method is for whom is tested with each servicer.
+    "databroker": {"authenticate", "authorize", "proxy", "directory", "operator"},
+    "authorize": {"proxy", "gateway/edge"},
+    "authorize_services": {"operator", "proxy", "gateway/edge"},
+    "authenticate": {"proxy"},
+}
+
+
+async def test_s90_every_service_for_every_certificate(split: Split):
+    """A service or a plane without a row is a failure; the sign-in pages are HTTP, and for proxies alone as well."""
+    assert SERVED.keys() == split.planes().keys() - {"authenticate_pages"}
+    split.keys("gateway", "edge")
+    for service, expected in SERVED.items():
+        address = parse_address(split.planes()[service][0])
+        assert address is not None
+        served = set()
+        for name in (*Plane, "gateway/edge"):
+            identity = PlaneIdentity(split.folder / "master" / "planes" / name, name, SystemClock())
+            plane = Plane(service.removesuffix("_services"))
+            code = grpc.StatusCode.OK
+            async with open_channel((address,), plane, identity) as channel:
+                try:
+                    await HealthStub(channel).Check(HealthCheckRequest(), timeout=10)
+                except grpc.aio.AioRpcError as error:
+                    code = error.code()
+            if code is grpc.StatusCode.OK:
+                served.add(str(name))
+                continue
+            # Where Envoy asks, others are hung up on; elsewhere they are told.
+            hung_up = service == "authorize"
+            assert code is (grpc.StatusCode.UNAVAILABLE if hung_up else grpc.StatusCode.PERMISSION_DENIED), (
+                service,
+                name,
+            )
+        assert served == expected, service
 
 
 async def test_s77_envoy_believes_nobody_who_is_no_authorizer(split: Split):
