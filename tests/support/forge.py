@@ -38,13 +38,13 @@ class Forge:
         return flow, FlowSealer(self._sealer(Purpose.FLOW)).seal(flow, host)
 
     def code(self, session_id: str, host: str, flow: Flow, *, expires_in: int = 30) -> str:
-        """A one-time code for ``flow``."""
+        """A one-time code for ``flow``, of the epoch in which a new store is."""
         now = int(time.time())
         return CodeSealer(self._sealer(Purpose.ONE_TIME_CODE)).mint(
             OneTimeCode(
                 session_id=session_id,
                 session_expires_at=now + LATE_SECONDS,
-                epoch=0,
+                epoch=1,
                 number=0,
                 host=host,
                 fingerprint=flow.fingerprint,
