@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Mapping
 
 import httpx
-import structlog
 from prometheus_client import CollectorRegistry, Counter
 from starlette.types import ASGIApp
 
@@ -27,6 +26,7 @@ from doorward.route.internal import CALLBACK_PATH
 from doorward.rpc.planes import Plane
 from doorward.rpc.server import start_all, stop_all
 from doorward.runtime.neighbours import Neighbours
+from doorward.runtime.parts import until_stopped
 from doorward.runtime.reporter import Reporter
 from doorward.runtime.service import ServeOptions, Stop, run_service
 from doorward.telemetry.probes import ProbeServer
@@ -46,8 +46,6 @@ from doorward_authenticate.sign_in import SignInPages
 from doorward_authenticate.traced import Traced
 
 _STOP_SECONDS = 1.0
-
-_log = structlog.stdlib.get_logger(__name__)
 
 
 def run(options: ServeOptions) -> int:
@@ -144,22 +142,20 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         asyncio.create_task(watch_settings(reader, settings, on_change), name="reload"),
     }
     probes = ProbeServer(registry, lambda: stop.serving)
-    stopping = asyncio.create_task(stop.wait(), name="stop")
-    try:
+
+    async def start() -> None:
         await probes.start(options.health or neighbours.local.probes(Plane.AUTHENTICATE, options.worker))
         await start_all(services)
         await web.wait_started()
         stop.ready()
-        done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        for task in done - {stopping}:
-            # None of them ever returns; one that raised is a bug, and the supervisor starts us again.
-            _log.critical("a part has ended", part=task.get_name(), error=str(task.exception()))
-            task.result()
+
+    try:
+        await until_stopped(stop, tasks, start())
     finally:
         await probes.stop()
         web.shutdown()
         await stop_all(services, _STOP_SECONDS)
-        for task in (*tasks, stopping):
+        for task in tasks:
             if task.get_name() != "pages":
                 task.cancel()
         with contextlib.suppress(Exception):

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import grpc.aio
-import structlog
 from prometheus_client import CollectorRegistry
 
 from doorward.api.authorize.v1.authorize_pb2_grpc import add_AuthorizeServiceServicer_to_server
@@ -47,6 +46,7 @@ from doorward.rpc.plane_listener import admitted, listen
 from doorward.rpc.planes import Plane
 from doorward.rpc.server import start_all, stop_all
 from doorward.runtime.neighbours import Neighbours
+from doorward.runtime.parts import until_stopped
 from doorward.runtime.reporter import Reporter, behind
 from doorward.runtime.service import ServeOptions, Stop, run_service
 from doorward.telemetry.otlp import OtlpSender
@@ -102,8 +102,6 @@ _NOTICED_SECONDS = 0.5
 COLLECT_AFTER = (10_000, 1_000, 1_000)
 """When the collector looks for cycles. Records wait in a queue for a moment, and looking at them again and again costs a fifth of a check;
 looking at everything, ten thousand routes above all, holds every check for a second. Nothing that lives long here is part of a cycle."""
-
-_log = structlog.stdlib.get_logger(__name__)
 
 
 def run(options: ServeOptions) -> int:
@@ -301,18 +299,12 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         asyncio.create_task(neighbours.run(), name="certificate"),
         asyncio.create_task(reporter.run(), name="report"),
     }
-    stopping = asyncio.create_task(stop.wait(), name="stop")
-    announcing = asyncio.create_task(_announce(replica, stop), name="announce")
     try:
         await listen(checks, place, neighbours.identity)
         await start_all(own_services)
         await follow_gateways(evaluator.snapshot.settings)
         await probes.start(options.health or neighbours.local.probes(Plane.AUTHORIZE, options.worker))
-        done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        for task in done - {stopping}:
-            # None of them ever returns; one that raised is a bug, and the supervisor starts us again.
-            _log.critical("a part has ended", part=task.get_name(), error=str(task.exception()))
-            task.result()
+        await until_stopped(stop, tasks, _announce(replica, stop))
     finally:
         # A check that meets a closing connection is asked once more, and must not come here again.
         leaving.set()
@@ -321,7 +313,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         await asyncio.gather(checks.drain(_DRAIN_SECONDS), door.drain(_DRAIN_SECONDS))
         await stop_all(own_services, _STOP_SECONDS)
         await probes.stop()
-        for task in (*tasks, stopping, announcing):
+        for task in tasks:
             task.cancel()
         with contextlib.suppress(Exception):
             await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), _STOP_SECONDS * 4)

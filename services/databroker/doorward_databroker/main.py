@@ -26,6 +26,7 @@ from doorward.keys.store import KeyStore, Purpose
 from doorward.rpc.planes import Plane
 from doorward.rpc.server import PlaneServer, start_all, stop_all
 from doorward.runtime.neighbours import Neighbours
+from doorward.runtime.parts import until_stopped
 from doorward.runtime.reporter import INTERVAL_SECONDS
 from doorward.runtime.service import ServeOptions, Stop, run_service
 from doorward.telemetry.probes import ProbeServer
@@ -145,18 +146,12 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     probes = ProbeServer(
         registry, lambda: stop.serving and heartbeat.unready is None, lambda: heartbeat.unready or "it is leaving"
     )
-    stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
         await probes.start(options.health or neighbours.local.probes(Plane.DATABROKER, options.worker))
         await start_all(servers)
         stop.ready()
-        done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        for task in done - {stopping}:
-            # None of them ever returns; one that raised is a bug, and the supervisor starts us again.
-            _log.critical("a part has ended", part=task.get_name(), error=str(task.exception()))
-            task.result()
+        await until_stopped(stop, tasks)
     finally:
-        stopping.cancel()
         await probes.stop()
         await stop_all(servers, _STOP_SECONDS)
         for task in tasks:

@@ -27,6 +27,7 @@ from doorward.records.record import (
 )
 from doorward.rpc.planes import Plane
 from doorward.rpc.server import caller
+from doorward.telemetry.background import watched
 from doorward_databroker.group_sessions import users_of_group
 from doorward_databroker.heartbeat import Heartbeat
 from doorward_databroker.metrics import DatabrokerMetrics
@@ -182,7 +183,12 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
             if_known=if_known,
             at_once=getattr(context, "at_once", never),  # libraries' contexts have none
         )
-        listening = asyncio.create_task(self._listen(requests, watcher))
+        # One that is not listened to any more gets no leases, and would be stale for ever.
+        listening = watched(
+            asyncio.create_task(self._listen(requests, watcher)),
+            "listening to a watcher",
+            lambda: watcher.end("what it says cannot be read"),
+        )
         after = Position(version_of(start.after), start.after_tag) if start.HasField("after") else None
         self._metrics.watchers.inc()
         try:

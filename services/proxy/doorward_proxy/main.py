@@ -22,6 +22,7 @@ from doorward.keys.store import KeyStore, Purpose
 from doorward.rpc.credentials import PlaneCertificate
 from doorward.rpc.planes import Plane
 from doorward.runtime.neighbours import Neighbours
+from doorward.runtime.parts import until_stopped
 from doorward.runtime.reporter import Reporter
 from doorward.runtime.service import ServeOptions, Stop, run_service
 from doorward.telemetry.probes import ProbeServer
@@ -79,7 +80,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         await probes.start(options.health or plane.neighbours.local.probes(Plane.PROXY, options.worker))
         tasks += await plane.start()
         tasks.append(asyncio.create_task(watch_settings(reader, settings, on_change), name="reload"))
-        await _until_stopped(stop, tasks, asyncio.create_task(_announce(plane, stop)))
+        await until_stopped(stop, tasks, _announce(plane, stop))
     finally:
         await plane.stop()
         await probes.stop()
@@ -228,23 +229,6 @@ async def _announce(plane: ProxyPlane, stop: Stop) -> None:
     except TimeoutError:
         _log.warning("no authorizer is healthy; every request is refused until one is")
     stop.ready()
-
-
-async def _until_stopped(stop: Stop, tasks: list[asyncio.Task[None]], starting: asyncio.Task[None]) -> None:
-    """Return when asked to stop; raise when a part that must run ends, or the plane cannot start."""
-    waiter = asyncio.create_task(stop.wait())
-    watched = {waiter, starting, *tasks}
-    try:
-        while not waiter.done():
-            done, watched = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {waiter}:
-                await task
-                if task is not starting:
-                    raise RuntimeError(f"the part `{task.get_name()}` ended")
-    finally:
-        waiter.cancel()
-        starting.cancel()
-        await asyncio.gather(waiter, starting, return_exceptions=True)
 
 
 async def _check_version(binary: Path) -> None:

@@ -106,6 +106,8 @@ async def _changed(folders: set[Path], sources: tuple[Source, ...]) -> None:
         await asyncio.sleep(0)  # now the folders are watched; what has changed just before would not be heard of
         if sources_of([Path(name) for name, *_ in sources], None) == sources:
             await asyncio.wait({watcher}, timeout=_POLL_SECONDS)
+            if watcher.done() and not watcher.cancelled() and watcher.exception() is not None:
+                await asyncio.sleep(_POLL_SECONDS)  # nobody tells us, so we look
     finally:
         stop.set()
         watcher.cancel()

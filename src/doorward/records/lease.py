@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from doorward.errors import ConflictError, DoorwardError
 from doorward.records.client import RecordClient
 from doorward.records.record import Fence
+from doorward.telemetry.background import watched
 
 
 class HeldLease:
@@ -31,7 +32,10 @@ async def hold_lease(client: RecordClient, name: str, holder: str, seconds: floa
     if fencing_number is None:
         raise ConflictError(f"the lease `{name}` is held by somebody else")
     held = HeldLease(Fence(name, holder, fencing_number))
-    renewing = asyncio.create_task(_renew(client, name, holder, seconds, held))
+    # Whatever has ended the renewing, the lease runs out.
+    renewing = watched(
+        asyncio.create_task(_renew(client, name, holder, seconds, held)), f"renewing the lease {name}", held.lost.set
+    )
     try:
         yield held
     finally:

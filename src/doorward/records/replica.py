@@ -26,11 +26,12 @@ import structlog
 from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.api.databroker.v1.databroker_pb2_grpc import DatabrokerServiceStub
 from doorward.clock import Clock
-from doorward.errors import DoorwardError, WatchExpiredError
+from doorward.errors import DoorwardError, UnavailableError, WatchExpiredError
 from doorward.records import packing
 from doorward.records.packing import Packer
 from doorward.records.record import NO_VERSION, RecordVersion, version_message, version_of
 from doorward.rpc.status import error_for, error_of
+from doorward.telemetry.background import watched
 
 PING_SECONDS = 0.1
 _SILENCE_SECONDS = 3.0
@@ -190,12 +191,14 @@ class Replica:
                 await asyncio.sleep(PING_SECONDS)
 
         stream = self._stub.Watch(requests())
-        pinging = asyncio.create_task(ping())
+        pinging = watched(asyncio.create_task(ping()), "pings to the databroker")
         # A snapshot is built beside the old copy, so that nobody reads half of it.
         building: _Copy | None = None if resuming else {kind: {} for kind in self._types}
         try:
             while True:
                 message = await self._next(stream)
+                if pinging.done():
+                    raise UnavailableError("it is not pinged any more")  # without leases we would be stale for ever
                 match message.WhichOneof("message"):
                     case "batch":
                         if building is not None:

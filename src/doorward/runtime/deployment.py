@@ -137,8 +137,10 @@ class Deployment:
             member.child = None
             try:
                 member.child = await member.start()
-            except UnavailableError as error:
-                _log.error("does not start", member=member.name, error=str(error))
+            except Exception as error:
+                # Whatever it was, out of processes perhaps: nobody else would ever try again.
+                known = isinstance(error, UnavailableError)
+                _log.error("does not start", member=member.name, error=str(error), exc_info=not known)
 
     async def _start_valkey(self) -> Child:
         return await start_valkey(self._data_dir, LocalEndpoints(self.run_dir).redis, self._log_file("valkey"))

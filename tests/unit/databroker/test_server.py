@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
+import structlog.testing
 from prometheus_client import CollectorRegistry
 from tests.support.broker import Broker, broker
 from tests.support.fake_clock import FakeClock
 from tests.support.key_material import keyring
 
 from doorward.api.databroker.v1 import databroker_pb2 as pb
-from doorward.errors import DataCorruptedError, InvalidArgumentError, PermissionDeniedError
+from doorward.errors import DataCorruptedError, DoorwardError, InvalidArgumentError, PermissionDeniedError
 from doorward.keys.store import Purpose
 from doorward.records.record import Record, RecordVersion, Write
 from doorward.rpc.planes import Plane
@@ -111,3 +112,24 @@ async def test_what_a_get_finds_damaged_is_in_the_state_until_it_is_written_anew
         await one.put(Record(type="Session", id="b", deleted=True))
         await one.caught_up()
         assert not one.hub.damaged
+
+
+async def test_a_watcher_that_cannot_be_listened_to_is_cut():
+    """It would get no leases any more, and be stale for ever."""
+    clock = FakeClock()
+    store = MemoryStore(clock, SealedCodec(keyring(Purpose.RECORDS)))
+    caller.set(Plane.AUTHORIZE)
+    fail = asyncio.Event()
+
+    async def requests() -> AsyncIterator[pb.WatchRequest]:
+        yield pb.WatchRequest(start=pb.WatchRequest.Start(types=["Session"], watcher_id="w"))
+        await fail.wait()
+        raise LookupError("planted")
+
+    async with broker(store, clock) as one:
+        metrics = DatabrokerMetrics(CollectorRegistry())
+        servicer = DatabrokerServicer(store, one.hub, one.heartbeat, one.revoker, one.peers, clock, metrics)
+        with structlog.testing.capture_logs(), pytest.raises(DoorwardError):
+            async with asyncio.timeout(5):
+                async for _ in servicer.Watch(requests(), None):  # type: ignore[arg-type]  # not looked at
+                    fail.set()

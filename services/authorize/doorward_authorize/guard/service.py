@@ -10,6 +10,7 @@ import grpc.aio
 from doorward.api.guard.v1 import guard_pb2 as pb
 from doorward.api.guard.v1 import guard_pb2_grpc
 from doorward.errors import UnavailableError
+from doorward.telemetry.background import watched
 from doorward_authorize.guard.watcher import SLICE, StreamVerdict, Watcher
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["GuardService"].full_name
@@ -41,7 +42,7 @@ class GuardServicer(guard_pb2_grpc.GuardServiceServicer):
         link = _GuardLink()
         self._watcher.join(link)
         self._links.add(link)
-        reading = asyncio.create_task(self._read(request_iterator, link))
+        reading = watched(asyncio.create_task(self._read(request_iterator, link)), "reading what a guard says")
         try:
             while True:
                 response = await link.next()

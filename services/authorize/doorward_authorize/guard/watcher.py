@@ -30,6 +30,7 @@ from doorward.identity.grant import holder_of
 from doorward.identity.session import Session
 from doorward.policy import Facts
 from doorward.route.route import CertificateUse
+from doorward.telemetry.background import watched
 from doorward_authorize.client_certificates import ID_PREFIX as CERTIFICATE_PREFIX
 from doorward_authorize.client_certificates import principal_of
 from doorward_authorize.evaluator import Evaluator
@@ -297,7 +298,9 @@ class Watcher:
             await self.settle()
             # Asking others takes time that no revoke must wait for.
             if self._perhaps_idle and (asking is None or asking.done()):
-                asking = asyncio.create_task(self.end_idle())
+                asking = watched(
+                    asyncio.create_task(self.end_idle()), "ending idle streams", self._metrics.failures.inc
+                )
 
     async def end_idle(self) -> None:
         """End the streams whose sessions nobody has used, after one question for each session."""
@@ -305,8 +308,14 @@ class Watcher:
         answers: dict[str, bool] = {}
         for stream, session in perhaps.items():
             if session.id not in answers:
-                learned = await self._principals.find_out(PendingError(session=session), NOTHING)
-                answers[session.id] = learned.idle is not False
+                try:
+                    learned = await self._principals.find_out(PendingError(session=session), NOTHING)
+                    answers[session.id] = learned.idle is not False
+                except Exception as error:
+                    # What cannot be learned must end.
+                    self._metrics.failures.inc()
+                    _log.error("no answer whether a session is idle", error=str(error), exc_info=True)
+                    answers[session.id] = True
             if answers[session.id] and self._is_watched(stream):
                 self._end(stream, _Cut((_SESSION_IDLE,)))
         self._doubt(stream for stream in perhaps if self._is_watched(stream))

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 
-import structlog
 from prometheus_client import CollectorRegistry
 
 from doorward.api.directory.v1.directory_pb2_grpc import add_DirectoryServiceServicer_to_server
@@ -17,6 +16,7 @@ from doorward.records.client import RecordClient
 from doorward.rpc.planes import Plane
 from doorward.rpc.server import start_all, stop_all
 from doorward.runtime.neighbours import Neighbours
+from doorward.runtime.parts import until_stopped
 from doorward.runtime.service import ServeOptions, Stop, run_service
 from doorward.telemetry.probes import ProbeServer
 from doorward_databroker.directory.scim.listener import serve_pushed
@@ -27,8 +27,6 @@ from doorward_databroker.directory.synchroniser import new_holder
 from doorward_databroker.directory.worker import DirectoryMetrics, Worker
 
 _STOP_SECONDS = 1.0
-
-_log = structlog.stdlib.get_logger(__name__)
 
 
 def run(options: ServeOptions) -> int:
@@ -72,48 +70,51 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
                     serve_pushed(list(on.directories), on.scim_listen, on.scim_tls, records, clock, holder)
                 )
 
-    working = asyncio.create_task(work(settings), name="directories")
+    replaced = asyncio.Event()
+
+    async def keep_working() -> None:
+        while True:
+            replaced.clear()
+            working = asyncio.create_task(work(current))
+            waiting = asyncio.create_task(replaced.wait())
+            try:
+                await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+                if working.done():
+                    return await working
+            finally:
+                working.cancel()
+                waiting.cancel()
+                await asyncio.gather(working, waiting, return_exceptions=True)
 
     async def on_change(changed: Settings) -> None:
-        nonlocal current, working
+        nonlocal current
         if (changed.directories, changed.scim_listen, changed.scim_tls) == (
             current.directories,
             current.scim_listen,
             current.scim_tls,
         ):
             return
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
         current = changed
-        working = asyncio.create_task(work(changed), name="directories")
+        replaced.set()
 
-    watching = asyncio.create_task(watch_settings(reader, settings, on_change), name="reload")
-    certificate = asyncio.create_task(neighbours.run(), name="certificate")
+    tasks = {
+        asyncio.create_task(keep_working(), name="directories"),
+        asyncio.create_task(watch_settings(reader, settings, on_change), name="reload"),
+        asyncio.create_task(neighbours.run(), name="certificate"),
+    }
     # A directory that is away makes nothing of ours unready: what it said last goes on counting.
     probes = ProbeServer(registry, lambda: stop.serving)
-    stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
         await probes.start(options.health or neighbours.local.probes(Plane.DIRECTORY, options.worker))
         await start_all(services)
         stop.ready()
-        while not stopping.done():
-            watched = working
-            await asyncio.wait({watched, watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (watched, watching):
-                if task.done() and not task.cancelled():
-                    # Neither ever returns; one that raised is a bug, and the supervisor starts us again.
-                    _log.critical("a part has ended", part=task.get_name(), error=str(task.exception()))
-                    task.result()
-            if watched.cancelled():
-                await asyncio.sleep(0)  # replaced by a reload
+        await until_stopped(stop, tasks)
     finally:
         await probes.stop()
         await stop_all(services, _STOP_SECONDS)
-        for task in (working, watching, certificate, stopping):
+        for task in tasks:
             task.cancel()
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(
-                asyncio.gather(working, watching, certificate, stopping, return_exceptions=True), _STOP_SECONDS * 4
-            )
+            await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), _STOP_SECONDS * 4)
         await client.aclose()
         await channel.close(None)

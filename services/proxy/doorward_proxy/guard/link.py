@@ -18,6 +18,7 @@ from doorward.api.guard.v1.guard_pb2_grpc import GuardServiceStub
 from doorward.clock import Clock
 from doorward.errors import DoorwardError, UnavailableError
 from doorward.rpc.status import error_for, error_of
+from doorward.telemetry.background import watched
 from doorward_proxy.guard.metrics import GuardMetrics
 from doorward_proxy.guard.streams import GuardedStream, Streams
 
@@ -108,8 +109,10 @@ class AuthorizeLink:
                     self._streams.on_proof((message.stamp / 1e9) - (message.data_age_ms / 1e3))
                     if telling is None:
                         self._streams.name_all()
-                        telling = asyncio.create_task(self._tell(outgoing))
+                        telling = watched(asyncio.create_task(self._tell(outgoing)), "telling of streams")
                         self.up.set()
+                if telling is not None and telling.done():
+                    raise UnavailableError("it is not told of streams any more")
                 if message.leaving:
                     raise UnavailableError("it is leaving")
                 if channel not in self._channels:

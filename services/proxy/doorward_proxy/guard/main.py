@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 
-import structlog
 from prometheus_client import CollectorRegistry
 
 from doorward.clock import SystemClock
 from doorward.config.endpoints import Address, LocalEndpoints, PlaneAddresses
 from doorward.rpc.planes import Plane
 from doorward.runtime.neighbours import Neighbours
+from doorward.runtime.parts import until_stopped
 from doorward.runtime.service import ServeOptions, Stop, run_service
 from doorward_proxy.guard.authorizers import Authorizers, read_authorizers
 from doorward_proxy.guard.http2 import Connection
@@ -21,8 +21,6 @@ from doorward_proxy.guard.watchdog import Watchdog
 STREAMS_LIMIT = 1_000_000
 """Envoy's circuit breaker has the operator's limit; this only keeps a fault from growing without end."""
 _FAREWELL_SECONDS = 0.2
-
-_log = structlog.stdlib.get_logger(__name__)
 
 
 def run(options: ServeOptions) -> int:
@@ -46,7 +44,6 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     server = await asyncio.get_running_loop().create_unix_server(lambda: Connection(streams), endpoints.guard)
     endpoints.guard.chmod(0o600)
 
-    stopping = asyncio.create_task(stop.wait(), name="stop")
     tasks = {
         asyncio.create_task(link.run(), name="link"),
         asyncio.create_task(authorizers.run(), name="authorizers"),
@@ -56,17 +53,13 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     }
     stop.ready()
     try:
-        done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        for task in done - {stopping}:
-            # None of them ever returns. One that raised is a bug; with the process, every stream ends.
-            _log.critical("a part has ended", part=task.get_name(), error=str(task.exception()))
-            task.result()
+        await until_stopped(stop, tasks)
     finally:
         server.close()
         streams.stop()
         await asyncio.sleep(_FAREWELL_SECONDS)  # what was said to Envoy leaves
-        for task in (*tasks, stopping):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, stopping, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(Exception):
             await authorizers.close()

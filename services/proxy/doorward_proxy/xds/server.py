@@ -22,6 +22,7 @@ from doorward.envoy_api.envoy.service.discovery.v3.discovery_pb2 import (
     DiscoveryRequest,
     DiscoveryResponse,
 )
+from doorward.telemetry.background import watched
 from doorward_proxy.metrics import ProxyMetrics
 from doorward_proxy.xds.snapshot import Snapshot
 from doorward_proxy.xds.stream import ClientStream, Refusal
@@ -90,7 +91,7 @@ class DiscoveryService(AggregatedDiscoveryServiceServicer):
         self._streams[stream] = wake
         if self._snapshot is not None:
             stream.move_to(self._snapshot)
-        reader = asyncio.create_task(self._read(request_iterator, stream, wake))
+        reader = watched(asyncio.create_task(self._read(request_iterator, stream, wake)), "reading what envoy says")
         try:
             while not reader.done():
                 for response in stream.responses():

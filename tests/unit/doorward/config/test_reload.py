@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from doorward.config import load as loading
+from doorward.config import reload
 from doorward.config.apart import ConfigurationReader
 from doorward.config.load import load_settings
 from doorward.config.reload import watch_settings
@@ -111,3 +112,24 @@ async def test_a_file_that_changes_while_it_is_read_is_applied(tmp_path: Path, m
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_system_that_tells_of_no_changes_is_asked_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Out of watches, perhaps: neither may a change be missed, nor the files be read all the time."""
+    looks = 0
+
+    async def awatch(*_: object, **__: object) -> AsyncIterator[None]:
+        nonlocal looks
+        looks += 1
+        raise OSError("no more watches")
+        yield
+
+    monkeypatch.setattr(reload, "awatch", awatch)
+    monkeypatch.setattr(reload, "_POLL_SECONDS", 0.2)
+    path = tmp_path / "doorward.yaml"
+    path.write_text(TEXT.format(port=1))
+    async with watched(path) as (changes, _, _):
+        await asyncio.sleep(0.5)
+        assert 1 <= looks <= 4
+        replace(path, TEXT.format(port=2))
+        assert (await asyncio.wait_for(changes.get(), 10)).routes[0].route.upstreams[0].port == 2

@@ -192,6 +192,29 @@ async def test_s66_an_expired_record_is_not_there(following: Following):
     assert following.replica.get("T", "a") is None
 
 
+async def test_a_replica_whose_pings_have_ended_begins_again(following: Following, monkeypatch: pytest.MonkeyPatch):
+    """No ping, no lease: it would be stale for ever."""
+    following.broker.batch(0, record("a", 1))
+    following.broker.consistent(1)
+    await following.reach(1)
+    await following._until(lambda: bool(following.broker.stamps))
+    failing = [LookupError("planted")]
+    clock = following.clock.monotonic
+
+    def once() -> float:
+        task = asyncio.current_task()
+        if failing and task is not None and "ping" in repr(task.get_coro()):
+            raise failing.pop()
+        return clock()
+
+    monkeypatch.setattr(following.clock, "monotonic", once)
+    await following._until(lambda: not failing)
+    following.broker.batch(2, record("a", 2, b"y"))
+    await following._until(lambda: len(following.broker.starts) == 2)
+    stamps = len(following.broker.stamps)
+    await following._until(lambda: len(following.broker.stamps) > stamps)
+
+
 async def test_a_change_is_seen_though_the_old_value_was_asked_for(following: Following):
     following.broker.batch(0, record("a", 1))
     following.broker.consistent(1)
