@@ -1,5 +1,6 @@
 """Failures at every line: a piece of code is run again and again, and each time something is raised at the next point of it."""
 
+import collections
 import linecache
 import sys
 from collections.abc import Callable, Iterator
@@ -8,12 +9,19 @@ from typing import Any, Self
 
 
 class Sabotage:
-    """While it is entered, raises ``error`` at the ``at``-th line that is run in ``modules``; 0 only counts them."""
+    """While it is entered, raises ``error`` at the ``at``-th line that is run in ``modules``; 0 only counts them.
 
-    def __init__(self, modules: tuple[ModuleType, ...], at: int, error: BaseException) -> None:
+    With ``nth`` each line counts once, when it is run for that time: for code that goes round and round.
+    """
+
+    def __init__(
+        self, modules: tuple[ModuleType, ...], at: int, error: BaseException, *, nth: int | None = None
+    ) -> None:
         self._files = {module.__file__ for module in modules}
         self._at = at
         self._error = error
+        self._nth = nth
+        self._runs: collections.Counter[tuple[str, int]] = collections.Counter()
         self.lines = 0
         self.place = ""
 
@@ -38,21 +46,26 @@ class Sabotage:
             and not self.place
             and linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip() != "try:"
         ):
-            self.lines += 1
-            if self.lines == self._at:
+            self._runs[frame.f_code.co_filename, frame.f_lineno] += 1
+            counts = self._nth in {None, self._runs[frame.f_code.co_filename, frame.f_lineno]}
+            self.lines += counts
+            if counts and self.lines == self._at:
                 self.place = f"{frame.f_code.co_qualname}:{frame.f_lineno}"
                 raise self._error
         return self._line
 
 
 def every_point(
-    run: Callable[[Sabotage], None], *modules: ModuleType, error: Callable[[], BaseException]
+    run: Callable[[Sabotage], None],
+    *modules: ModuleType,
+    error: Callable[[], BaseException],
+    nth: int | None = None,
 ) -> Iterator[str]:
     """Run once to count the points, then once for each; yields where it failed after each run."""
-    counting = Sabotage(modules, 0, error())
+    counting = Sabotage(modules, 0, error(), nth=nth)
     run(counting)
     assert counting.lines > 0
     for at in range(1, counting.lines + 1):
-        sabotage = Sabotage(modules, at, error())
+        sabotage = Sabotage(modules, at, error(), nth=nth)
         run(sabotage)
         yield sabotage.place

@@ -16,11 +16,13 @@ from pathlib import Path
 import pytest
 import structlog.testing
 from tests.support.sabotage import Sabotage, every_point
+from tests.support.token_issuer import TokenIssuer
 from tests.unit.authorize.test_client_certificates import Certified
+from tests.unit.authorize.test_external_tokens import Issued
 from tests.unit.authorize.test_guard_watcher import ALICE, GUARDED, Streams, Uses, description
 
 from doorward.api.guard.v1.guard_pb2 import WatchStreamsRequest, WatchStreamsResponse
-from doorward_authorize import certificate, evaluator, principals, snapshot
+from doorward_authorize import certificate, evaluator, external_tokens, principals, snapshot
 from doorward_authorize.activity import ActivityTracker
 from doorward_authorize.guard import dependence, service, watcher
 from doorward_authorize.guard import description as descriptions
@@ -52,6 +54,11 @@ async def _by_certificate(streams: Streams) -> bytes:
     return description(await streams.world.ask("machine", streams.world.authority.client()))
 
 
+async def _by_foreign_token(streams: Streams) -> bytes:
+    assert isinstance(streams.world, Issued)
+    return description(await streams.world.ask("builds", streams.world.token()))
+
+
 def _revoke(streams: Streams) -> None:
     streams.world.records.data.pop(("Session", ALICE), None)
     streams.watcher.on_record("Session", ALICE)
@@ -80,6 +87,16 @@ def _outlast_the_lists(streams: Streams) -> None:
     streams.watcher.on_time()
 
 
+def _take_keys_away(streams: Streams) -> None:
+    assert isinstance(streams.world, Issued)
+    streams.world.learn(TokenIssuer())
+    streams.watcher.on_record(*streams.world.ci.record(0)[0])
+
+
+def _issued(folder: Path) -> Streams:
+    return Streams(folder, world=Issued(folder))
+
+
 def _certified(folder: Path) -> Streams:
     world = Certified(folder)
     world.revoke(ends=dt.timedelta(seconds=5))
@@ -104,9 +121,10 @@ LIVES = {
     "another policy": Life(_by_cookie, _change_policy),
     "account revoked": Life(_by_token, _revoke_account),
     "lists of certificates ran out": Life(_by_certificate, _outlast_the_lists, _certified),
+    "foreign keys gone": Life(_by_foreign_token, _take_keys_away, _issued),
     "idle": Life(_by_cookie, _be_idle, _strict),
 }
-MODULES = (watcher, dependence, descriptions, evaluator, principals, snapshot, certificate)
+MODULES = (watcher, dependence, descriptions, evaluator, principals, snapshot, certificate, external_tokens)
 
 
 @pytest.mark.parametrize(

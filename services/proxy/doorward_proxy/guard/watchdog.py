@@ -39,7 +39,11 @@ class Watchdog:
             self._done.set()
 
     def _watch(self) -> None:
-        while not self._done.wait(BEAT_SECONDS):
-            if time.monotonic() - self._beaten >= self._still:
+        try:
+            while not self._done.wait(BEAT_SECONDS):
+                if time.monotonic() - self._beaten >= self._still:
+                    return
+        finally:
+            # However the watch has ended: what nobody watches must not go on.
+            if not self._done.is_set():
                 self._end()
-                return

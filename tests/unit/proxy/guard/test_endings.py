@@ -29,6 +29,14 @@ class PlantedError(Exception):
     """Stands for a bug."""
 
 
+def frames(sent: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Kind, flags, stream and payload of each frame."""
+    while sent:
+        end = 9 + int.from_bytes(sent[:3], "big")
+        yield sent[3], sent[4], int.from_bytes(sent[5:9], "big"), sent[9:end]
+        sent = sent[end:]
+
+
 @dataclass
 class Wire(asyncio.Transport):
     """What has gone to Envoy."""
@@ -47,14 +55,6 @@ class Wire(asyncio.Transport):
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """It has room."""
-
-    def frames(self) -> Iterator[tuple[int, int, int, bytes]]:
-        """Kind, flags, stream and payload."""
-        rest = self.sent
-        while rest:
-            end = 9 + int.from_bytes(rest[:3], "big")
-            yield rest[3], rest[4], int.from_bytes(rest[5:9], "big"), rest[9:end]
-            rest = rest[end:]
 
 
 @dataclass
@@ -163,7 +163,7 @@ def judged(guard: Guard, end: str, place: str) -> None:
     """What Envoy was told, frame by frame."""
     where = f"{end}, failed in {place}"
     let_go_on, ended = set(), set()
-    for kind, flags, stream, payload in guard.wire.frames():
+    for kind, flags, stream, payload in frames(guard.wire.sent):
         if kind == http2_frames.DATA and payload[5:] == HEADERS_PASS:
             let_go_on.add(stream)
         if kind == http2_frames.HEADERS and flags & http2_frames.END_STREAM:
@@ -210,7 +210,7 @@ def test_nothing_fails_and_the_stream_lives_until_its_end():
         return guard
 
     guard = asyncio.run(life())
-    kinds = [(kind, stream) for kind, _, stream, payload in guard.wire.frames() if payload[5:] == HEADERS_PASS]
+    kinds = [(kind, stream) for kind, _, stream, payload in frames(guard.wire.sent) if payload[5:] == HEADERS_PASS]
     assert kinds == [(http2_frames.DATA, GOES_ON)]
     assert not guard.wire.gone
     assert len(guard.streams) == 2
