@@ -18,7 +18,7 @@ from tests.unit.authorize.builders import World
 from tests.unit.authorize.test_client_certificates import encoded
 from tests.unit.authorize.test_credential_pairs import Everything
 
-from doorward.api.authorize.v1.check_view_pb2 import CheckView
+from doorward.api.authorize.v1.check_view_pb2 import CheckView, PeerView, TlsSessionView
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from doorward.identity.user import user_id
 from doorward.keys.handle import HandleSealer
@@ -210,7 +210,7 @@ def _may(made: World, data: bytes) -> bool:
 
 
 def _read(data: bytes) -> CheckRequest | None:
-    """Envoy's own message. What no decision reads may be spoiled; who is connected too, and then nobody has a certificate."""
+    """Envoy's own message. What no decision reads may be spoiled; where that is who is connected, nobody has a certificate."""
     try:
         return CheckRequest.FromString(data)
     except DecodeError:
@@ -218,11 +218,21 @@ def _read(data: bytes) -> CheckRequest | None:
     try:
         view = CheckView.FromString(data)
         view.DiscardUnknownFields()
-        view.attributes.ClearField("source")
-        view.attributes.ClearField("tls_session")
+        view.attributes.source = _whole(PeerView, view.attributes.source)
+        view.attributes.tls_session = _whole(TlsSessionView, view.attributes.tls_session)
         return CheckRequest.FromString(view.SerializeToString())
     except DecodeError:
         return None
+
+
+def _whole(kind: type[PeerView | TlsSessionView], data: bytes) -> bytes:
+    """What a decision reads of a part that stands by itself; nothing of a spoiled one."""
+    try:
+        part = kind.FromString(data)
+    except DecodeError:
+        return b""
+    part.DiscardUnknownFields()
+    return part.SerializeToString()
 
 
 def _hands_on_nothing_of_ours(made: "Fuzzed", response: CheckResponse) -> None:

@@ -58,3 +58,16 @@ def test_the_harness_does_get_a_yes():
         answer = made.checker.check(data)
         assert isinstance(answer, bytes)
         assert CheckResponse.FromString(answer).status.code == 0
+
+
+def test_a_certificate_counts_though_something_is_spoiled_that_no_decision_reads():
+    """Found by fuzzing: the oracle took nobody for connected then."""
+    names = tuple(world().pieces())
+    certificate = bytes([names.index("certificate")])
+    whole = request_of(b"\x00".join((b"closed", b"GET", b"/", b"cookie", certificate)))
+    destination = b"\x12\x12closed.example.com"  # of the connection; it should be a message
+    data = whole.SerializeToString() + b"\x0a" + bytes([len(destination)]) + destination
+    answer = world().checker.check(data)
+    assert isinstance(answer, bytes)
+    assert CheckResponse.FromString(answer).status.code == 0
+    check_of_bytes(data)
