@@ -91,12 +91,14 @@ bench: $(STAMPS)/test generate system ## measure everything, some 20 minutes: be
 latency: $(STAMPS)/test generate system ## latency at a fixed rate for half a minute; nothing fails for being slow
 	@$(BIN)/python bench/open_loop.py --seconds 5 --routes 100 --people 100
 
-fuzz: $(STAMPS)/test generate ## look for texts and values that break the policy engine, and for checks that get a wrong yes; FUZZ_SECONDS=60
+fuzz: $(STAMPS)/test generate ## look for texts and values that break the policy engine or an HTTP/2 speaker, and for checks that get a wrong yes; FUZZ_SECONDS=60
 	@$(UV) pip install --quiet --group fuzz
 	@mkdir -p $(STAMPS)/corpus
 	@$(BIN)/python tests/fuzz/fuzz_policy.py $(STAMPS)/corpus -max_total_time=$(FUZZ_SECONDS)
 	@mkdir -p $(STAMPS)/corpus-check
 	@$(BIN)/python tests/fuzz/fuzz_check.py $(STAMPS)/corpus-check -max_total_time=$(FUZZ_SECONDS)
+	@mkdir -p $(STAMPS)/corpus-http2
+	@$(BIN)/python tests/fuzz/fuzz_http2.py $(STAMPS)/corpus-http2 -max_total_time=$(FUZZ_SECONDS)
 
 envoy-age: $(STAMPS)/install ## fail when Envoy has stayed behind a release for two weeks
 	@$(BIN)/python tools/check_envoy_age.py

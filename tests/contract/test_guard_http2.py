@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.support.deployment import short_folder
 
 from doorward.rpc.http2_frames import PREFACE, frame
+from doorward_proxy.guard import http2
 from doorward_proxy.guard.http2 import MESSAGE_LIMIT_BYTES, Call, Connection
 
 HEADERS = [
@@ -335,6 +336,40 @@ class _Transport(asyncio.Transport):
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         pass
+
+
+def _speaking() -> tuple[Connection, _Transport]:
+    connection, transport = Connection(Handler()), _Transport()
+    connection.connection_made(transport)
+    connection.data_received(PREFACE + SETTINGS)
+    return connection, transport
+
+
+async def test_s82_more_calls_than_were_allowed_end_the_connection(monkeypatch: pytest.MonkeyPatch):
+    """Each costs some hundred bytes here and ten on the wire."""
+    monkeypatch.setattr(http2, "_STREAMS_LIMIT", 10)
+    connection, transport = _speaking()
+    for stream in range(1, 21, 2):
+        connection.data_received(frame(1, 4, stream, b"\x82"))
+    assert not transport.closing
+    connection.data_received(frame(1, 4, 21, b"\x82"))
+    assert transport.closing
+
+
+async def test_s82_messages_that_are_never_whole_are_bounded_for_all_calls_together(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(http2, "_UNFINISHED_LIMIT_BYTES", 100_000)
+    connection, transport = _speaking()
+    piece = b"\0" + (200_000).to_bytes(4, "big") + bytes(10_000)
+    for stream in range(1, 61, 2):
+        connection.data_received(frame(1, 4, stream, b"\x82") + frame(0, 0, stream, piece))
+        assert connection._unfinished <= 100_000
+    assert connection.calls == 9
+    for stream in range(1, 61, 2):
+        connection.data_received(frame(3, 0, stream, bytes(4)))
+    assert (connection.calls, connection._unfinished, transport.closing) == (0, 0, False)
+    whole = frame(1, 4, 61, b"\x82") + frame(0, 0, 61, b"\0\0\0\0\x02h") + frame(0, 0, 61, b"i")
+    connection.data_received(whole)
+    assert (connection.calls, connection._unfinished) == (1, 0)
 
 
 _FRAMES = st.lists(

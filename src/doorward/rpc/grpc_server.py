@@ -22,7 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from doorward.rpc.grpc_methods import DEADLINE_EXCEEDED, Methods
-from doorward.rpc.http2_calls import BURST, Call, Calls
+from doorward.rpc.http2_call import Call
+from doorward.rpc.http2_calls import BURST, Calls
 from doorward.rpc.http2_connection import Connection
 from doorward.rpc.http2_frames import CallHeaders
 from doorward.rpc.tls_listener import TlsListener
@@ -103,7 +104,18 @@ class GrpcServer:
 
     def admits(self, transport: asyncio.BaseTransport) -> bool:
         """See ``Host.admits``."""
-        return not self._draining and len(self.connections) < CONNECTION_LIMIT and self._admits(transport)
+        return not self._draining and self._admits(transport) and self._has_room()
+
+    def _has_room(self) -> bool:
+        """Whether another connection may be kept; one at which nobody waits makes way for it."""
+        if len(self.connections) < CONNECTION_LIMIT:
+            return True
+        idle = next((connection for connection in self.connections if not connection.is_waited_at), None)
+        if idle is None:
+            return False
+        self.connections.discard(idle)
+        idle.abort()
+        return True
 
     @property
     def has_queue(self) -> bool:

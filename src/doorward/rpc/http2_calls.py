@@ -5,31 +5,37 @@ Every way in which a stream can end ends it with a status that is not OK.
 """
 
 import asyncio
-import struct
-from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Protocol
-from urllib.parse import quote
 
 import structlog
 
 from doorward.rpc import http2_frames as h2
+from doorward.rpc.grpc_answers import (
+    ANSWER_HEAD,
+    ANSWER_TAIL,
+    HEAD,
+    MESSAGE_HEAD,
+    OPENING,
+    PREFIX_BYTES,
+    TAIL,
+    TRAILERS,
+    trailers,
+)
 from doorward.rpc.grpc_methods import (
     CANCELLED,
     DEADLINE_EXCEEDED,
     INTERNAL,
     INVALID_ARGUMENT,
-    MESSAGE_LIMIT_BYTES,
     UNAVAILABLE,
     CallEnded,
     Methods,
     Stream,
     Unary,
 )
+from doorward.rpc.http2_call import SPARE_BYTES, Call
 from doorward.rpc.http2_frames import CallHeaders
 
-PREFIX_BYTES = 5
 WINDOW_BYTES = 32 * 1024 * 1024
 """What all calls of a connection may have sent without being served; twice the longest message where that is more."""
 BURST = 32
@@ -37,65 +43,15 @@ BURST = 32
 _TOGETHER = 4 * 3
 """Pieces of so many answers leave in one write. Fewer writes cost less, but a peer that gets all answers of a burst together has
 nothing to do while we work on them, and neither have we while it does (``bench/README.md``)."""
-SPARE_BYTES = 64 * 1024
-"""What a call may have sent beyond its longest message."""
-CALL_WINDOW_BYTES = MESSAGE_LIMIT_BYTES + SPARE_BYTES
 DEFAULT_WINDOW = 65_535
-_TEXT_LIMIT = 1_000
-
-_STATUS_200 = b"\x88"
-_CONTENT_TYPE = h2.header_block([(b"content-type", b"application/grpc")])
-OPENING = _STATUS_200 + _CONTENT_TYPE
-TRAILERS = {code: h2.header_block([(b"grpc-status", b"%d" % code)]) for code in range(17)}
-UNSUPPORTED_MEDIA = h2.header_block([(b":status", b"415")])
-_HEAD = h2.frame(h2.HEADERS, h2.END_HEADERS, 0, OPENING)[:5]
-_TAIL = h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, 0, TRAILERS[0])[:5]
-# A whole answer but the message: opening headers, the frame and message prefixes of the data, then the trailers.
-_ANSWER_HEAD = struct.Struct(f">5sI{len(OPENING)}sBHBBIBI")
-_MESSAGE_HEAD = struct.Struct(">BHBBIBI")
-_ANSWER_TAIL = struct.Struct(f">5sI{len(TRAILERS[0])}s")
-
-_PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+LINGER_SECONDS = 2.0
+"""For what is written to a connection that is to be closed; a peer that reads nothing would keep it for ever."""
+_HELD_BYTES = 128 * 1024 * 1024
+"""Of answers that a connection's peer has allowed no room for."""
+_HELD_CALLS = 1_000
+"""Calls whose answers wait for room of their own; whoever lets so many wait does not read them."""
 
 _log = structlog.stdlib.get_logger(__name__)
-
-
-def trailers(status: int, text: str = "") -> bytes:
-    """The block that ends a call. ``text`` is for people; what does not fit into a header is percent-encoded."""
-    if not text:
-        return TRAILERS[status]
-    encoded = quote(text[:_TEXT_LIMIT], safe=_PLAIN).encode()
-    return TRAILERS[status] + h2.header_block([(b"grpc-message", encoded)])
-
-
-@dataclass(eq=False, slots=True)
-class Call:
-    """One call that has not ended."""
-
-    stream: int
-    headers: CallHeaders
-    window: int
-    """Bytes that the peer allows us to send."""
-    body: bytearray | None = None
-    received: int = 0
-    """Bytes of its messages that count against the connection's window."""
-    allowed: int = CALL_WINDOW_BYTES
-    """Bytes that we allow the peer to send."""
-    credit: int = 0
-    """Bytes dealt with that we have not yet allowed again."""
-    ended: bool = False
-    """The peer has ended its side."""
-    opened: bool = False
-    """Our headers are sent."""
-    task: "asyncio.Task[bytes] | asyncio.Task[None] | None" = None
-    messages: "deque[bytes] | None" = None
-    waiter: "asyncio.Future[None] | None" = None
-    sender: "asyncio.Future[None] | None" = None
-    unsent: deque[bytes | memoryview] = field(default_factory=deque)
-    status: int | None = None
-    """Set once the call is to end when everything unsent is sent."""
-    text: str = ""
-    """What is said with the status."""
 
 
 class _Sender:
@@ -156,6 +112,12 @@ class Calls:
         self._methods: Methods | None = None
         self._allowed = self._most = WINDOW_BYTES
         self._credit = 0
+        self._queued: dict[Call, None] = {}
+        """Calls that wait for room on the connection, in order."""
+        self._held: dict[Call, None] = {}
+        """Calls that wait for room of their own."""
+        self._held_bytes = 0
+        self._given_up = False
         self._burst = 0
         self._out: list[bytes | memoryview] = []
         self._flushing = False
@@ -240,20 +202,20 @@ class Calls:
         size = len(answer)
         length = size + PREFIX_BYTES
         stream = call.stream
-        if length <= self._window and length <= call.window and length <= self._frame_limit:
+        if length <= self._window and length <= self._call_window + call.granted and length <= self._frame_limit:
             self._window -= length
             del self._calls[stream]
             self._out += (
-                _ANSWER_HEAD.pack(_HEAD, stream, OPENING, length >> 16, length & 0xFFFF, h2.DATA, 0, stream, 0, size),
+                ANSWER_HEAD.pack(HEAD, stream, OPENING, length >> 16, length & 0xFFFF, h2.DATA, 0, stream, 0, size),
                 answer,
-                _ANSWER_TAIL.pack(_TAIL, stream, TRAILERS[0]),
+                ANSWER_TAIL.pack(TAIL, stream, TRAILERS[0]),
             )
             if len(self._out) >= _TOGETHER:
                 self.flush()
             if self._going:
                 self._close_if_done()
             return
-        call.unsent.append(b"\0" + size.to_bytes(4, "big") + answer)
+        self._hold(call, b"\0" + size.to_bytes(4, "big") + answer)
         call.status = 0
         self._pump(call)
 
@@ -312,7 +274,7 @@ class Calls:
         if self._calls.get(call.stream) is not call:
             return  # nobody is left to be told
         if not self.send_at_once(call, message):
-            call.unsent.append(b"\0" + len(message).to_bytes(4, "big") + message)
+            self._hold(call, b"\0" + len(message).to_bytes(4, "big") + message)
             self._pump(call)
             self.flush()
         while (call.unsent or self._paused) and self._calls.get(call.stream) is call:
@@ -328,13 +290,13 @@ class Calls:
         length = size + PREFIX_BYTES
         if self._paused or not call.opened or call.unsent or call.status is not None:
             return False
-        if length > self._window or length > call.window or length > self._frame_limit:
+        if length > self._window or length > self._call_window + call.granted or length > self._frame_limit:
             return False
         if self._calls.get(call.stream) is not call:
             return False
         self._window -= length
-        call.window -= length
-        head = _MESSAGE_HEAD.pack(length >> 16, length & 0xFFFF, h2.DATA, 0, call.stream, 0, size)
+        call.granted -= length
+        head = MESSAGE_HEAD.pack(length >> 16, length & 0xFFFF, h2.DATA, 0, call.stream, 0, size)
         self._out += (head, message)
         self.flush()
         return True
@@ -364,6 +326,28 @@ class Calls:
 
     # Bytes out.
 
+    def _hold(self, call: Call, data: bytes) -> None:
+        call.unsent.append(data)
+        self._held_bytes += len(data)
+
+    def _wait_for_room(self, call: Call) -> None:
+        """Note what a call with unsent messages waits for; each change of a window then concerns few calls."""
+        of_its_own = self._call_window + call.granted <= 0
+        waits, not_there = (self._held, self._queued) if of_its_own else (self._queued, self._held)
+        not_there.pop(call, None)
+        waits[call] = None
+        if (len(self._held) > _HELD_CALLS or self._held_bytes > _HELD_BYTES) and not self._given_up:
+            self._given_up = True
+            _log.warning("a peer takes no answers and is disconnected", calls=len(self._held), bytes=self._held_bytes)
+            self._loop.call_soon(self.abort)
+
+    def _release(self, call: Call) -> None:
+        """Nothing of a call waits any more."""
+        self._queued.pop(call, None)
+        self._held.pop(call, None)
+        self._held_bytes -= sum(map(len, call.unsent))
+        call.unsent.clear()
+
     def _pump(self, call: Call) -> None:
         """Send what the windows allow of a call's messages, then its end."""
         if self._calls.get(call.stream) is not call or (not call.unsent and call.status is None):
@@ -373,27 +357,37 @@ class Calls:
             self._out.append(h2.frame(h2.HEADERS, h2.END_HEADERS, call.stream, OPENING))
         while call.unsent:
             data = memoryview(call.unsent[0])
-            room = min(self._window, call.window, self._frame_limit)
+            room = min(self._window, self._call_window + call.granted, self._frame_limit)
             if room <= 0:
+                self._wait_for_room(call)
                 return
             part = data[:room]
             self._window -= len(part)
-            call.window -= len(part)
+            call.granted -= len(part)
+            self._held_bytes -= len(part)
             self._out.append(h2.frame(h2.DATA, 0, call.stream, part))
             if len(part) == len(data):
                 call.unsent.popleft()
             else:
                 call.unsent[0] = data[room:]
+        self._release(call)
         self._wake(call)
         if call.status is not None:
             block = trailers(call.status, call.text)
             self._out.append(h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, call.stream, block))
             self._gone(call)
 
-    def _pump_all(self) -> None:
-        for call in tuple(self._calls.values()):
-            if call.unsent:
-                self._pump(call)
+    def _pump_queued(self) -> None:
+        """The connection has room again."""
+        for call in tuple(self._queued):
+            if self._window <= 0:
+                return
+            self._pump(call)
+
+    def _pump_held(self) -> None:
+        """Every call has room again."""
+        for call in tuple(self._held):
+            self._pump(call)
 
     def _only_headers(self, stream: int, block: bytes) -> None:
         self._out.append(h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, stream, block))
@@ -432,6 +426,7 @@ class Calls:
     def _gone(self, call: Call) -> None:
         """We have ended a call; if the peer has not, it need send no more of it."""
         del self._calls[call.stream]
+        self._release(call)
         self._forget_input(call)
         if not call.ended:
             self._out.append(h2.reset(call.stream, h2.NO_ERROR))
@@ -442,6 +437,7 @@ class Calls:
     def _drop(self, call: Call) -> None:
         """The peer has given a call up."""
         del self._calls[call.stream]
+        self._release(call)
         self._forget_input(call)
         if call.task is not None:
             call.task.cancel()
@@ -469,6 +465,11 @@ class Calls:
         """Whether calls are going on."""
         return bool(self._calls)
 
+    @property
+    def is_waited_at(self) -> bool:
+        """Whether somebody waits for what we do; calls of which only a part has come are the peer's to finish."""
+        return any(call.ended or call.messages is not None for call in self._calls.values())
+
     def end_calls(self) -> "list[asyncio.Task[bytes] | asyncio.Task[None]]":
         """Cancel what is running and return it."""
         tasks = [call.task for call in self._calls.values() if call.task is not None and not call.task.done()]
@@ -477,9 +478,10 @@ class Calls:
         return tasks
 
     def close(self) -> None:
-        """Close the connection once what is written has left."""
+        """Close the connection once what is written has left, or after a moment."""
         if self._transport is not None:
             self._transport.close()
+            self._loop.call_later(LINGER_SECONDS, self._transport.abort)
 
     def abort(self) -> None:
         """Close the connection at once."""

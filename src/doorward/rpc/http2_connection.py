@@ -13,23 +13,20 @@ from typing import cast
 import structlog
 
 from doorward.rpc import http2_frames as h2
+from doorward.rpc.grpc_answers import OPENING, PREFIX_BYTES, TRAILERS, UNSUPPORTED_MEDIA, trailers
 from doorward.rpc.grpc_methods import INVALID_ARGUMENT, UNIMPLEMENTED
-from doorward.rpc.http2_calls import (
-    DEFAULT_WINDOW,
-    OPENING,
-    PREFIX_BYTES,
-    SPARE_BYTES,
-    TRAILERS,
-    UNSUPPORTED_MEDIA,
-    WINDOW_BYTES,
-    Call,
-    Calls,
-    Host,
-    trailers,
-)
+from doorward.rpc.http2_call import SPARE_BYTES, Call
+from doorward.rpc.http2_calls import DEFAULT_WINDOW, WINDOW_BYTES, Calls, Host
 from doorward.rpc.http2_frames import ConnectionFault, HeaderReader, StreamFault
 
 _CONTINUATION_LIMIT = 8
+GREETING_SECONDS = 5.0
+"""For a peer's first words; who only looks whether somebody listens has long gone."""
+_PATIENCE = 10_000
+_PATIENCE_SECONDS = 1.0
+"""So many frames that carry nothing are taken in so long. Of an honest peer each call has a few."""
+_FRAMES_A_CALL = 4
+_SETTINGS_COST = 1_000
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -43,6 +40,10 @@ class Connection(Calls, asyncio.Protocol):
         self._greeted = False
         self._reader = HeaderReader(server.known_headers)
         self._block: tuple[int, bytearray, bool, int] | None = None
+        self._patience = _PATIENCE
+        self._patient_since = self._loop.time()
+        self._has_room = False
+        """The peer has allowed more; looked at once for all frames that arrive together."""
 
     # What asyncio calls.
 
@@ -65,6 +66,11 @@ class Connection(Calls, asyncio.Protocol):
             h2.MAX_HEADER_LIST: h2.BLOCK_LIMIT,
         }
         stream.write(h2.settings(values) + h2.window_update(0, self._most - DEFAULT_WINDOW))
+        self._loop.call_later(GREETING_SECONDS, self._expect_greeting)
+
+    def _expect_greeting(self) -> None:
+        if not self._greeted:
+            self.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         """End everything that was going on here."""
@@ -72,7 +78,11 @@ class Connection(Calls, asyncio.Protocol):
         self._server.connections.discard(self)
         self._transport = None
         self.end_calls()
-        self._calls.clear()
+        self._forget_calls()
+
+    def _forget_calls(self) -> None:
+        for calls in (self._calls, self._queued, self._held):
+            calls.clear()
 
     def pause_writing(self) -> None:
         """The peer does not read: then neither do we."""
@@ -101,6 +111,9 @@ class Connection(Calls, asyncio.Protocol):
         except ConnectionFault as fault:
             self._fail(fault)
             return
+        if self._has_room:
+            self._has_room = False
+            self._pump_queued()
         if self._out:
             self.flush()
 
@@ -184,7 +197,7 @@ class Connection(Calls, asyncio.Protocol):
             self._out.append(h2.reset(stream, h2.REFUSED_STREAM))
             return
         methods = self._served
-        call = Call(stream, headers, self._call_window, allowed=methods.message_limit_bytes + SPARE_BYTES)
+        call = Call(stream, headers, allowed=methods.message_limit_bytes + SPARE_BYTES)
         if not headers.is_grpc:
             self._only_headers(stream, UNSUPPORTED_MEDIA)
             return
@@ -200,6 +213,8 @@ class Connection(Calls, asyncio.Protocol):
             call.messages = deque()
             call.task = self._loop.create_task(self._stream(call, handler))
         self._calls[stream] = call
+        if self._patience < _PATIENCE:
+            self._patience += _FRAMES_A_CALL
         if ends:
             self._end_of_input(call)
 
@@ -210,6 +225,8 @@ class Connection(Calls, asyncio.Protocol):
             raise ConnectionFault(h2.FLOW_CONTROL_ERROR, "more than the connection may carry")
         if flags & h2.PADDED:
             payload = h2.unpadded(h2.PADDED, payload)
+        if not payload:
+            self._lose_patience(1)
         call = self._calls.get(stream)
         if call is None:
             if stream > self._last or not stream % 2:
@@ -224,10 +241,14 @@ class Connection(Calls, asyncio.Protocol):
             call.ended = True
             self._message(call, payload)
             return
-        call.received += counted
+        call.received += len(payload)
         call.allowed -= counted
         if call.allowed < 0:
             raise ConnectionFault(h2.FLOW_CONTROL_ERROR, "more than the stream may carry")
+        if counted > len(payload):
+            # Padding is dealt with at once.
+            self._give_back(counted - len(payload))
+            call.credit += counted - len(payload)
         if call.body is None:
             call.body = bytearray()
         call.body += payload
@@ -252,7 +273,21 @@ class Connection(Calls, asyncio.Protocol):
         else:
             self._wake(call)
 
+    def _lose_patience(self, cost: int) -> None:
+        """A frame that carries nothing was taken.
+
+        Raises:
+            ConnectionFault: there are too many of them.
+        """
+        self._patience -= cost
+        if self._patience < 0:
+            now = self._loop.time()
+            if now - self._patient_since < _PATIENCE_SECONDS:
+                raise ConnectionFault(h2.ENHANCE_YOUR_CALM, "too many frames that carry nothing")
+            self._patience, self._patient_since = _PATIENCE, now
+
     def _other(self, kind: int, stream: int, flags: int, payload: bytes) -> None:
+        self._lose_patience(_SETTINGS_COST if kind == h2.SETTINGS else 1)
         if kind == h2.WINDOW_UPDATE:
             self._window_update(stream, payload)
         elif kind == h2.CONTINUATION:
@@ -283,19 +318,19 @@ class Connection(Calls, asyncio.Protocol):
         if flags & h2.ACK:
             self._reader.acknowledged()
             return
+        wider = False
         for name, value in struct.iter_unpack(">HI", payload):
             if name == h2.INITIAL_WINDOW_SIZE:
                 if value > h2.WINDOW_LIMIT:
                     raise ConnectionFault(h2.FLOW_CONTROL_ERROR, "a window is too large")
-                for call in self._calls.values():
-                    call.window += value - self._call_window
-                self._call_window = value
+                wider, self._call_window = wider or value > self._call_window, value
             elif name == h2.MAX_FRAME_SIZE:
                 if not h2.FRAME_LIMIT <= value < 2**24:
                     raise ConnectionFault(h2.PROTOCOL_ERROR, "a frame size is out of range")
                 self._frame_limit = value
         self._out.append(h2.frame(h2.SETTINGS, h2.ACK, 0))
-        self._pump_all()
+        if wider:
+            self._pump_held()
 
     def _window_update(self, stream: int, payload: bytes) -> None:
         if len(payload) != 4:
@@ -305,14 +340,14 @@ class Connection(Calls, asyncio.Protocol):
             self._window += increment
             if not increment or self._window > h2.WINDOW_LIMIT:
                 raise ConnectionFault(h2.FLOW_CONTROL_ERROR, "a window out of range")
-            self._pump_all()
+            self._has_room = True
             return
         if stream > self._last:
             raise ConnectionFault(h2.PROTOCOL_ERROR, "a window of no stream")
         call = self._calls.get(stream)
         if call is not None:
-            call.window += increment
-            if not increment or call.window > h2.WINDOW_LIMIT:
+            call.granted += increment
+            if not increment or self._call_window + call.granted > h2.WINDOW_LIMIT:
                 self._out.append(h2.reset(stream, h2.FLOW_CONTROL_ERROR))
                 self._drop(call)
             else:
@@ -322,7 +357,7 @@ class Connection(Calls, asyncio.Protocol):
         _log.warning("a peer broke the protocol and is disconnected", reason=str(fault), code=fault.code)
         self._rest = b""
         self.end_calls()
-        self._calls.clear()
+        self._forget_calls()
         self._out.append(self._goodbye(fault.code))
         self.flush()
         self.close()

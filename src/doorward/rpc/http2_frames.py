@@ -34,8 +34,10 @@ HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX
     1, 7
 )
 
-BLOCK_LIMIT = 64 * 1024
-"""Bytes of a header block, and of the headers in it."""
+BLOCK_LIMIT = 16 * 1024
+"""Bytes of a header block, and of the headers in it; twice what gRPC expects of metadata."""
+_TABLE_UPDATES = 2
+"""At the beginning of a block (RFC 7541, section 4.2); each costs, and one byte is enough for it."""
 _KNOWN_LIMIT = 256
 _TRACEPARENT = b"\x88M\x83!k\x1d\x85\xa9?"
 """The name `traceparent` as Envoy writes it, in Huffman's code."""
@@ -144,6 +146,8 @@ class HeaderReader:
         Raises:
             ConnectionFault: the block cannot be decoded.
         """
+        if _table_updates(block) > _TABLE_UPDATES:
+            raise ConnectionFault(COMPRESSION_ERROR, "a header block changes the table's size again and again")
         try:
             headers = [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
         except (HPACKError, ValueError, IndexError, OverflowError) as error:
@@ -160,6 +164,19 @@ def _emptied(block: bytes) -> tuple[bytes, bytes]:
     if not 0 < size < min(len(tail), 0x7F) or _TRACEPARENT in tail:
         return block, b""
     return head + name + b"\x80" + tail[size + 1 :], tail[: size + 1]
+
+
+def _table_updates(block: bytes) -> int:
+    """How many updates of the table's size a block begins with, counted to one more than may be."""
+    count = position = 0
+    while count <= _TABLE_UPDATES and position < len(block) and block[position] & 0xE0 == 0x20:
+        count += 1
+        more = block[position] & 0x1F == 0x1F
+        position += 1
+        while more and position < len(block):
+            more = block[position] >= 0x80
+            position += 1
+    return count
 
 
 def _call_headers(headers: Iterable[tuple[bytes, bytes]]) -> CallHeaders:

@@ -31,6 +31,8 @@ _FIRST_WINDOW = 65_535
 _LEAST_PEER_WINDOW = 1024
 """What a call answers in its whole life is far below this; a peer that grants less is none of ours."""
 _STREAMS_LIMIT = 100_000
+_UNFINISHED_LIMIT_BYTES = 64 * 1024 * 1024
+"""Of messages on a connection that are not whole yet; Envoy finishes one before it begins many others."""
 _PREFIX_BYTES = 5
 _BUFFER_LIMIT_BYTES = 8 * 1024 * 1024
 """Bytes that may wait for Envoy to read them; one that does not read is not one that we can speak to."""
@@ -99,6 +101,11 @@ class Call:
         )
         self._close()
 
+    @property
+    def unfinished(self) -> int:
+        """Bytes of a message that is not whole yet."""
+        return len(self._buffer)
+
     def receive(self, data: bytes, handler: CallHandler) -> None:
         """Bytes from Envoy.
 
@@ -123,6 +130,10 @@ class Call:
                 return
         self._buffer = bytes(buffer)
 
+    def drop(self) -> None:
+        """What is not whole will never be."""
+        self._buffer = b""
+
     def lost(self) -> None:
         """The peer has reset the call, or is gone."""
         if self.open:
@@ -130,7 +141,6 @@ class Call:
 
     def _close(self) -> None:
         self.open = False
-        self._buffer = b""
         self._connection.closed(self, self._id, seen=self._seen)
 
 
@@ -144,6 +154,7 @@ class Connection(asyncio.Protocol):
         self._greeted = False
         self._configured = False
         self._calls: dict[int, Call] = {}
+        self._unfinished = 0
         self._last_id = 0
         self._block: tuple[int, int] | None = None
         """Stream and flags of a header block that is not complete."""
@@ -212,6 +223,8 @@ class Connection(asyncio.Protocol):
     def closed(self, call: Call, stream_id: int, *, seen: bool) -> None:
         """``call`` has ended."""
         self._calls.pop(stream_id, None)
+        self._unfinished -= call.unfinished
+        call.drop()
         if not seen:
             return
         try:
@@ -298,8 +311,13 @@ class Connection(asyncio.Protocol):
         call = self._calls.get(stream_id)
         if call is None:
             return  # ended here a moment ago
+        before = call.unfinished
         try:
             call.receive(content, self._handler)
+            if call.open:
+                self._unfinished += call.unfinished - before
+                if self._unfinished > _UNFINISHED_LIMIT_BYTES:
+                    raise MalformedError("too many messages that are not whole")
         except Exception as error:
             # Whatever goes wrong with one stream ends that stream.
             _log.error("a guard's call failed and its stream is cut", error=str(error), exc_info=True)
@@ -312,6 +330,8 @@ class Connection(asyncio.Protocol):
             raise ConnectionFault(h2.PROTOCOL_ERROR, "a stream that a client cannot open")
         h2.unpadded(flags, payload)
         if stream_id > self._last_id:
+            if len(self._calls) >= _STREAMS_LIMIT:
+                raise ConnectionFault(h2.PROTOCOL_ERROR, "more streams than were allowed")
             self._last_id = stream_id
             self._calls[stream_id] = Call(self, stream_id)
         elif not flags & h2.END_STREAM:
