@@ -8,11 +8,6 @@
 What is open goes on. A connection beyond the limit is closed as soon as it is there. The admin interface obeys neither, or nobody could look.
 """
 
-from doorward.envoy_api.envoy.extensions.resource_monitors.downstream_connections.v3.downstream_connections_pb2 import (
-    DownstreamConnectionsConfig,
-)
-from doorward.envoy_api.envoy.extensions.resource_monitors.fixed_heap.v3.fixed_heap_pb2 import FixedHeapConfig
-
 from doorward.envoy_api.envoy.config.overload.v3.overload_pb2 import (
     OverloadAction,
     OverloadManager,
@@ -20,6 +15,10 @@ from doorward.envoy_api.envoy.config.overload.v3.overload_pb2 import (
     ThresholdTrigger,
     Trigger,
 )
+from doorward.envoy_api.envoy.extensions.resource_monitors.downstream_connections.v3.downstream_connections_pb2 import (
+    DownstreamConnectionsConfig,
+)
+from doorward.envoy_api.envoy.extensions.resource_monitors.fixed_heap.v3.fixed_heap_pb2 import FixedHeapConfig
 from doorward_proxy.resources.messages import packed, seconds
 
 HEAP = "envoy.resource_monitors.fixed_heap"
