@@ -10,6 +10,7 @@ import structlog
 
 from doorward.clock import Clock
 from doorward.records.record import RecordVersion
+from doorward.rpc.grpc_methods import UNAVAILABLE, CallEnded
 from doorward.rpc.planes import Gateway
 from doorward.rpc.traceparent import is_unsampled, text_of
 from doorward.telemetry.tracing import Tracer
@@ -22,7 +23,7 @@ from doorward_authorize.explanations import Explanations
 from doorward_authorize.gateways import Gateways
 from doorward_authorize.held_decisions import HeldDecision, HeldDecisions, held_without_policy
 from doorward_authorize.metrics import AuthorizeMetrics
-from doorward_authorize.outcome import CHECK_FAILED, OVERLOADED, Outcome, Verdict
+from doorward_authorize.outcome import CHECK_FAILED, DATA_STALE, OVERLOADED, Outcome, Verdict
 from doorward_authorize.principals import NOTHING, PendingError
 
 SHED_RECORDS = 1_000
@@ -58,8 +59,11 @@ class Checker:
         clock: Clock,
         metrics: AuthorizeMetrics,
         tracer: Tracer | None = None,
+        others_may_know: Callable[[], bool] = lambda: False,
     ) -> None:
+        """``others_may_know`` says whether another authorizer was well when we last heard of the others."""
         self._tracer = tracer
+        self._others_may_know = others_may_know
         self._id = authorizer_id
         self._evaluator = evaluator
         self._responder = responder
@@ -82,10 +86,13 @@ class Checker:
     def check(
         self, data: bytes, gateway: Gateway | None = None, *, traceparent: bytes = b""
     ) -> bytes | Awaitable[bytes]:
-        """The serialized CheckResponse for a serialized CheckRequest, at once unless it waits for a sign-in. Never raises.
+        """The serialized CheckResponse for a serialized CheckRequest, at once unless it waits for a sign-in.
 
         ``gateway`` is who asks, when it is not our own Envoy. ``traceparent`` is that of the call (``CallHeaders.traceparent``): the
         span that the gateway waits for us in.
+
+        Raises:
+            CallEnded: our data are too old to decide, and another authorizer's may not be: our Envoy asks that one.
         """
         decision_id = self._next_id()
         self._unmeasured -= 1
@@ -106,6 +113,8 @@ class Checker:
             if self._waiting >= WAITING_LIMIT:
                 return self._shed(request)
             return self._check_later(data, request, pending, decision_id, begun)
+        except CallEnded:
+            raise
         except Exception as error:
             return self._failed(decision_id, error, request, gateway)
 
@@ -145,6 +154,8 @@ class Checker:
                 except PendingError as another:
                     pending = another
             raise pending
+        except CallEnded:
+            raise
         except Exception as error:
             answer = self._failed(decision_id, error, request, None)
             return answer if isinstance(answer, bytes) else await answer
@@ -154,6 +165,10 @@ class Checker:
     def _answer(
         self, data: bytes, request: CheckedRequest, outcome: Outcome, decision_id: str, begun: _Begun | None
     ) -> bytes | Awaitable[bytes]:
+        if DATA_STALE in outcome.reasons and not request.gateway and self._others_may_know():
+            # No decision, and no record of one: that is for whoever makes it. Another gateway may not know to ask again.
+            self._metrics.handed_on.inc()
+            raise CallEnded(UNAVAILABLE, "the data are too old here")
         snapshot = self._evaluator.snapshot
         traceparent = _traceparent(request, begun) if begun is not None else None
         settings = snapshot.settings

@@ -19,7 +19,7 @@ from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.client_certificates import ClientCertificates, Misdirected
 from doorward_authorize.cross_origin import is_forbidden, preflight_origin
 from doorward_authorize.metrics import AuthorizeMetrics
-from doorward_authorize.outcome import Outcome, Verdict
+from doorward_authorize.outcome import DATA_STALE, Outcome, Verdict
 from doorward_authorize.principal import Conflicting, Credential, Found, Principal, Rejected, Unaccepted, Unknown
 from doorward_authorize.principals import NOTHING, Learned, PendingError, Principals
 from doorward_authorize.snapshot import REMOVED_SECONDS, CompiledRoute, Snapshot
@@ -106,7 +106,7 @@ class Evaluator:
         staleness = snapshot.settings.staleness
         limit = staleness.sensitive if route.route.sensitive else staleness.default
         if not self._freshness.is_fresh(limit):
-            return Outcome(verdict=Verdict.UNAVAILABLE, reasons=("data-stale",), route=route)
+            return Outcome(verdict=Verdict.UNAVAILABLE, reasons=(DATA_STALE,), route=route)
         certificate = self._certificates.of(request, route.route, snapshot.settings)
         if isinstance(certificate, Misdirected):
             return Outcome(verdict=Verdict.MISDIRECTED, reasons=("certificate-not-asked",), route=route)

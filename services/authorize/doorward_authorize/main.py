@@ -132,6 +132,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     registry = CollectorRegistry()
     metrics = AuthorizeMetrics(registry)
     authorizer_id = secrets.token_hex(4)
+    process_id = f"{options.worker}-{authorizer_id}"
     channel = neighbours.databroker()
     replica = Replica(
         channel,
@@ -199,6 +200,10 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         clock=clock,
         metrics=metrics,
         tracer=tracer,
+        others_may_know=lambda: any(
+            process.plane == Plane.AUTHORIZE and process.ready and process.id != process_id
+            for process in reporter.processes
+        ),
     )
     cut = itertools.count(1)
     cuts = CutRecords(
@@ -265,7 +270,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         process.data_age_ms = -1 if age is None else int(age * 1000)
         neighbours.describe(process)
 
-    reporter = Reporter(channel, describe, f"{options.worker}-{authorizer_id}")
+    reporter = Reporter(channel, describe, process_id)
 
     def on_reports() -> None:
         """Proxies that run our generation ask for removed routes no more."""

@@ -29,6 +29,11 @@ class AuthorizeMetrics:
             "doorward_check_failures", "Checks that ended in an exception; all were refused.", registry=registry
         )
         self.shed = Counter("doorward_checks_shed", "Checks refused because too many waited.", registry=registry)
+        self.handed_on = Counter(
+            "doorward_checks_handed_on",
+            "Checks that another authorizer was left to answer, because the data here were too old.",
+            registry=registry,
+        )
         self.unknown_digest = Counter(
             "doorward_unknown_digest",
             "Checks for a route or digest that this authorizer does not know; all were refused.",

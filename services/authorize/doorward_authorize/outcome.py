@@ -11,6 +11,8 @@ CHECK_FAILED = "check-failed"
 """The reason where deciding itself failed, or there was nothing that could be read."""
 OVERLOADED = "overloaded"
 """The reason where there was no time to decide."""
+DATA_STALE = "data-stale"
+"""The reason of an authorizer that cannot decide because its data are too old; another one may."""
 
 
 class Verdict(StrEnum):

@@ -10,6 +10,7 @@ from tests.unit.authorize.builders import CONFIG, World, passed, set_headers, st
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from doorward.errors import UnavailableError
 from doorward.records.record import RecordVersion
+from doorward.rpc.grpc_methods import UNAVAILABLE, CallEnded
 from doorward.telemetry.tracing import Span, Tracer
 from doorward_authorize.snapshot import REMOVED_SECONDS
 from doorward_authorize.transport import CHECK_METHOD, check_methods
@@ -173,6 +174,23 @@ async def test_stale_data_close_sensitive_routes_first_then_all(world: World):
     assert passed(await world.check("public"))
     world.records.age = 6.0
     assert status(await world.check("public")) == 503
+
+
+async def test_another_authorizer_is_asked_where_the_data_here_are_too_old(world: World):
+    """Envoy asks the next one after UNAVAILABLE; without another one people get our own page."""
+    cookie = world.sign_in(host="admin.example.com")
+    world.records.age = 3.0
+    world.checker._others_may_know = lambda: True
+    with pytest.raises(CallEnded) as ended:
+        await world.check("admin", cookie=cookie)
+    assert ended.value.status == UNAVAILABLE
+    assert passed(await world.check("public")), "fresh enough for this route"
+    assert world.registry.get_sample_value("doorward_checks_handed_on_total") == 1
+    await world.log.flush()
+    recorded = (world.folder / "decisions.jsonl").read_text()
+    assert recorded.count("\n") == 1, "what is handed on is no decision"
+    world.checker._others_may_know = lambda: False
+    assert status(await world.check("admin", cookie=cookie)) == 503
 
 
 @pytest.mark.parametrize(("route", "digest"), [("app", "other"), ("app", ""), ("nothing", "x"), ("", "")])
