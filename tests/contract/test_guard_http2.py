@@ -250,20 +250,20 @@ async def test_answers_wait_for_the_peers_window(served: Served):
     """More calls than fit through the first window of a connection; none may be lost and none sent too early."""
     client = await served.client()
     reader, connection = client.reader, client.connection
-    count = 6_000  # of eleven bytes each: 66,000
+    message, count = b"x" * 1_000, 150  # a first window is 65,535 bytes
     for _ in range(count):
         stream = connection.get_next_available_stream_id()
         connection.send_headers(stream, HEADERS)
-        connection.send_data(stream, b"\0\0\0\0\1x")
-    client.flush()
+        connection.send_data(stream, b"\0" + len(message).to_bytes(4, "big") + message)
+        client.flush()
     seen = 0
     async with asyncio.timeout(20):
         while seen < count:
             for event in connection.receive_data(await reader.read(65536)):
                 if isinstance(event, h2.events.DataReceived):
                     seen += 1
-                    if seen % 2000 == 0:
-                        connection.increment_flow_control_window(22_000)
+                    if seen % 50 == 0:
+                        connection.increment_flow_control_window(50 * (len(message) + 5))
             client.flush()
 
 
