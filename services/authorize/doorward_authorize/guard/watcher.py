@@ -36,11 +36,12 @@ from doorward_authorize.client_certificates import principal_of
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.guard.dependence import differs, records_of, vouching
 from doorward_authorize.guard.description import Description, read_description
+from doorward_authorize.guard.idleness import is_idle
 from doorward_authorize.guard.spans import CLOSED, HANDED_OVER, NO_SPANS, StreamSpans
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.outcome import Outcome, Verdict
 from doorward_authorize.principal import Principal, Rejected
-from doorward_authorize.principals import NOTHING, PendingError, Principals
+from doorward_authorize.principals import Principals
 from doorward_authorize.snapshot import CompiledRoute, Snapshot
 
 TICK_SECONDS = 0.1
@@ -298,9 +299,7 @@ class Watcher:
             await self.settle()
             # Asking others takes time that no revoke must wait for.
             if self._perhaps_idle and (asking is None or asking.done()):
-                asking = watched(
-                    asyncio.create_task(self.end_idle()), "ending idle streams", self._metrics.failures.inc
-                )
+                asking = watched(asyncio.create_task(self.end_idle()), "idle streams", self._metrics.failures.inc)
 
     async def end_idle(self) -> None:
         """End the streams whose sessions nobody has used, after one question for each session."""
@@ -308,14 +307,7 @@ class Watcher:
         answers: dict[str, bool] = {}
         for stream, session in perhaps.items():
             if session.id not in answers:
-                try:
-                    learned = await self._principals.find_out(PendingError(session=session), NOTHING)
-                    answers[session.id] = learned.idle is not False
-                except Exception as error:
-                    # What cannot be learned must end.
-                    self._metrics.failures.inc()
-                    _log.error("no answer whether a session is idle", error=str(error), exc_info=True)
-                    answers[session.id] = True
+                answers[session.id] = await is_idle(self._principals, session, self._metrics)
             if answers[session.id] and self._is_watched(stream):
                 self._end(stream, _Cut((_SESSION_IDLE,)))
         self._doubt(stream for stream in perhaps if self._is_watched(stream))
