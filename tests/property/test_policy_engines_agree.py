@@ -99,6 +99,7 @@ _READS: tuple[tuple[str, str, str], ...] = (
     ("http_query/", "request", "query"),
     ("client_address", "request", "client_address"),
     ("client_certificate", "request", "client_certificate"),
+    ("client_certificate", "request", "is_certificate_unknown"),
     ("route", "request", "route"),
 )
 """Declared name (with a slash: any that begins so), part of the facts, field."""

@@ -328,6 +328,7 @@ def make_request(choices: Choices) -> RequestFacts:
             [None, "10.1.2.3", "::ffff:10.1.2.3", "2001:db8::1", "192.0.2.1", "fe80::1%eth0", "x"]
         ),
         client_certificate=choices.pick([None, certificate]),
+        is_certificate_unknown=choices.pick([False, False, False, True]),
         route=choices.pick(["", "app", "billing"]),
     )
 

@@ -4,7 +4,7 @@ import pytest
 from tests.support.fake_clock import FakeClock
 from tests.support.records import StoreRecords
 
-from doorward.errors import DataCorruptedError
+from doorward.errors import DataCorruptedError, InvalidArgumentError, NotFoundError
 from doorward.identity.directory import DirectoryGroup, DirectoryUser, directory_user_id
 from doorward.identity.user import User
 from doorward.records.record import Record, Write
@@ -43,13 +43,19 @@ async def filled() -> StoreRecords:
         ("corp-g1", {"alice"}),
         ("staff@x.example", {"alice"}),
         ("guests", {"bob", "carol"}),
-        ("nobody", set()),
-        ("", set()),
     ],
 )
 async def test_members_are_found_by_id_name_and_address(name: str, found: set[str]):
     members = await users_of_group((await filled()).store, name)
     assert sorted(members) == sorted(found)
+
+
+async def test_a_group_that_is_none_is_said_and_not_taken_for_an_empty_one():
+    store = (await filled()).store
+    with pytest.raises(NotFoundError, match="nobody"):
+        await users_of_group(store, "nobody")
+    with pytest.raises(InvalidArgumentError):
+        await users_of_group(store, "")
 
 
 async def test_a_record_that_cannot_be_read_is_said_and_nobody_is_missed_in_silence():

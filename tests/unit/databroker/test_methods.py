@@ -54,6 +54,7 @@ ROWS: dict[tuple[str, str], tuple[Message, set[Plane]]] = {
     (OPERATIONS, "ReadBackup"): (ops.ReadBackupRequest(), {Plane.OPERATOR}),
     (OPERATIONS, "Restore"): (ops.RestoreRequest(entries=[ops.StoredEntry(type="Session", id="x")]), {Plane.OPERATOR}),
     (OPERATIONS, "Reseal"): (ops.ResealRequest(), {Plane.OPERATOR}),
+    (OPERATIONS, "Discard"): (ops.DiscardRequest(type="Session", id="x"), {Plane.OPERATOR}),
 }
 ELSEWHERE = {
     # For operators and gateways: tests/unit/authorize/test_server.py.
