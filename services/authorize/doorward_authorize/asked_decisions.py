@@ -15,7 +15,7 @@ from doorward.records.record import RecordVersion
 from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.decision_log import DecisionLog
 from doorward_authorize.decision_record import DecisionRecord
-from doorward_authorize.held_decisions import HeldDecision, HeldDecisions, held_without_policy
+from doorward_authorize.held_decisions import HeldDecision, HeldDecisions, held_as
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.outcome import Outcome
 
@@ -56,11 +56,7 @@ class AskedDecisions:
         """``outcome`` with an id, counted and held; ``gateway`` is empty where an operator asks."""
         decision_id, now = self._new_id(), self._clock.now()
         self._metrics.count_decision(outcome.verdict.value)
-        if outcome.decision is not None and outcome.route is not None:
-            principal = outcome.principal.facts if outcome.principal is not None else None
-            held = HeldDecision(decision_id, facts, outcome.route, principal, outcome.decision, generation, now)
-        else:
-            held = held_without_policy(decision_id, outcome, generation, now)
+        held = held_as(decision_id, facts, outcome, generation, now)
         self._held.add(held)
         request = CheckedRequest(
             route_id=facts.route,

@@ -21,7 +21,7 @@ from doorward_authorize.decision_record import DecisionRecord
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.explanations import Explanations
 from doorward_authorize.gateways import Gateways
-from doorward_authorize.held_decisions import HeldDecision, HeldDecisions, held_without_policy
+from doorward_authorize.held_decisions import HeldDecisions, held_as
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.outcome import CHECK_FAILED, DATA_STALE, OVERLOADED, Outcome, Verdict
 from doorward_authorize.principals import NOTHING, PendingError
@@ -218,16 +218,12 @@ class Checker:
         """Count and hold the decision, and make its record."""
         now = self._clock.now()
         self._count(outcome.verdict.value)
-        if outcome.decision is not None and outcome.route is not None:
-            principal = outcome.principal.facts if outcome.principal is not None else None
-            # What a gateway said and is not believed about must not come back in the explanation.
-            seen = (request.facts() if request.gateway else None) or data
-            held = HeldDecision(decision_id, seen, outcome.route, principal, outcome.decision, generation, now)
-            self._held.add(held)
-            if outcome.verdict is Verdict.DENY and request.prefers_html:
-                self._explanations.offer(held, outcome.user_id or request.client_address or "")
-        else:
-            self._held.add(held_without_policy(decision_id, outcome, generation, now))
+        # What a gateway said and is not believed about must not come back in the explanation.
+        seen = (request.facts() if request.gateway else None) or data
+        held = held_as(decision_id, seen, outcome, generation, now)
+        self._held.add(held)
+        if held.by_policy and outcome.verdict is Verdict.DENY and request.prefers_html:
+            self._explanations.offer(held, outcome.user_id or request.client_address or "")
         return DecisionRecord(decision_id, now, request, outcome, status, generation, self._data_version())
 
     async def _audited(self, answer: bytes, record: DecisionRecord) -> bytes:

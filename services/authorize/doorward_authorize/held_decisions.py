@@ -77,8 +77,13 @@ class _Ring:
             self._bytes -= _size(dropped)
 
 
-def held_without_policy(decision_id: str, outcome: Outcome, generation: str, now: float) -> HeldDecision:
-    """What became of a request about which no policy was asked, as it is held."""
+def held_as(
+    decision_id: str, data: bytes | RequestFacts, outcome: Outcome, generation: str, now: float
+) -> HeldDecision:
+    """What became of a request, as it is held; ``data`` is what there is to explain, where a policy was asked."""
+    if outcome.decision is not None and outcome.route is not None:
+        principal = outcome.principal.facts if outcome.principal is not None else None
+        return HeldDecision(decision_id, data, outcome.route, principal, outcome.decision, generation, now)
     effect = Effect.ALLOW if outcome.verdict is Verdict.ALLOW else Effect.DENY
     decision = Decision(effect=effect, reasons=outcome.reasons)
     return HeldDecision(decision_id, b"", outcome.route, None, decision, generation, now, by_policy=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import grpc.aio
@@ -96,8 +97,7 @@ class OperationsServicer(operations_pb2_grpc.OperationsServiceServicer):
         if len(request.entries) > RESTORE_LIMIT:
             raise InvalidArgumentError(f"at most {RESTORE_LIMIT} entries at once")
         counts = {"restored": 0, "kept": 0, "ended": 0, "unreadable": 0}
-        for start in range(0, len(request.entries), _AT_ONCE):
-            some = request.entries[start : start + _AT_ONCE]
+        for some in _in_turn(request.entries):
             for outcome in await asyncio.gather(
                 *(self._restore(one, keep_sessions=request.keep_sessions) for one in some)
             ):
@@ -115,10 +115,12 @@ class OperationsServicer(operations_pb2_grpc.OperationsServiceServicer):
         stored = await self._store.stored_version(entry.type, entry.id)
         has_damage = False
         if stored is not None:
+            if stored[1] and not record.deleted:
+                return "kept"  # a deletion counts, also one that does not open any more
             try:
                 current = await self._store.get(entry.type, entry.id)
             except NotFoundError:
-                return "kept"  # deleted, or it has run out since
+                return "kept"  # it has run out since, or is deleted by now
             except DataCorruptedError:
                 has_damage = True  # the backup is the better one, whatever its age
             else:
@@ -174,6 +176,18 @@ class OperationsServicer(operations_pb2_grpc.OperationsServiceServicer):
         write = Write(record=gone, expected=None if stored is None else _expected(stored[0]))
         (version,) = await self._store.put([write], secrets.token_hex(16))
         return pb.DiscardResponse(version=version_message(version))
+
+
+def _in_turn(entries: Sequence[pb.StoredEntry]) -> Iterator[list[pb.StoredEntry]]:
+    """Some at a time, none of which is about the same record as another: that one was revoked may stand behind that it lived."""
+    some: dict[tuple[str, str], pb.StoredEntry] = {}
+    for entry in entries:
+        place = (entry.type, entry.id)
+        if len(some) == _AT_ONCE or place in some:
+            yield list(some.values())
+            some = {}
+        some[place] = entry
+    yield list(some.values())
 
 
 def _is_newer(current: Record, record: Record) -> bool:

@@ -35,7 +35,7 @@ _PIECE_LIMIT = 256 * 1024 * 1024
 _SECONDS = 120.0
 _REST_SECONDS = 300.0
 _NICE = 5
-"""Every plane reads a change at the same moment, and checks must not wait behind all of that: they get three quarters of a full core."""
+"""So much nicer than we are: every plane reads a change at the same moment, and checks must not wait behind all of that."""
 _MANY_ROUTES = 1_000
 """A reader of fewer routes is ended when it has rested: it costs more memory than it saves time."""
 
@@ -119,8 +119,9 @@ class ConfigurationReader:
                 stdout=asyncio.subprocess.PIPE,
                 limit=_PIECE_LIMIT,
             )
-            with contextlib.suppress(ProcessLookupError):
-                os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE)
+            with contextlib.suppress(ProcessLookupError):  # it has ended already, which its answer will show
+                # Counted from our own: only root may make a process less nice than it was born.
+                os.setpriority(os.PRIO_PROCESS, self._process.pid, os.getpriority(os.PRIO_PROCESS, 0) + _NICE)
         asking, answering = self._process.stdin, self._process.stdout
         if asking is None or answering is None:
             raise EOFError

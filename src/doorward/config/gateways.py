@@ -1,5 +1,6 @@
 """Other gateways as written, and names of routes that are none."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from doorward.config.document import Document
@@ -11,7 +12,8 @@ from doorward.source import Mapping, Problems, suggestion
 def read_gateways(
     document: Document, routes: Sequence[RoutePolicy], node: Mapping, fatal: Problems, contained: Problems
 ) -> tuple[GatewaySettings, ...]:
-    """The gateways in ``document``; two of one name go to ``fatal``, routes that are none to ``contained``."""
+    """The gateways in ``document``; two of one name go to ``fatal``, routes that are none, or several, to ``contained``."""
+    named = Counter(item.route.name for item in routes)
     ids = {item.route.name: item.route.id for item in routes}
     gateways: dict[str, GatewaySettings] = {}
     for index, written in enumerate(document.gateways):
@@ -22,7 +24,13 @@ def read_gateways(
                 "a certificate names one; give each its own name",
             )
         for place, name in enumerate(written.routes):
-            if name not in ids:
+            if named[name] > 1:
+                contained.warning(
+                    position_of(node, ("gateways", index, "routes", place)),
+                    f"{named[name]} routes are called `{name}`: `{written.name}` can ask nothing about them",
+                    "give each a `name` of its own",
+                )
+            elif name not in ids:
                 contained.warning(
                     position_of(node, ("gateways", index, "routes", place)),
                     f"there is no route `{name}`: `{written.name}` can ask nothing about it",
@@ -30,7 +38,7 @@ def read_gateways(
                 )
         gateways[written.name] = GatewaySettings(
             name=written.name,
-            routes=frozenset(ids[name] for name in written.routes if name in ids),
+            routes=frozenset(ids[name] for name in written.routes if named[name] == 1),
             trust_client_address=written.trust_client_address,
             trust_client_certificate=written.trust_client_certificate,
             may_explain=written.may_explain,

@@ -232,6 +232,34 @@ async def test_a_deletion_in_a_backup_is_brought_back_into_an_older_store(server
             await one.store.get("Session", "a")
 
 
+async def test_a_deletion_that_does_not_open_any_more_is_not_undone_by_a_backup(server: RedisServer):
+    """What was revoked after the backup stays so, whatever has become of the record that says it."""
+    async with part(server.url, "k") as one, operator(one) as servicer:
+        await one.put(Record(type="ServiceAccount", id="sa-1", data=b"1"))
+        entries = await backup(servicer)
+        await one.put(Record(type="ServiceAccount", id="sa-1", deleted=True))
+        server.ask("HSET {dw}:r:ServiceAccount:sa-1 b spoiled")
+        answer = await servicer.Restore(pb.RestoreRequest(entries=entries), None)  # type: ignore[arg-type]
+        assert (answer.restored, answer.kept) == (0, 1)
+        assert await one.store.stored_version("ServiceAccount", "sa-1") is not None
+        with pytest.raises(DataCorruptedError):
+            await one.store.get("ServiceAccount", "sa-1")
+
+
+async def test_a_record_that_stands_in_a_backup_twice_is_brought_back_in_order(server: RedisServer):
+    """It was revoked while the backup was made: that it lived may stand before that, or behind."""
+    async with part(server.url, "k") as one, operator(one) as servicer:
+        await one.put(Record(type="ServiceAccount", id="sa-1", data=b"1"))
+        (lived,) = await backup(servicer)
+        await one.put(Record(type="ServiceAccount", id="sa-1", deleted=True))
+        (revoked,) = await backup(servicer)
+        for entries in ([lived, revoked], [revoked, lived]):
+            server.ask("FLUSHALL")
+            await servicer.Restore(pb.RestoreRequest(entries=entries), None)  # type: ignore[arg-type]
+            with pytest.raises(NotFoundError):
+                await one.store.get("ServiceAccount", "sa-1")
+
+
 async def test_a_backup_of_other_keys_or_moved_entries_is_not_restored(server: RedisServer):
     async with part(server.url, "k") as one, operator(one) as servicer:
         await one.put(Record(type="User", id="a", data=b"1"), Record(type="User", id="b", data=b"1"))

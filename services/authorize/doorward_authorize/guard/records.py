@@ -7,7 +7,7 @@ from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.decision_log import DecisionLog
 from doorward_authorize.decision_record import DecisionRecord
 from doorward_authorize.guard.description import Description
-from doorward_authorize.held_decisions import HeldDecision, HeldDecisions, held_without_policy
+from doorward_authorize.held_decisions import HeldDecisions, held_as
 from doorward_authorize.outcome import Outcome
 
 _NO_ANSWER = 0
@@ -36,14 +36,7 @@ class CutRecords:
     def on_cut(self, described: Description, outcome: Outcome) -> None:
         """Record that a stream was cut, and hold the decision for whoever finds its id there."""
         decision_id, now, generation = self._new_id(), self._now(), self._generation()
-        if outcome.decision is not None and outcome.route is not None:
-            principal = outcome.principal.facts if outcome.principal is not None else None
-            held = HeldDecision(
-                decision_id, described.facts, outcome.route, principal, outcome.decision, generation, now
-            )
-        else:
-            held = held_without_policy(decision_id, outcome, generation, now)
-        self._held.add(held)
+        self._held.add(held_as(decision_id, described.facts, outcome, generation, now))
         facts = described.facts
         request = CheckedRequest(
             route_id=described.route,

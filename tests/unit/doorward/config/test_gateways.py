@@ -46,6 +46,25 @@ def test_a_route_that_is_none_is_a_warning_at_its_place_and_opens_nothing(tmp_pa
     assert "admin" in problem.render().partition("nothing about it")[2]
 
 
+def test_a_name_that_several_routes_have_opens_none_of_them(tmp_path: Path):
+    """Routes without a name of their own are called by what they match, a path and a prefix alike."""
+    more = "".join(
+        f"  - {{from: 'https://twice.example.com', {match}: /x, to: 'http://127.0.0.1:9000', policy: [{{allow: {{and: [accept: true]}}}}]}}\n"
+        for match in ("path", "prefix")
+    )
+    (tmp_path / "secret").write_text("s")
+    path = tmp_path / "doorward.yaml"
+    head, routes, tail = CONFIG.partition("routes:\n")
+    path.write_text(head + routes + more + tail + EDGE.replace("admin]", "twice.example.com/x]"))
+    found = load(path)
+    assert found.settings is not None
+    twice = [item.route for item in found.settings.routes if item.route.host == "twice.example.com"]
+    assert {route.name for route in twice} == {"twice.example.com/x"}
+    assert len({route.id for route in twice}) == 2
+    assert found.settings.gateways[0].routes == {"app"}
+    assert any("2 routes are called `twice.example.com/x`" in problem.render() for problem in found.problems)
+
+
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [

@@ -221,6 +221,19 @@ async def test_a_reader_apart_sends_what_has_changed_and_keeps_the_rest(folder: 
         await reader.close()
 
 
+async def test_a_reader_is_nicer_than_whoever_asks_it(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also where that one is nice already: only root may make a process less nice than it was born."""
+    asked: list[int] = []
+    monkeypatch.setattr(os, "getpriority", lambda *_: 10)
+    monkeypatch.setattr(os, "setpriority", lambda _, __, nice: asked.append(nice))
+    reader = ConfigurationReader(folder, secrets=no_secret)
+    try:
+        await reader.load()
+    finally:
+        await reader.close()
+    assert asked == [15]
+
+
 async def test_a_reader_that_dies_is_started_again(folder: Path):
     reader = ConfigurationReader(folder, secrets=no_secret)
     try:
