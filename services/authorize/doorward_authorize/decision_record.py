@@ -129,7 +129,7 @@ class RecordEncoder:
 
     def _worded(self, name: str, value: object) -> str:
         if name in self._loggable:
-            return json.dumps({"value": sorted(value) if isinstance(value, frozenset) else value}, default=str)
+            return _readable({"value": sorted(value) if isinstance(value, frozenset) else value})
         if isinstance(value, frozenset | tuple | list):
             members = sorted(map(_canonical, value))
             if len(members) <= _MEMBERS:
@@ -206,6 +206,14 @@ def _claim(claims: Mapping[str, object], path: str) -> object:
 
 def _canonical(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+
+
+def _readable(value: object) -> str:
+    """JSON that every reader takes: the numbers it has no form for (RFC 8259, section 6) are texts, `NaN` and `Infinity`."""
+    try:
+        return json.dumps(value, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(json.loads(json.dumps(value, default=str), parse_constant=str))
 
 
 def _text(value: str | None) -> str:

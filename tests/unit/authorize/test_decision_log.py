@@ -144,6 +144,26 @@ async def test_s81_no_loggable_value_splits_a_line_or_what_a_collector_gets(worl
     }  # fmt: skip
 
 
+async def test_a_number_that_json_has_no_form_for_is_a_text_in_the_log(world: World):
+    """Python reads and writes `NaN`; most collectors would refuse the line, and the decision would be missing where people look for it."""
+    world.reload(CONFIG.replace("{and: [{groups: {has: admins}}]}", "{and: [{claim/score: y}, {claim/sizes: y}]}"))
+    facts = encoder("claim/score", "claim/sizes")
+    rebuilt(world, DecisionLog(LogFile(world.folder / "decisions.jsonl", 1 << 30, 1, 60.0), facts, world.metrics))
+    cookie = world.sign_in(host="admin.example.com")
+    session_key = next(item for item in world.records.data if item[0] == "Session")
+    session = Session.from_bytes(world.records.data[session_key])
+    claims = b'{"score": NaN, "sizes": [1.5, {"NaN": -Infinity}, 1e999, "y"]}'
+    world.records.data[session_key] = replace(session, claims_json=claims).to_bytes()
+    await world.check("admin", cookie=cookie)
+    await world.log.flush()
+    (line,) = (world.folder / "decisions.jsonl").read_text().splitlines()
+    record = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert record["inputs"] == {
+        "claim/score": {"value": "NaN"},
+        "claim/sizes": {"value": [1.5, {"NaN": "-Infinity"}, "Infinity", "y"]},
+    }
+
+
 async def test_a_full_queue_drops_and_counts(world: World, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(decision_log, "QUEUE_LIMIT", 3)
     for _ in range(5):
