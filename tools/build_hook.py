@@ -45,6 +45,7 @@ ENVOY_ROOTS = (
     "envoy/config/common/matcher/v3/matcher",
     "envoy/extensions/common/matching/v3/extension_matcher",
     "envoy/extensions/access_loggers/file/v3/file",
+    "envoy/extensions/access_loggers/filters/cel/v3/cel",
     "envoy/extensions/access_loggers/stream/v3/stream",
     "envoy/extensions/filters/http/ext_authz/v3/ext_authz",
     "envoy/extensions/filters/http/ext_proc/v3/ext_proc",

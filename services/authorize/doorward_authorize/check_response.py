@@ -20,6 +20,7 @@ from doorward.route.internal import (
     TOKEN_HEADER,
 )
 from doorward.route.route import Route
+from doorward.web.refusal_page import SECURITY_HEADERS
 from doorward.web.retry_after import RETRY_AFTER
 from doorward_authorize.assertion import AssertionSigner
 from doorward_authorize.certificate import VerifiedCertificate
@@ -31,7 +32,7 @@ from doorward_authorize.identity_headers import identity_headers
 from doorward_authorize.kubernetes import TokenFiles, impersonation
 from doorward_authorize.outcome import Outcome, Verdict
 from doorward_authorize.principal import Principal
-from doorward_authorize.refusals import SECURITY_HEADERS, refused
+from doorward_authorize.refusals import refused
 from doorward_authorize.service_accounts import is_in_authorization
 from doorward_authorize.sign_in_redirect import SignInRedirect
 from doorward_authorize.upstream_tokens import ProviderTokens, UpstreamTokens

@@ -1,18 +1,9 @@
 """The few pages that authorize itself answers with: no template engine, every inserted text escaped."""
 
-import functools
 import html
 
 from doorward.route.internal import SIGN_OUT_PATH, WHOAMI_PATH
-from doorward.web.style import style, style_source
-
-
-@functools.cache
-def content_security_policy() -> str:
-    """The policy of these pages: the style sheet and nothing else."""
-    return (
-        f"default-src 'none'; style-src {style_source()}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
+from doorward.web.refusal_page import refusal_page
 
 
 def page(
@@ -35,10 +26,4 @@ def page(
         if who
         else ""
     )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<title>{html.escape(title)}</title><style>{style()}</style></head><body><main class="refused">'
-        f"<h1>{html.escape(title)}</h1>{parts}{signed_in}"
-        f'<p class="id">Decision <code>{html.escape(decision_id)}</code></p></main></body></html>'
-    )
+    return refusal_page(title, parts + signed_in, "Decision", decision_id)

@@ -11,16 +11,11 @@ from doorward.config.settings import Settings
 from doorward.policy import Facts, explain_policy
 from doorward.route.internal import DECISION_ID_HEADER
 from doorward.route.methods import ORDINARY_METHODS
+from doorward.web.refusal_page import SECURITY_HEADERS, UNAVAILABLE_TEXT, UNAVAILABLE_TITLE, content_security_policy
 from doorward.web.retry_after import RETRY_AFTER, RETRY_AFTER_SECONDS
 from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.outcome import Outcome, Verdict
-from doorward_authorize.pages import content_security_policy, page
-
-SECURITY_HEADERS = (
-    ("cache-control", "no-store"),
-    ("referrer-policy", "no-referrer"),
-    ("x-content-type-options", "nosniff"),
-)
+from doorward_authorize.pages import page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +90,8 @@ _WORDS: dict[Verdict, _Words] = {
         status=503,
         grpc_status=14,
         reason="ServiceUnavailable",
-        title="Not available now",
-        text="Access cannot be decided at this moment. Try again soon.",
+        title=UNAVAILABLE_TITLE,
+        text=UNAVAILABLE_TEXT,
     ),
 }
 

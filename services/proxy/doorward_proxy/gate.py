@@ -55,6 +55,7 @@ from doorward_proxy.resources.listeners import (
     scoped_routes,
     server_name_inspector,
 )
+from doorward_proxy.resources.local_replies import local_replies
 from doorward_proxy.resources.surroundings import (
     AUTHENTICATE_CLUSTER,
     AUTHORIZE_CLUSTER,
@@ -198,6 +199,7 @@ _MANAGER_FIELDS = {
     "upgrade_configs",
     "generate_request_id",
     "always_set_request_id_in_response",
+    "local_reply_config",
     "server_name",
     "tracing",
     "early_header_mutation_extensions",
@@ -280,6 +282,7 @@ def _manager(manager: HttpConnectionManager) -> Iterator[str]:
         and not manager.internal_address_config.ListFields(),
         "upgrade_configs": list(manager.upgrade_configs)
         == [HttpConnectionManager.UpgradeConfig(upgrade_type=CONNECT_UPGRADE)],
+        "local_reply_config": manager.local_reply_config == local_replies(),
         "max_concurrent_streams": 0
         < manager.http2_protocol_options.max_concurrent_streams.value
         <= MAX_STREAMS_OF_A_CONNECTION,
@@ -298,14 +301,13 @@ def _manager(manager: HttpConnectionManager) -> Iterator[str]:
 
 def _tracing(manager: HttpConnectionManager) -> Iterator[str]:
     """Envoy's spans: none, or those of the one form; only where they go and how many may differ."""
-    if not manager.HasField("tracing"):
-        if manager.early_header_mutation_extensions:
-            yield "connection manager: headers are changed before everything else"
+    traced = manager.HasField("tracing")
+    if list(manager.early_header_mutation_extensions) != early_mutations(traced=traced):
+        yield "connection manager: headers are changed before everything else, or hold what clients write"
+    if not traced:
         if manager.HasField("request_id_extension"):
             yield "connection manager: requests are named in another way"
         return
-    if list(manager.early_header_mutation_extensions) != early_mutations():
-        yield "connection manager: headers are changed before everything else, or spans hold what clients write"
     if manager.request_id_extension != request_ids():
         yield "connection manager: requests are named in another way"
     expected = tracing_form(manager.tracing)

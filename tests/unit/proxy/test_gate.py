@@ -273,7 +273,10 @@ VIOLATIONS: dict[str, Callable[[], Snapshot]] = {
     "early header mutation without tracing": lambda: in_manager(lambda m: m.ClearField("tracing")),
     "early header mutation": lambda: in_manager(lambda m: m.early_header_mutation_extensions.add(name="x")),
     "original address detection": lambda: in_manager(lambda m: m.original_ip_detection_extensions.add(name="x")),
-    "local replies are rewritten": lambda: in_manager(lambda m: m.local_reply_config.SetInParent()),
+    "another local reply": lambda: in_manager(lambda m: m.local_reply_config.mappers.add()),
+    "a local reply that lets in": lambda: in_manager(
+        lambda m: setattr(m.local_reply_config.mappers[2].status_code, "value", 200)
+    ),
     "no TLS": lambda: planted(lambda listener, _, __: listener.filter_chains[0].ClearField("transport_socket")),
     "a default filter chain": lambda: planted(lambda listener, _, __: listener.default_filter_chain.SetInParent()),
     "a network filter more": lambda: planted(

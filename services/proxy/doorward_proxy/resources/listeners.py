@@ -23,6 +23,7 @@ from doorward.envoy_api.envoy.extensions.filters.network.http_connection_manager
     ScopedRoutes,
 )
 from doorward_proxy.resources.http_filters import http_filters
+from doorward_proxy.resources.local_replies import local_replies
 from doorward_proxy.resources.messages import YES, count, from_discovery, packed, seconds, socket_address
 from doorward_proxy.resources.routes import is_scoped
 from doorward_proxy.resources.surroundings import LISTENER, ROUTES, SCOPES
@@ -91,11 +92,7 @@ def connection_manager(settings: Settings) -> HttpConnectionManager:
     """HTTP on the public listener, as strict as it goes."""
     traced: dict[str, Any] = {}
     if settings.tracing is not None:
-        traced = {
-            "tracing": tracing(settings.tracing),
-            "early_header_mutation_extensions": early_mutations(),
-            "request_id_extension": request_ids(),
-        }
+        traced = {"tracing": tracing(settings.tracing), "request_id_extension": request_ids()}
     manager = HttpConnectionManager
     return manager(
         stat_prefix="public",
@@ -130,8 +127,10 @@ def connection_manager(settings: Settings) -> HttpConnectionManager:
         internal_address_config=manager.InternalAddressConfig(),
         # Without this Envoy would answer CONNECT by itself, unchecked; of the operator's routes only tunnels match it.
         upgrade_configs=[manager.UpgradeConfig(upgrade_type=CONNECT_UPGRADE)],
+        early_header_mutation_extensions=early_mutations(traced=settings.tracing is not None),
         generate_request_id=YES,
         always_set_request_id_in_response=True,
+        local_reply_config=local_replies(),
         server_name="doorward",
         **traced,
     )

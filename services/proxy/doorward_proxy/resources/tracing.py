@@ -95,13 +95,16 @@ def _tracing(uri: str, share_of_million: int) -> HttpConnectionManager.Tracing:
     )
 
 
-def early_mutations() -> list[TypedExtensionConfig]:
-    """Before Envoy begins a span: a client's `traceparent` and `tracestate` go.
+def early_mutations(*, traced: bool) -> list[TypedExtensionConfig]:
+    """What goes before Envoy names a request and begins a span: a client's `x-request-id`, `traceparent` and `tracestate`.
 
-    Envoy would trace whatever the first asks for, and copy the second into every span and every check; sixty kilobytes of it would
-    make a check cost a hundred.
+    The last two only where requests are traced; else they are the upstream's matter.
+    By itself Envoy keeps an id that comes from a private address, whatever is in it: it would stand in records, logs and pages, and
+    could be the one of somebody else's request. Of the others it would trace whatever the first asks for, and copy the second into
+    every span and every check; sixty kilobytes of it would make a check cost a hundred.
     """
-    config = EarlyMutation(mutations=[Mutation(remove="traceparent"), Mutation(remove="tracestate")])
+    names = ("x-request-id", "traceparent", "tracestate") if traced else ("x-request-id",)
+    config = EarlyMutation(mutations=[Mutation(remove=name) for name in names])
     return [
         TypedExtensionConfig(
             name="envoy.http.early_header_mutation.header_mutation",

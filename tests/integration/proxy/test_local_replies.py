@@ -1,0 +1,165 @@
+"""What clients get where Envoy refuses by itself: safe words in their own form, an id that is Envoy's, and never in place of ours."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+
+import grpc.aio
+import pytest
+import pytest_asyncio
+from tests.support.envoy import EchoUpstream, FakeAuthorizer, Raw, RunningProxy, free_port, route, running_proxy
+from tests.support.envoy import settings_of as settings
+
+from doorward.envoy_api.envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
+from doorward.envoy_api.envoy.service.auth.v3 import external_auth_pb2
+from doorward.web.refusal_page import UNAVAILABLE_TEXT
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+BROWSER = "Accept: text/html,application/xhtml+xml,*/*;q=0.8\r\n"
+GRPC = "Content-Type: application/grpc\r\nTE: trailers\r\n"
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+
+
+class Worded(FakeAuthorizer):
+    """Says no in words of its own, or nothing at all."""
+
+    refusal: external_auth_pb2.DeniedHttpResponse | None = None
+    broken = False
+
+    async def Check(  # the contract's name
+        self,
+        request: external_auth_pb2.CheckRequest,
+        context: "grpc.aio.ServicerContext",  # type: ignore[override,type-arg]
+    ) -> external_auth_pb2.CheckResponse:
+        if self.broken:
+            await context.abort(grpc.StatusCode.INTERNAL, "planted")
+        answer = await super().Check(request, context)
+        if self.refusal is not None:
+            answer = external_auth_pb2.CheckResponse(denied_response=self.refusal)
+            answer.status.code = 7
+        return answer
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def proxy() -> AsyncIterator[RunningProxy]:
+    upstream, authorizer = EchoUpstream(free_port()), Worded()
+    to = [("http", "127.0.0.1", upstream.port)]
+    away = route("away.localhost", to=[("http", "127.0.0.1", free_port())])
+    async with upstream.running(), running_proxy(settings(route(to=to), away), authorizer) as running:
+        yield running
+
+
+@pytest.fixture
+def authorizer(proxy: RunningProxy) -> Worded:
+    assert isinstance(proxy.authorizer, Worded)
+    proxy.authorizer.refusal, proxy.authorizer.broken = None, False
+    return proxy.authorizer
+
+
+def headers_of(answer: Raw) -> dict[str, str]:
+    lines = answer.data.partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]
+    return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+
+
+def is_private(headers: dict[str, str]) -> bool:
+    wanted = {"cache-control": "no-store", "referrer-policy": "no-referrer", "x-content-type-options": "nosniff"}
+    return wanted.items() <= headers.items()
+
+
+async def test_a_browser_gets_a_page_that_says_when_to_come_again(proxy: RunningProxy, authorizer: Worded):
+    authorizer.broken = True
+    answer = await proxy.get("/", headers=BROWSER)
+    headers, page = headers_of(answer), answer.body.decode()
+    assert answer.status == 503
+    assert headers["retry-after"] == "5"
+    assert headers["content-type"] == "text/html; charset=utf-8"
+    assert headers["content-security-policy"].startswith("default-src 'none'; style-src 'sha256-")
+    assert is_private(headers)
+    assert UNAVAILABLE_TEXT in page
+    assert f"<code>{headers['x-request-id']}</code>" in page
+    assert page.endswith("</html>")
+
+
+async def test_a_program_gets_json(proxy: RunningProxy, authorizer: Worded):
+    authorizer.broken = True
+    for host in ("app.localhost", "unknown.localhost"):
+        answer = await proxy.get("/", host=host)
+        headers = headers_of(answer)
+        assert (answer.status, headers["retry-after"], headers["content-type"]) == (503, "5", "application/json")
+        assert is_private(headers)
+        assert json.loads(answer.body) == {
+            "error": "unavailable",
+            "message": UNAVAILABLE_TEXT,
+            "request_id": headers["x-request-id"],
+        }
+
+
+async def test_grpc_gets_its_status_and_no_page(proxy: RunningProxy, authorizer: Worded):
+    authorizer.broken = True
+    answer = await proxy.get("/", method="POST", headers=GRPC + BROWSER)
+    headers = headers_of(answer)
+    assert (answer.status, headers["grpc-status"]) == (200, "14")
+    assert not headers.keys() & {"retry-after", "grpc-message", "content-security-policy"}
+    assert answer.body == b""
+
+
+@pytest.mark.parametrize("wanted", ["", BROWSER])
+@pytest.mark.parametrize("status", [403, 503])
+async def test_what_authorize_has_worded_goes_out_as_it_is(
+    proxy: RunningProxy, authorizer: Worded, status: int, wanted: str
+):
+    """To Envoy it is a local reply like its own."""
+    given = [("content-type", "text/plain"), ("retry-after", "77"), ("cache-control", "no-cache")]
+    authorizer.refusal = external_auth_pb2.DeniedHttpResponse(
+        headers=[HeaderValueOption(header=HeaderValue(key=name, value=value)) for name, value in given],
+        body="100% worded",
+    )
+    authorizer.refusal.status.code = status  # type: ignore[assignment]
+    answer = await proxy.get("/", headers=wanted)
+    headers = headers_of(answer)
+    assert (answer.status, answer.body) == (status, b"100% worded")
+    assert dict(given).items() <= headers.items()
+    assert "content-security-policy" not in headers
+    authorizer.refusal = external_auth_pb2.DeniedHttpResponse()
+    authorizer.refusal.status.code = status  # type: ignore[assignment]
+    bare = await proxy.get("/", headers=wanted)
+    assert (bare.status, bare.body, "retry-after" in headers_of(bare)) == (status, b"", False)
+
+
+async def test_an_application_that_is_away_is_told_apart_and_nothing_of_it_is_told(
+    proxy: RunningProxy, authorizer: Worded
+):
+    page = await proxy.get("/", host="away.localhost", headers=BROWSER)
+    told = await proxy.get("/", host="away.localhost")
+    called = await proxy.get("/", host="away.localhost", method="POST", headers=GRPC)
+    assert (page.status, told.status, called.status) == (503, 503, 200)
+    assert json.loads(told.body)["error"] == "no-answer"
+    assert json.loads(told.body)["request_id"] == headers_of(told)["x-request-id"]
+    assert f"<code>{headers_of(page)['x-request-id']}</code>" in page.body.decode()
+    assert headers_of(called)["grpc-status"] == "14"
+    for answer in (page, told, called):
+        assert b"does not answer" in answer.data
+        for word in (b"upstream", b"reset", b"failure", b"127.0.0.1"):
+            assert word not in answer.data.lower()
+        assert "retry-after" not in headers_of(answer), "nobody here knows when it comes back"
+    assert is_private(headers_of(page))
+    assert is_private(headers_of(told))
+
+
+@pytest.mark.parametrize("sent", ["abc<script>", "3b241101-e2bb-4255-8caf-4136c566a962", '"},"forged":{"'])
+async def test_a_request_has_the_id_that_envoy_gives_it(proxy: RunningProxy, authorizer: Worded, sent: str):
+    """It stands in records, logs and pages, and joins a stream's end to its beginning: it is nothing for clients to choose."""
+    answer = await proxy.get("/", headers=f"X-Request-Id: {sent}\r\n")
+    (told,) = [value for name, value in json.loads(answer.body)["headers"] if name == "x-request-id"]
+    (asked,) = [
+        header.raw_value.decode()
+        for header in authorizer.checks[-1].attributes.request.http.header_map.headers
+        if header.key == "x-request-id"
+    ]
+    assert told == asked == headers_of(answer)["x-request-id"] != sent
+    assert UUID.match(told)
+    authorizer.broken = True
+    page = await proxy.get("/", headers=f"X-Request-Id: {sent}\r\n{BROWSER}")
+    assert sent not in page.data.decode()
+    assert UUID.match(headers_of(page)["x-request-id"])
