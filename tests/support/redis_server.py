@@ -4,12 +4,13 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.deployment import free_port, short_folder, wait_for
+from tests.support.wires import Wire, Wires
 
 from doorward.clock import SystemClock
 from doorward.keys.local_authority import LocalAuthority
@@ -131,15 +132,16 @@ def redis_server(name: str, *options: str, port: int = 0) -> Iterator[RedisServe
 
 @contextmanager
 def topology(name: str) -> Iterator[Topology]:
-    """One of ``valkey``, ``redis``, ``sentinel``, ``cluster`` and ``tls``."""
+    """``valkey``, ``redis``, or one of ``sentinel``, ``cluster`` and ``tls``: of Redis, and as ``sentinel-valkey`` of Valkey."""
+    kind, _, program_name = name.partition("-")
     with ExitStack() as stack:
-        if name in {"valkey", "redis"}:
-            server = stack.enter_context(redis_server(name))
+        if kind in {"valkey", "redis"}:
+            server = stack.enter_context(redis_server(kind))
             yield Topology(server.url, server)
-        elif name == "sentinel":
-            yield _sentinel(stack)
-        elif name == "cluster":
-            yield _cluster(stack)
+        elif kind == "sentinel":
+            yield _sentinel(stack, program_name or "redis")
+        elif kind == "cluster":
+            yield cluster(stack, program_name or "redis").topology
         else:
             yield _tls(stack)
 
@@ -154,13 +156,15 @@ def replicated(stack: ExitStack, name: str = "redis", *options: str) -> tuple[Re
     return primary, replica
 
 
-def _sentinel(stack: ExitStack) -> Topology:
-    primary, replica = replicated(stack, "redis", "--repl-diskless-sync-delay", "0")
-    port = sentinel(stack, primary.port).port
+def _sentinel(stack: ExitStack, name: str) -> Topology:
+    primary, replica = replicated(stack, name, "--repl-diskless-sync-delay", "0")
+    port = sentinel(stack, primary.port, name=name).port
     return Topology(f"redis+sentinel://127.0.0.1:{port}/records", primary, [replica])
 
 
-def sentinel(stack: ExitStack, primary_port: int, replicas: int = 1) -> RedisServer:
+def sentinel(
+    stack: ExitStack, primary_port: int, replicas: int = 1, *, name: str = "redis", down_after_ms: int = 300
+) -> RedisServer:
     """A sentinel that has found the replicas of the primary at ``primary_port``; it can be asked, and not be started again."""
     folder = stack.enter_context(short_folder())
     port = free_port()
@@ -168,10 +172,10 @@ def sentinel(stack: ExitStack, primary_port: int, replicas: int = 1) -> RedisSer
     settings.write_text(
         f"port {port}\nbind 127.0.0.1\ndir {folder}\nunixsocket {folder}/s\n"
         f"sentinel monitor records 127.0.0.1 {primary_port} 1\n"
-        "sentinel down-after-milliseconds records 300\nsentinel failover-timeout records 2000\n"
+        f"sentinel down-after-milliseconds records {down_after_ms}\nsentinel failover-timeout records 2000\n"
     )
     with (folder / "log").open("a") as log:
-        process = subprocess.Popen([program("redis"), str(settings), "--sentinel"], stdout=log, stderr=log)
+        process = subprocess.Popen([program(name), str(settings), "--sentinel"], stdout=log, stderr=log)
     stack.callback(process.wait)
     stack.callback(process.kill)
     view = RedisServer("", folder, port=port)
@@ -180,30 +184,92 @@ def sentinel(stack: ExitStack, primary_port: int, replicas: int = 1) -> RedisSer
     return view
 
 
-def _cluster(stack: ExitStack) -> Topology:
-    """Our slot on the second of two primaries, which has a replica; only the first one is named in the address."""
-    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--repl-diskless-sync-delay", "0")
-    buses = [free_port() for _ in range(3)]
-    nodes = [
-        stack.enter_context(redis_server("redis", *options, "--cluster-port", str(bus), port=free_port()))
-        for bus in buses
-    ]
-    first, second, replica = nodes
-    # The hash tag's slot is 2462.
-    first.ask("CLUSTER ADDSLOTSRANGE 8192 16383")
-    second.ask("CLUSTER ADDSLOTSRANGE 0 8191")
+@dataclass
+class Cluster:
+    """Primaries that share the slots out, and the replicas of some."""
+
+    primaries: list[RedisServer]
+    replicas: dict[int, RedisServer]
+    """By the number of their primary."""
+    laid: Wires | None
+    reached: list[tuple[Wire, Wire]]
+    """How each node is reached by everybody, at its port and at its bus; empty without wires."""
+
+    def cut_off(self, number: int) -> None:
+        """Let node ``number`` and the others hear nothing more of each other; whoever writes still reaches all."""
+        self._each(number, lambda laid: laid.cut)
+
+    def mend(self, number: int) -> None:
+        """Let them hear of each other again."""
+        self._each(number, lambda laid: laid.mend)
+
+    def _each(self, number: int, act: Callable[[Wires], Callable[..., None]]) -> None:
+        assert self.laid is not None
+        do = act(self.laid)
+        for other, wires in enumerate(self.reached):
+            if other != number:
+                do(*wires, source=_source(number))
+                do(*self.reached[number], source=_source(other))
+
+    @property
+    def topology(self) -> Topology:
+        """As a deployment sees it: our slot is on the second primary, and only the first one is named in the address."""
+        return Topology(
+            f"redis+cluster://127.0.0.1:{self.primaries[0].port}", self.primaries[1], list(self.replicas.values())
+        )
+
+
+def _source(number: int) -> str:
+    """The address from which a node of a wired cluster connects to the others."""
+    return f"127.0.0.{2 + number}"
+
+
+def cluster(
+    stack: ExitStack,
+    name: str,
+    *options: str,
+    primaries: int = 2,
+    replicated: Sequence[int] = (1,),
+    laid: Wires | None = None,
+) -> Cluster:
+    """A cluster whose ``replicated`` primaries have a replica each. With three primaries it can elect a new one by itself.
+
+    With ``laid`` everybody reaches its nodes over wires.
+    """
+    count = primaries + len(replicated)
+    ports, buses = ([free_port() for _ in range(count)] for _ in range(2))
+    reached: list[tuple[Wire, Wire]] = []
+    nodes: list[RedisServer] = []
+    for number, (port, bus) in enumerate(zip(ports, buses, strict=True)):
+        own = ["--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", "2000"]
+        own += ["--repl-diskless-sync-delay", "0", *options]
+        if laid is not None:
+            reached.append((laid.lay(port), laid.lay(bus)))
+            own += ["--cluster-announce-ip", "127.0.0.1", "--cluster-announce-port", str(reached[number][0].port)]
+            own += ["--cluster-announce-bus-port", str(reached[number][1].port), "--bind-source-addr", _source(number)]
+        nodes.append(stack.enter_context(redis_server(name, *own, port=port)))
+    shown = [(port.port, bus.port) for port, bus in reached] or list(zip(ports, buses, strict=True))
+    share = 16384 // primaries
     for number, node in enumerate(nodes):
+        if number < primaries:
+            # The hash tag's slot is 2462: it is in the first share, which the second one has.
+            part = (number - 1) % primaries
+            last = 16383 if part == primaries - 1 else (part + 1) * share - 1
+            node.ask(f"CLUSTER ADDSLOTSRANGE {part * share} {last}")
         node.ask(f"CLUSTER SET-CONFIG-EPOCH {number + 1}")
-    for node in nodes[1:]:
-        node.ask(f"CLUSTER MEET 127.0.0.1 {first.port} {buses[0]}")
-    wait_for(
-        lambda: all(b"cluster_known_nodes:3" in node.ask("CLUSTER INFO") for node in nodes), 20, what="the cluster"
-    )
-    name = _bulk(second.ask("CLUSTER MYID"))
-    wait_for(lambda: replica.ask(f"CLUSTER REPLICATE {name}").startswith(b"+OK"), 20, what="the cluster's replica")
+        for port, bus in shown[:number]:
+            node.ask(f"CLUSTER MEET 127.0.0.1 {port} {bus}")
+    known = b"cluster_known_nodes:%d\r" % count
+    wait_for(lambda: all(known in node.ask("CLUSTER INFO") for node in nodes), 20, what="the cluster")
+    replicas = dict(zip(replicated, nodes[primaries:], strict=True))
+    for number, replica in replicas.items():
+        ours = _bulk(nodes[number].ask("CLUSTER MYID"))
+        ask = f"CLUSTER REPLICATE {ours}"
+        wait_for(lambda replica=replica, ask=ask: replica.ask(ask).startswith(b"+OK"), 20, what="a cluster's replica")  # type: ignore[misc]
     wait_for(lambda: all(b"cluster_state:ok" in node.ask("CLUSTER INFO") for node in nodes), 20, what="the cluster")
-    wait_for(lambda: b"master_link_status:up" in replica.ask("INFO replication"), 20, what="the replica")
-    return Topology(f"redis+cluster://127.0.0.1:{first.port}", second, [replica])
+    for replica in replicas.values():
+        wait_for(lambda node=replica: b"master_link_status:up" in node.ask("INFO replication"), 20, what="a replica")  # type: ignore[misc]
+    return Cluster(nodes[:primaries], replicas, laid, reached)
 
 
 def _tls(stack: ExitStack) -> Topology:

@@ -6,7 +6,7 @@ again everything that waited arrives late, which is the unkinder half of a parti
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,15 +24,26 @@ class Wire:
     target: int
     rewrite: Mapping[bytes, bytes] = field(default_factory=dict)
     whole: asyncio.Event = field(default_factory=asyncio.Event)
+    _whole_for: dict[str, asyncio.Event] = field(default_factory=dict)
+
+    def whole_for(self, source: str | None) -> asyncio.Event:
+        """Whether it is whole for whoever connects from the address ``source``; for everybody, when that is ``None``."""
+        if source is None:
+            return self.whole
+        if source not in self._whole_for:
+            self._whole_for[source] = asyncio.Event()
+            self._whole_for[source].set()
+        return self._whole_for[source]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there = None
+        gates = (self.whole, self.whole_for(writer.get_extra_info("peername")[0]))
         try:
-            await self.whole.wait()
+            await _all_whole(gates)
             answers, there = await asyncio.open_connection("127.0.0.1", self.target)
             passing = [
-                asyncio.ensure_future(self._pass(reader, there, {})),
-                asyncio.ensure_future(self._pass(answers, writer, self.rewrite)),
+                asyncio.ensure_future(self._pass(reader, there, {}, gates)),
+                asyncio.ensure_future(self._pass(answers, writer, self.rewrite, gates)),
             ]
             try:
                 await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
@@ -48,14 +59,24 @@ class Wire:
                     end.close()
 
     async def _pass(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rewrite: Mapping[bytes, bytes]
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        rewrite: Mapping[bytes, bytes],
+        gates: Sequence[asyncio.Event],
     ) -> None:
         while data := await reader.read(_PIECE):
-            await self.whole.wait()
+            await _all_whole(gates)
             for old, new in rewrite.items():
                 data = data.replace(old, new)
             writer.write(data)
             await writer.drain()
+
+
+async def _all_whole(gates: Sequence[asyncio.Event]) -> None:
+    while not all(gate.is_set() for gate in gates):
+        for gate in gates:
+            await gate.wait()
 
 
 class Wires:
@@ -89,13 +110,13 @@ class Wires:
         self._servers.append(await asyncio.start_server(serve, "127.0.0.1", port))
         return wire
 
-    def cut(self, *wires: Wire) -> None:
-        """Let nothing more through."""
-        self._call(lambda: [wire.whole.clear() for wire in wires])
+    def cut(self, *wires: Wire, source: str | None = None) -> None:
+        """Let nothing more through; of what comes from the address ``source`` and goes back to it, if one is given."""
+        self._call(lambda: [wire.whole_for(source).clear() for wire in wires])
 
-    def mend(self, *wires: Wire) -> None:
+    def mend(self, *wires: Wire, source: str | None = None) -> None:
         """Let everything through, what waited first."""
-        self._call(lambda: [wire.whole.set() for wire in wires])
+        self._call(lambda: [wire.whole_for(source).set() for wire in wires])
 
     def close(self) -> None:
         async def end() -> None:

@@ -8,22 +8,23 @@ import asyncio
 import itertools
 import secrets
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 import pytest
-from tests.support.broker import until
+from tests.support.broker import Broker, TestWatcher, broker, until, watching
 from tests.support.deployment import short_folder
 from tests.support.held_disk import HeldDisk
 from tests.support.key_material import keyring
-from tests.support.redis_server import RedisServer, program
+from tests.support.redis_server import RedisServer, cluster, program, replicated, sentinel
+from tests.support.wires import wires
 
 from doorward.clock import SystemClock
-from doorward.errors import DoorwardError
+from doorward.errors import DoorwardError, WatchExpiredError
 from doorward.keys.store import Purpose
-from doorward.records.record import Record, Write
+from doorward.records.record import NO_VERSION, Record, RecordVersion, Write
 from doorward.runtime.children import Child
 from doorward.runtime.valkey import start_valkey
 from doorward_databroker.store.codec import SealedCodec
@@ -101,18 +102,45 @@ async def sessions(store: RedisStore) -> set[str]:
 
 
 class Writers:
-    """Put sessions one after the other until the first error, and remember what was acknowledged."""
+    """Put sessions one after the other, and remember what was acknowledged.
 
-    def __init__(self, store: RedisStore) -> None:
+    They end at the first error, or are ``patient`` as the planes are: repeat the put with the same request id until it is acknowledged.
+    """
+
+    def __init__(self, store: RedisStore, *, patient: bool = False) -> None:
         self._store = store
-        self.acknowledged: list[str] = []
+        self._patient = patient
+        self._stopped = False
+        self.acknowledged: dict[str, RecordVersion] = {}
         self._tasks = [asyncio.create_task(self._write(f"w{number}")) for number in range(WRITERS)]
 
     async def _write(self, name: str) -> None:
+        before = NO_VERSION
         for number in itertools.count():
+            if self._stopped:
+                return
             record = Record(type="Session", id=f"{name}-{number}", data=b"x")
-            await self._store.put([Write(record=record)], secrets.token_hex(16))
-            self.acknowledged.append(record.id)
+            version = await self._put(record, secrets.token_hex(16))
+            assert version > before, "a version ran backwards"
+            self.acknowledged[record.id] = before = version
+
+    async def _put(self, record: Record, request: str) -> RecordVersion:
+        while True:
+            try:
+                return (await self._store.put([Write(record=record)], request))[0]
+            except DoorwardError:
+                if not self._patient:
+                    raise
+                await asyncio.sleep(0.05)
+
+    async def more(self, count: int, seconds: float = 30.0) -> None:
+        """Return once that many more were acknowledged."""
+        enough = len(self.acknowledged) + count
+        await until(lambda: len(self.acknowledged) >= enough or any(task.done() for task in self._tasks), seconds)
+
+    async def stop(self) -> None:
+        self._stopped = True
+        await asyncio.gather(*self._tasks)
 
     async def ended(self) -> None:
         outcomes = await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -123,13 +151,12 @@ async def acknowledged_when_killed(machine: Machine, disk: HeldDisk) -> set[str]
     """What had been acknowledged when ``machine`` was killed during a sync."""
     async with store_on(machine.url) as store:
         writers = Writers(store)
-        await until(lambda: len(writers.acknowledged) >= 50)
+        await writers.more(50)
         disk.hold()
         await until(lambda: disk.is_held)
-        before = len(writers.acknowledged)
         # `everysec` goes on in the meantime, for a second at least; under `always` nobody hears anything any more.
         with suppress(TimeoutError):
-            await until(lambda: len(writers.acknowledged) >= before + 50, 0.5)
+            await writers.more(50, 0.5)
         await machine.kill()
         disk.let_go()
         await writers.ended()
@@ -183,3 +210,88 @@ async def test_with_everysec_the_same_kill_and_the_same_loss_of_power_take_ackno
         killed, without_power = await lost_when_killed(Alone(folder, name, "everysec"), disk)
     assert len(killed) >= 50
     assert without_power >= killed
+
+
+REPLICATED = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "2")
+"""What the table demands of replicated stores, besides ``redis_replicas: 1``."""
+ELECTING = (*REPLICATED, "--cluster-node-timeout", "1000")
+
+
+@contextmanager
+def replicated_store(kind: str) -> Iterator[tuple[str, RedisServer, RedisServer]]:
+    """Address, the primary that has our records and its one replica, which only the servers themselves can promote."""
+    with ExitStack() as stack:
+        if kind == "cluster":
+            made = cluster(stack, "valkey", *ELECTING, primaries=3, replicated=(0, 1, 2))
+            yield made.topology.url, made.primaries[1], made.replicas[1]
+        else:
+            primary, replica = replicated(stack, "valkey", "--repl-diskless-sync-delay", "0", *REPLICATED)
+            watching_them = sentinel(stack, primary.port, name="valkey", down_after_ms=1000)
+            yield f"redis+sentinel://127.0.0.1:{watching_them.port}/records", primary, replica
+
+
+async def holds_all(url: str, acknowledged: Iterable[str]) -> None:
+    async with store_on(url) as fresh:
+        assert set(acknowledged) <= await sessions(fresh)
+
+
+async def was_told_all(one: Broker, watcher: TestWatcher, acknowledged: Iterable[str]) -> None:
+    """``watcher`` has heard of everything, or has been sent back to a new epoch whose snapshot has it."""
+    await until(lambda: watcher.ended.is_set() or watcher.live() >= set(acknowledged))
+    if not watcher.ended.is_set():
+        assert watcher.position is not None
+        assert watcher.position.version.epoch == 1
+        return
+    # A put that nobody had confirmed was handed out by the old primary before it died.
+    await one.hub.mended.wait()
+    async with watching(one.watcher("resumed"), watcher.position) as resumed:
+        await resumed.ended.wait()
+    assert isinstance(resumed.failure, WatchExpiredError)
+    async with watching(one.watcher("again")) as again:
+        await until(lambda: again.consistent.is_set() and again.live() >= set(acknowledged))
+        assert again.position is not None
+        assert again.position.version.epoch == 2
+
+
+@pytest.mark.parametrize("kind", ["sentinel", "cluster"])
+async def test_a_primary_that_is_killed_under_writes_is_replaced_and_nothing_acknowledged_is_lost(kind: str):
+    with replicated_store(kind) as (url, primary, replica):
+        async with store_on(url, replicas=1) as store, broker(store, SystemClock()) as one:
+            writers = Writers(store, patient=True)
+            async with watching(one.watcher("w")) as watcher:
+                await watcher.consistent.wait()
+                await writers.more(100)
+                primary.stop(signal.SIGKILL)
+                before = len(writers.acknowledged)
+                await until(lambda: b"role:master" in replica.ask("INFO replication"), 30)
+                assert len(writers.acknowledged) == before, "a put was acknowledged while nobody could confirm it"
+                primary.start()
+                if kind == "sentinel":
+                    # It makes a replica of what comes back by itself, but not in the first eight seconds.
+                    primary.ask(f"REPLICAOF 127.0.0.1 {replica.port}")
+                await writers.more(100)
+                assert b"role:slave" in primary.ask("INFO replication")
+                await writers.stop()
+                await was_told_all(one, watcher, writers.acknowledged)
+        await holds_all(url, writers.acknowledged)
+
+
+async def test_a_primary_of_a_cluster_that_is_cut_off_acknowledges_nothing_that_is_lost():
+    """It still takes writes from us, until it has missed the others for long enough; they elect another one."""
+    with wires() as laid, ExitStack() as stack:
+        made = cluster(stack, "redis", *ELECTING, primaries=3, replicated=(0, 1, 2), laid=laid)
+        url, primary, replica = made.topology.url, made.primaries[1], made.replicas[1]
+        async with store_on(url, replicas=1) as store, broker(store, SystemClock()) as one:
+            writers = Writers(store, patient=True)
+            async with watching(one.watcher("w")) as watcher:
+                await watcher.consistent.wait()
+                await writers.more(100)
+                made.cut_off(1)
+                await until(lambda: b"role:master" in replica.ask("INFO replication"), 30)
+                assert b"role:master" in primary.ask("INFO replication")
+                made.mend(1)
+                await until(lambda: b"role:slave" in primary.ask("INFO replication"), 30)
+                await writers.more(100)
+                await writers.stop()
+                await was_told_all(one, watcher, writers.acknowledged)
+        await holds_all(url, writers.acknowledged)
