@@ -33,7 +33,10 @@ class Bench:
     server: RedisServer | None
 
 
-TOPOLOGIES = ("valkey", "redis", "sentinel", "cluster", "tls")
+TOPOLOGIES = ("acl-valkey", "redis", "sentinel", "cluster", "tls")
+ALSO = ("sentinel-valkey", "cluster-valkey")
+everywhere = pytest.mark.parametrize("bench", ["memory", *TOPOLOGIES, *ALSO], indirect=True)
+"""For the promises that depend most on how a server answers; all others would cost more seconds than they could find out."""
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +117,7 @@ async def test_a_batch_with_a_failed_condition_writes_nothing(bench: Bench):
     assert (await bench.store.head()).version.number == 1
 
 
+@everywhere
 async def test_compare_and_set_lets_one_of_many_win(bench: Bench):
     (version,) = await put(bench, session("a"))
     attempts = [
@@ -132,6 +136,7 @@ async def test_create_only_lets_one_of_many_win(bench: Bench):
     assert sum(isinstance(outcome, tuple) for outcome in outcomes) == 1
 
 
+@everywhere
 async def test_a_repeated_request_returns_the_first_outcome(bench: Bench):
     first = await put(bench, session("a", b"1"), request="same")
     again = await put(bench, session("a", b"1"), request="same")
@@ -191,6 +196,7 @@ async def test_s67_names_are_compared_as_they_are(bench: Bench, other: str):
         await bench.store.get("Session", "A")
 
 
+@everywhere
 async def test_the_feed_has_no_gaps_and_keeps_a_put_together(bench: Bench):
     start = await bench.store.head()
     await put(bench, session("a"), session("b"))
@@ -205,6 +211,7 @@ async def test_the_feed_has_no_gaps_and_keeps_a_put_together(bench: Bench):
         assert rest == [other for other in entries if other.version > entry.version]
 
 
+@everywhere
 async def test_a_reader_that_waits_hears_of_the_next_change(bench: Bench):
     start = await bench.store.head()
     waiting = asyncio.create_task(bench.store.changes(start, 10, 5))
@@ -233,6 +240,7 @@ async def test_what_is_not_in_the_feed_has_no_version(bench: Bench):
     assert await put(bench, record, request="first") == (RecordVersion(1, 0),)
 
 
+@everywhere
 async def test_recovery_begins_a_new_epoch_once(bench: Bench):
     await put(bench, session("a"))
     head = await bench.store.head()
@@ -243,6 +251,7 @@ async def test_recovery_begins_a_new_epoch_once(bench: Bench):
     assert await put(bench, session("b")) == (RecordVersion(2, 1),)
 
 
+@everywhere
 async def test_a_lease_has_one_holder_and_a_growing_number(bench: Bench):
     first = await bench.store.acquire_lease("l", "one", 30)
     assert first is not None
@@ -339,6 +348,7 @@ async def test_a_position_of_another_history_is_refused_by_its_tag(bench: Bench)
         await bench.store.changes(Position(entry.version, b"other"), 10, 0.01)
 
 
+@everywhere
 async def test_history_is_trimmed_by_count_and_age_but_its_last_entry_stays(bench: Bench):
     for n in range(5):
         await put(bench, session(f"a{n}"))
@@ -369,6 +379,7 @@ async def test_history_is_not_trimmed_below_a_running_snapshot(bench: Bench):
     assert await bench.store.trim(1, 1000) == 1
 
 
+@everywhere
 async def test_a_snapshot_holds_the_live_records_serialized(bench: Bench):
     await put(bench, session("a", b"1"), session("b"), session("c", expires_at=bench.clock.now() + 5))
     await put(bench, Record(type="Session", id="b", deleted=True))
@@ -390,6 +401,7 @@ async def test_a_snapshot_of_many_records_comes_in_pages_and_can_be_left(bench: 
     assert [page.records async for page in bench.store.snapshot("Grant", 10) if page.records] == []
 
 
+@everywhere
 async def test_heartbeats_are_heard_by_the_others(bench: Bench):
     await bench.store.beat("one", b"1")
     beat = await bench.store.beat("two", b"2")

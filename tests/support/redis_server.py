@@ -132,7 +132,10 @@ def redis_server(name: str, *options: str, port: int = 0) -> Iterator[RedisServe
 
 @contextmanager
 def topology(name: str) -> Iterator[Topology]:
-    """``valkey``, ``redis``, or one of ``sentinel``, ``cluster`` and ``tls``: of Redis, and as ``sentinel-valkey`` of Valkey."""
+    """``valkey``, ``redis``, or one of ``sentinel``, ``cluster``, ``acl`` and ``tls``: of Redis, and as ``sentinel-valkey`` of Valkey.
+
+    There is no ``tls-valkey``: the wheel's server is built without TLS.
+    """
     kind, _, program_name = name.partition("-")
     with ExitStack() as stack:
         if kind in {"valkey", "redis"}:
@@ -142,7 +145,11 @@ def topology(name: str) -> Iterator[Topology]:
             yield _sentinel(stack, program_name or "redis")
         elif kind == "cluster":
             yield cluster(stack, program_name or "redis").topology
+        elif kind == "acl":
+            server = stack.enter_context(redis_server(program_name or "redis"))
+            yield Topology(server.url, server, credentials=_user_of(server))
         else:
+            assert name == "tls", name
             yield _tls(stack)
 
 
@@ -273,7 +280,7 @@ def cluster(
 
 
 def _tls(stack: ExitStack) -> Topology:
-    """TLS with client certificates, and an ACL user that may do what the store needs and nothing else."""
+    """TLS, and a user as ``_user_of`` makes it."""
     folder = stack.enter_context(short_folder())
     authority = LocalAuthority(folder / "ca", SystemClock())
     certified = authority.certificate_for(["localhost"])
@@ -285,13 +292,14 @@ def _tls(stack: ExitStack) -> Topology:
         "--tls-ca-cert-file", str(authority.ca_file), "--tls-auth-clients", "no",
     )  # fmt: skip
     server = stack.enter_context(redis_server("redis", *options))
+    return Topology(f"rediss://localhost:{port}", server, credentials=_user_of(server, authority.ca_file))
+
+
+def _user_of(server: RedisServer, ca_file: Path | None = None) -> Credentials:
+    """A user of the server that may do what the store needs and nothing else."""
     answer = server.ask(f'ACL SETUSER doorward on ">{PASSWORD}" ~{{dw}}:* resetchannels -@all {ACL_COMMANDS}')
     assert answer.startswith(b"+OK"), answer
-    return Topology(
-        f"rediss://localhost:{port}",
-        server,
-        credentials=Credentials(username="doorward", password=Secret(PASSWORD), ca_file=authority.ca_file),
-    )
+    return Credentials(username="doorward", password=Secret(PASSWORD), ca_file=ca_file)
 
 
 def _bulk(answer: bytes) -> str:
