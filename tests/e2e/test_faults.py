@@ -18,14 +18,14 @@ from tests.support.site import Site, everyone, signed_in, site
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def upstreams() -> Iterator[tuple[EchoServer, EchoServer]]:
     with echo_server("old") as old, echo_server("new") as new:
         yield old, new
 
 
-@pytest.fixture
-def made(upstreams: tuple[EchoServer, EchoServer]) -> Iterator[Site]:
+@pytest.fixture(scope="module")
+def deployment(upstreams: tuple[EchoServer, EchoServer]) -> Iterator[Site]:
     to = f"http://127.0.0.1:{upstreams[0].port}"
     routes = [
         {"name": "open", "from": "open", "to": to, "policy": everyone()},
@@ -33,6 +33,39 @@ def made(upstreams: tuple[EchoServer, EchoServer]) -> Iterator[Site]:
     ]
     with short_folder() as folder, site(folder, routes) as running:
         yield running
+
+
+@pytest.fixture
+def made(deployment: Site) -> Iterator[Site]:
+    """The deployment, and afterwards its routes again as they were and every plane at work."""
+    before = list(deployment.routes)
+    yield deployment
+    deployment.routes = before
+    deployment.write()
+    wait_for(lambda: upstream_of(deployment) == "old", what="the routes of before")
+    wait_for(lambda: sign_in(deployment) != "", 60, what="a sign-in")
+    assert status(deployment, "closed") == 401
+
+
+def upstream_of(made: Site) -> str:
+    """The upstream that serves the public route; empty while none does."""
+    with made.client() as client:
+        try:
+            answer = client.get(made.url("open") + "/")
+        except httpx.TransportError:
+            return ""
+        return str(answer.json()["upstream"]) if answer.status_code == 200 else ""
+
+
+def sign_in(made: Site) -> str:
+    """The cookie of a new session for the route `closed`; empty while some plane that has to do with it is away."""
+    with made.client() as client:
+        try:
+            answer = client.sign_in(made.url("closed") + "/", *PASSWORDS["alice"])
+        except (AssertionError, httpx.TransportError):
+            return ""
+        cookie = client.cookie("closed.localhost", "__Host-doorward")
+        return f"__Host-doorward={cookie}" if answer.status_code == 200 else ""
 
 
 def status(made: Site, name: str, cookie: str = "") -> int:
@@ -50,10 +83,8 @@ DIES_WITH = {"proxy": {"proxy", "envoy"}}
 
 @pytest.mark.parametrize("member", MEMBERS)
 def test_s29_what_is_killed_lets_nobody_in_and_comes_back(made: Site, member: str):
-    with made.client() as client:
-        answer = client.sign_in(made.url("closed") + "/", *PASSWORDS["alice"])
-        assert answer.status_code == 200, answer.text
-        cookie = f"__Host-doorward={client.cookie('closed.localhost', '__Host-doorward')}"
+    cookie = sign_in(made)
+    assert cookie
     others = {name: made.run.member(name).pid for name in MEMBERS if name not in DIES_WITH.get(member, {member})}
     stop = threading.Event()
     seen: set[int] = set()
@@ -139,11 +170,7 @@ def test_reload_drops_no_request(made: Site, upstreams: tuple[EchoServer, EchoSe
             made.write()
             wanted = upstreams[number % 2 ^ 1].name
 
-            def served(wanted: str = wanted) -> bool:
-                with made.client() as client:
-                    return bool(client.get(made.url("open") + "/").json().get("upstream") == wanted)
-
-            wait_for(served, 15, what=f"the upstream `{wanted}`")
+            wait_for(lambda wanted=wanted: upstream_of(made) == wanted, 15, what=f"the upstream `{wanted}`")  # type: ignore[misc]
     assert len(answers) > 24
     assert set(answers) == {200}
 
