@@ -1,11 +1,14 @@
 """What a client writes must never be taken for what Doorward says. Real Envoy, an authorizer that allows everything."""
 
+import dataclasses
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from tests.support.envoy import (
     SIGN_IN_HOST,
     EchoUpstream,
@@ -18,6 +21,8 @@ from tests.support.envoy import (
     settings_of,
 )
 from tests.support.http2 import Http2Upstream, http2_request
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 FORGED = "forged-by-the-client"
 IDENTITY_HEADERS = (
@@ -64,8 +69,8 @@ class Bench:
         return [(name.lower(), value) for name, value in self.upstream.requests[-1]["headers"]]
 
 
-@pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running() -> AsyncIterator[Bench]:
     upstream, http2 = EchoUpstream(free_port()), Http2Upstream(free_port())
     to = [("http", "127.0.0.1", upstream.port)]
     settings = settings_of(
@@ -76,6 +81,28 @@ async def bench() -> AsyncIterator[Bench]:
     )
     async with upstream.running(), http2.running(), running_proxy(settings) as proxy:
         yield Bench(proxy, upstream, http2)
+
+
+@pytest.fixture
+def bench(running: Bench) -> Bench:
+    """The bench, with nothing seen and nothing said yet."""
+    for seen in (running.upstream.requests, running.http2.headers, running.http2.trailers, running.authorizer.checks):
+        seen.clear()
+    running.upstream.response_headers = []
+    running.authorizer.added = []
+    running.authorizer.allow = lambda _: True
+    return running
+
+
+@asynccontextmanager
+async def published(bench: Bench, **changes: Any) -> AsyncIterator[None]:
+    """Other settings for a while."""
+    before = bench.proxy.settings
+    await bench.proxy.publish(dataclasses.replace(before, generation=f"{before.generation}+", **changes))
+    try:
+        yield
+    finally:
+        await bench.proxy.publish(dataclasses.replace(before, generation=f"{before.generation}++"))
 
 
 def body_of(answer: Raw) -> dict[str, Any]:
@@ -145,12 +172,10 @@ async def test_s05_the_clients_address_is_envoys(bench: Bench) -> None:
     assert "6.6.6.6" not in json.dumps(bench.seen())
 
 
-async def test_s05_with_a_trusted_hop_its_word_counts_and_nothing_before_it() -> None:
-    upstream = EchoUpstream(free_port())
-    settings = settings_of(route(to=[("http", "127.0.0.1", upstream.port)]), trusted_hops=1)
-    async with upstream.running(), running_proxy(settings) as proxy:
-        await proxy.get("/", headers="X-Forwarded-For: 6.6.6.6, 192.0.2.7\r\n")
-        headers = proxy.authorizer.checks[-1].attributes.request.http.header_map.headers
+async def test_s05_with_a_trusted_hop_its_word_counts_and_nothing_before_it(bench: Bench) -> None:
+    async with published(bench, trusted_hops=1):
+        await bench.proxy.get("/", headers="X-Forwarded-For: 6.6.6.6, 192.0.2.7\r\n")
+        headers = bench.authorizer.checks[-1].attributes.request.http.header_map.headers
         assert [item.raw_value for item in headers if item.key == "x-doorward-client-address"] == [b"192.0.2.7"]
 
 
@@ -174,15 +199,14 @@ async def test_a_forged_identity_header_in_request_trailers_is_deleted(bench: Be
     assert bench.http2.trailers == [[("x-harmless", "kept")]]
 
 
-async def test_what_the_check_reads_is_not_deleted_even_if_a_route_sets_it() -> None:
+async def test_what_the_check_reads_is_not_deleted_even_if_a_route_sets_it(bench: Bench) -> None:
     """Without `Sec-Fetch-Site` and `Origin` a foreign page would pass for a caller that is no browser."""
-    upstream = EchoUpstream(free_port())
-    to = [("http", "127.0.0.1", upstream.port)]
+    to = [("http", "127.0.0.1", bench.upstream.port)]
     values = (("origin", "https://ours"), ("sec-fetch-site", "none"))
-    settings = settings_of(route(match="/x", to=to, set_request_headers=values), route(to=to))
-    async with upstream.running(), running_proxy(settings) as proxy:
-        await proxy.get("/x", headers="Origin: https://evil.example\r\nSec-Fetch-Site: cross-site\r\n")
-        headers = proxy.authorizer.checks[-1].attributes.request.http.header_map.headers
+    routes = (route(match="/x", to=to, set_request_headers=values), route(to=to))
+    async with published(bench, routes=routes):
+        await bench.proxy.get("/x", headers="Origin: https://evil.example\r\nSec-Fetch-Site: cross-site\r\n")
+        headers = bench.authorizer.checks[-1].attributes.request.http.header_map.headers
         given = {item.key: item.raw_value for item in headers}
         assert given["origin"] == b"https://evil.example"
         assert given["sec-fetch-site"] == b"cross-site"
