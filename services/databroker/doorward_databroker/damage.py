@@ -1,24 +1,28 @@
-"""Stored records that do not open: sealed under a key that is not held, or spoiled. Told, and watched until they open again.
+"""Stored records that do not open (their key is not held, they are spoiled or have vanished): told, and watched until they open again.
 
 does not open ─► nothing of its type is vouched for, this databroker is not ready
     opens again (its key is back) ─► written anew, so that every watcher gets it ─┐
     is not there any more         ─► deleted anew, for watchers may still hold it ┴─► vouched for, ready
+
+a change cannot be read ─► the same for its type, until all records of the type have been read again
 """
 
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from contextlib import aclosing
 
 import structlog
 
 from doorward.errors import ConflictError, DataCorruptedError, DoorwardError, NotFoundError
-from doorward.records.record import Damaged, Record, Write
+from doorward.records.record import Damaged, Record, RecordVersion, Write
 from doorward_databroker.store.port import RecordStore
 from doorward_databroker.watch import WatchHub
 
 INTERVAL_SECONDS = 2.0
 _AT_ONCE = 200
+_PAGE = 500
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -32,8 +36,15 @@ def described(damaged: Collection[Damaged]) -> str:
     return f"a stored `{first.type}` (id hash {name}){others} {verb} not open: {first.reason}"
 
 
+def reread(unreadable: Mapping[str, RecordVersion]) -> str:
+    """Which types are read again because of changes that cannot be read, for probes, logs and `status`."""
+    record_type, version = min(unreadable.items(), key=lambda item: item[1])
+    others = f", and of {len(unreadable) - 1} more types" if len(unreadable) > 1 else ""
+    return f"a change of `{record_type}` at `{version}` cannot be read; its records are being read again{others}"
+
+
 class Rereader:
-    """Looks again at what did not open."""
+    """Looks again at what did not open, and at types of which a change cannot be read."""
 
     def __init__(self, store: RecordStore, hub: WatchHub) -> None:
         self._store = store
@@ -56,6 +67,8 @@ class Rereader:
         """
         if not self._hub.mended.is_set():
             return 0
+        for record_type, version in list(self._hub.unreadable.items()):
+            await self._read_again(record_type, version)
         written = 0
         for one in list(self._hub.damaged.values())[:_AT_ONCE]:
             try:
@@ -70,6 +83,15 @@ class Rereader:
         if written:
             _log.info("records open again", records=written)
         return written
+
+    async def _read_again(self, record_type: str, version: RecordVersion) -> None:
+        records = 0
+        async with aclosing(self._store.snapshot(record_type, _PAGE)) as pages:
+            async for page in pages:
+                self._hub.report(page.damaged)
+                records += len(page.records)
+        self._hub.has_read_again(record_type, version)
+        _log.info("all records of a type were read again", type=record_type, records=records)
 
     async def _anew(self, one: Damaged) -> Write:
         """What has to be written so that everybody learns what is stored."""

@@ -12,11 +12,10 @@ import asyncio
 
 import structlog
 
-from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.clock import Clock
 from doorward.errors import DoorwardError, UnavailableError
 from doorward.telemetry.seldom import Seldom
-from doorward_databroker.damage import described
+from doorward_databroker.damage import described, reread
 from doorward_databroker.metrics import DatabrokerMetrics
 from doorward_databroker.peers import Peers
 from doorward_databroker.store.port import RecordStore
@@ -52,9 +51,11 @@ class Heartbeat:
     @property
     def unready(self) -> str | None:
         """Why nobody should be sent here: it cannot do its work, or not for every type; ``None`` when it can."""
-        if self.problem is None and self._hub.damaged:
-            return described(self._hub.damaged.values())
-        return self.problem
+        if self.problem is not None:
+            return self.problem
+        if self._hub.unreadable:
+            return reread(self._hub.unreadable)
+        return described(self._hub.damaged.values()) if self._hub.damaged else None
 
     async def run(self) -> None:
         """Beat until cancelled."""
@@ -73,6 +74,7 @@ class Heartbeat:
                 self._metrics.failed_heartbeats.inc()
             self._metrics.healthy.set(self.healthy)
             self._metrics.damaged.set(len(self._hub.damaged))
+            self._metrics.unreadable.set(self._hub.unreadable_entries)
             self._metrics.watchers_cut.set(self._hub.cuts)
             if self._hub.position is not None:
                 self._metrics.feed_epoch.set(self._hub.position.epoch)
@@ -100,4 +102,4 @@ class Heartbeat:
             return
         for watcher, stamp in stamps.items():
             if stamp is not None and watcher.cut is None and self._hub.vouches_for(watcher.types):
-                watcher.offer(pb.WatchResponse(lease=pb.WatchResponse.Lease(stamp=stamp)).SerializeToString())
+                watcher.grant(stamp)

@@ -29,6 +29,11 @@ class DatabrokerMetrics:
             "Stored records that do not open; their types are not vouched for.",
             registry=registry,
         )
+        self.unreadable = Gauge(
+            "doorward_feed_entries_unreadable",
+            "Feed entries with a change that could not be read, since the start.",
+            registry=registry,
+        )
         self.feed_number = Gauge("doorward_feed_number", "Number of the newest change handed out.", registry=registry)
         self.feed_epoch = Gauge("doorward_feed_epoch", "Epoch of the feed; grows with each loss.", registry=registry)
         self.revoke_seconds = Histogram(

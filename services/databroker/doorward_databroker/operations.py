@@ -16,6 +16,7 @@ from doorward.errors import ConflictError, DataCorruptedError, InvalidArgumentEr
 from doorward.keys.keyring import Keyring
 from doorward.records.record import NO_VERSION, Record, RecordVersion, Write, record_of, version_message, version_of
 from doorward.rpc.server import caller
+from doorward_databroker.damage import reread
 from doorward_databroker.heartbeat import Heartbeat
 from doorward_databroker.peers import Peers
 from doorward_databroker.rights import require_operate
@@ -62,7 +63,7 @@ class OperationsServicer(operations_pb2_grpc.OperationsServiceServicer):
         require_operate(caller.get())
         answer = pb.GetStoreStatusResponse(
             address=self._maintenance.address,
-            problem=self._heartbeat.problem or "",
+            problem=self._heartbeat.problem or (reread(self._hub.unreadable) if self._hub.unreadable else ""),
             keys=[key.id.hex() for key in self._keyring.keys],
             damaged=[
                 pb.GetStoreStatusResponse.Damage(type=one.type, id=one.id, reason=one.reason)
@@ -131,14 +132,23 @@ class OperationsServicer(operations_pb2_grpc.OperationsServiceServicer):
             return await self._written(Write(record=Record(type=record.type, id=record.id, deleted=True)))
         expected = None if stored is None else _expected(stored[0])
         if not record.is_live(self._clock.now()) or (kind.ends_with_history and not keep_sessions):
-            if has_damage:
+            if has_damage or (stored is None and await self._has_vanished(record)):
                 gone = Record(type=record.type, id=record.id, deleted=True)
-                await self._written(Write(record=gone, expected=expected))
+                await self._written(Write(record=gone, expected=expected, absent=stored is None))
             return "ended"
         plain = Record(
             type=record.type, id=record.id, data=record.data, expires_at=record.expires_at, indexes=record.indexes
         )
         return await self._written(Write(record=plain, expected=expected, absent=stored is None))
+
+    async def _has_vanished(self, record: Record) -> bool:
+        try:
+            await self._store.get(record.type, record.id)
+        except NotFoundError:
+            return False
+        except DataCorruptedError:
+            return True
+        return False
 
     async def _written(self, write: Write) -> str:
         try:
@@ -173,7 +183,7 @@ class OperationsServicer(operations_pb2_grpc.OperationsServiceServicer):
         else:
             raise ConflictError("the record opens, so it is not discarded")
         gone = Record(type=request.type, id=request.id, deleted=True)
-        write = Write(record=gone, expected=None if stored is None else _expected(stored[0]))
+        write = Write(record=gone, expected=None if stored is None else _expected(stored[0]), absent=stored is None)
         (version,) = await self._store.put([write], secrets.token_hex(16))
         return pb.DiscardResponse(version=version_message(version))
 

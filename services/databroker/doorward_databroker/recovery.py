@@ -74,11 +74,17 @@ async def mend(store: RecordStore, window: Window, known: Position, clock: Clock
     common = await _common(store, window, known)
     # A place that only a watcher knows lies in a history of which we never heard.
     places = {entry.position for entry in window.entries}
-    is_complete = common is not None and (window.witnessed is None or window.witnessed in places)
     missing: dict[tuple[str, str], Record] = {}
+    unknown: set[tuple[str, str]] = set()
     for entry in window.entries:
         if common is None or entry.version > common:
-            missing.update({(record.type, record.id): record for record in entry.records})
+            read = {(record.type, record.id): record for record in entry.records}
+            missing.update(read)
+            unknown -= read.keys()
+            unknown.update((one.type, one.id) for one in entry.damaged)
+            unknown.update((record_type, "") for record_type in entry.unreadable)
+    # What could not be read cannot be put back.
+    is_complete = common is not None and not unknown and (window.witnessed is None or window.witnessed in places)
     put_back = 0
     for record in missing.values():
         if record.deleted or is_complete or not type_of(record.type).ends_with_history:

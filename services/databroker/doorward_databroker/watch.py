@@ -8,7 +8,9 @@ applies by version, so a record that the snapshot showed newer than a change win
 resumes by version and chain tag.
 
 A stored record that does not open is skipped, and nothing of its type is vouched for until it has been written anew: watchers
-of that type get no lease, and refuse by themselves before long. The databroker is not ready until then.
+of that type get no lease, and refuse by themselves before long. The databroker is not ready until then. A change that cannot be
+read may have been a sign-out: watchers of its type are cut and begin with a snapshot, and nothing of the type is vouched for until all
+its records have been read again.
 
 Concurrency: belongs to one event loop. Within a watcher's queue order is the feed's order.
 """
@@ -17,20 +19,20 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.clock import Clock
 from doorward.errors import DataCorruptedError, DoorwardError, UnavailableError, WatchExpiredError
-from doorward.records.record import NO_VERSION, Damaged, Record, RecordVersion, record_message, version_message
+from doorward.records.record import NO_VERSION, Damaged, RecordVersion, version_message
 from doorward.telemetry.seldom import Seldom
 from doorward_databroker.recovery import Window, mend
 from doorward_databroker.store.port import FeedEntry, Position, RecordStore
-from doorward_databroker.store.types import PAGE_BYTES, RECORD_TYPES
+from doorward_databroker.store.types import RECORD_TYPES
+from doorward_databroker.watch_messages import BATCH_RECORDS, Encoded, joined, responses_for
 
-BATCH_RECORDS = 500
 BATCH_SECONDS = 0.005
 """Changes that come faster than this are handed out together, at the latest; where that is quickly done, more often."""
 _SHORTEST_SECONDS = 0.002
@@ -49,14 +51,6 @@ OTHERS_SECONDS = 1.5
 _LOOK_SECONDS = 0.02
 
 _log = structlog.stdlib.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A ``WatchResponse`` as bytes, the same for every watcher that gets it."""
-
-    data: bytes
-    version: RecordVersion
 
 
 def never(_: bytes) -> bool:
@@ -87,6 +81,10 @@ class Watcher:
     """Sends a response now if the peer takes it; says whether it did."""
     is_waiting: bool = False
     """Whether everything that was queued has been sent."""
+    is_consistent: bool = False
+    """Whether it has had all of its snapshot."""
+    owed: int | None = None
+    """A lease that waits for that: what the snapshot comes upon may take it away."""
 
     def offer(self, data: bytes) -> None:
         """Send or queue a response, or cut the watcher when it has fallen behind."""
@@ -100,6 +98,13 @@ class Watcher:
             return
         self.queued_bytes += len(data)
         self.queue.put_nowait(data)
+
+    def grant(self, stamp: int) -> None:
+        """Offer the lease that echoes ``stamp``."""
+        if self.is_consistent:
+            self.offer(pb.WatchResponse(lease=pb.WatchResponse.Lease(stamp=stamp)).SerializeToString())
+        else:
+            self.owed = stamp
 
     def end(self, reason: str) -> None:
         """Cut the watcher."""
@@ -126,6 +131,10 @@ class WatchHub:
         """Why the feed cannot be read, though the store answers."""
         self.damaged: dict[tuple[str, str], Damaged] = {}
         """Stored records that do not open, until they are written anew."""
+        self.unreadable: dict[str, RecordVersion] = {}
+        """Types with a change that cannot be read, the newest one, until all their records have been read again."""
+        self.unreadable_entries = 0
+        """How many such changes there were."""
         self.mended = asyncio.Event()
         """Clear from when the store is seen to have lost history until what can be put back has been."""
         self.mended.set()
@@ -150,7 +159,7 @@ class WatchHub:
 
     def vouches_for(self, types: frozenset[str]) -> bool:
         """Whether every stored record of these types could be read."""
-        return not any(record_type in types for record_type, _ in self.damaged)
+        return types.isdisjoint(self.unreadable) and not any(record_type in types for record_type, _ in self.damaged)
 
     async def run(self) -> None:
         """Follow the feed until cancelled."""
@@ -220,6 +229,7 @@ class WatchHub:
                 await mend(self._store, self._window, self._position, self._clock)
             self._window = Window()
             self.damaged.clear()
+            self.unreadable.clear()  # all watchers are cut
             self._store.lost.clear()
             head = await self._store.head()
             await self._move(head)
@@ -249,6 +259,8 @@ class WatchHub:
         A databroker that was started after the loss has nothing to compare with; what its watchers hold is the only witness. One that
         was away for so long that its place has been trimmed knows nothing newer, and begins with a snapshot like any other.
         """
+        if await self._store.contains(claimed):
+            return  # what comes after it cannot be read, and it begins with a snapshot
         head = await self._store.head()
         oldest = await self._store.oldest()
         is_trimmed = claimed.version <= head.version and oldest is not None and claimed.version < oldest
@@ -261,10 +273,11 @@ class WatchHub:
         encoded: dict[frozenset[str], list[Encoded]] = {}
         began = self._clock.monotonic()
         self._note_damage(entries)
+        self._note_unreadable(entries)
         for watcher in tuple(self._watchers):
             responses = encoded.get(watcher.types)
             if responses is None:
-                responses = encoded[watcher.types] = _responses(entries, watcher.types)
+                responses = encoded[watcher.types] = responses_for(entries, watcher.types)
             for response in responses:
                 if response.version > watcher.position:
                     watcher.offer(response.data)
@@ -285,18 +298,43 @@ class WatchHub:
     def _note_damage(self, entries: Iterable[FeedEntry]) -> None:
         for entry in entries:
             for record in entry.records:
-                self.damaged.pop((record.type, record.id), None)
+                known = self.damaged.get((record.type, record.id))
+                # An older change says nothing about it, nor does the same one: what is stored is not what the feed has.
+                if known is not None and known.version < record.version:
+                    del self.damaged[record.type, record.id]
             self.report(entry.damaged)
+
+    def _note_unreadable(self, entries: Iterable[FeedEntry]) -> None:
+        """Cut whoever may lack a change that cannot be read. It must be before any later change moves them on."""
+        for entry in entries:
+            if not entry.unreadable:
+                continue
+            _log.error("a change cannot be read", types=sorted(entry.unreadable), version=str(entry.version))
+            self.unreadable_entries += 1
+            self.unreadable.update(dict.fromkeys(entry.unreadable, entry.version))
+            for watcher in tuple(self._watchers):
+                if not watcher.types.isdisjoint(entry.unreadable):
+                    watcher.end("a change of what it watches cannot be read")
+
+    def has_read_again(self, record_type: str, version: RecordVersion) -> None:
+        """All stored records of a type have been read since a change of it at ``version`` could not be."""
+        if self.unreadable.get(record_type) == version:
+            del self.unreadable[record_type]
 
     def report(self, damaged: Iterable[Damaged]) -> None:
         """Note records that do not open, whoever has come upon them."""
         for one in damaged:
+            known = self.damaged.get((one.type, one.id))
+            if known is not None and known.version > one.version:
+                continue
             kind = RECORD_TYPES.get(one.type)
             if kind is not None and not kind.in_feed:
                 continue  # nobody would hear that it was written anew
             if (one.type, one.id) not in self.damaged:
                 _log.error("a stored record does not open", type=one.type, id=one.id, reason=one.reason)
-            self.damaged[one.type, one.id] = one
+            unknown_since = self._position.version if self._position and one.version == NO_VERSION else None
+            # By a version that cannot be read, any older change would clear it.
+            self.damaged[one.type, one.id] = one if unknown_since is None else replace(one, version=unknown_since)
 
     def look_later(self, one: Damaged) -> None:
         """Put it behind the others that do not open, if it still is among them."""
@@ -342,6 +380,9 @@ class WatchHub:
                 version=version_message(entered.version), tag=entered.tag, types=watcher.if_known
             )
             yield pb.WatchResponse(consistent=consistent).SerializeToString()
+            watcher.is_consistent = True
+            if watcher.owed is not None and self.vouches_for(watcher.types):
+                watcher.grant(watcher.owed)
             while True:
                 # INVARIANT: while this is set, and the queue is empty, nothing is on its way that must go first.
                 watcher.is_waiting = True
@@ -381,62 +422,24 @@ class WatchHub:
                 async for page in pages:
                     self.report(page.damaged)
                     if page.records:
-                        yield _joined(page.records)
+                        yield joined(page.records)
 
     async def _replay(self, types: frozenset[str], start: Position, until: RecordVersion) -> AsyncIterator[Encoded]:
-        """The changes after ``start``, up to where the live feed takes over; checks that ``start`` is in the history."""
+        """The changes after ``start``, up to where the live feed takes over; checks that ``start`` is in the history.
+
+        Raises:
+            WatchExpiredError: it is not, or one of the changes cannot be read.
+        """
         position = start
         while True:
             entries = await self._store.changes(position, _READ_ENTRIES, 0.001)
             wanted = [entry for entry in entries if entry.version <= until]
+            for entry in wanted:
+                if not types.isdisjoint(entry.unreadable):
+                    raise WatchExpiredError(f"the change at `{entry.version}` cannot be read")
             self._note_damage(wanted)
-            for response in _responses(wanted, types):
+            for response in responses_for(wanted, types):
                 yield response
             if not wanted or len(wanted) < len(entries):
                 return
             position = wanted[-1].position
-
-
-def _responses(entries: Sequence[FeedEntry], types: frozenset[str]) -> list[Encoded]:
-    """The entries as few messages as the bounds allow; one put is never split."""
-    responses: list[Encoded] = []
-    pending: list[Record] = []
-    size = 0
-    last: Position | None = None
-    for entry in entries:
-        records = [record for record in entry.records if record.type in types]
-        more = sum(len(record.data) for record in records)
-        if last is not None and pending and (len(pending) + len(records) > BATCH_RECORDS or size + more > PAGE_BYTES):
-            responses.append(_batch(pending, last))
-            pending, size = [], 0
-        pending += records
-        size += more
-        last = entry.position
-    if last is not None:
-        # Also without records: the watcher's version must move on, or it would resume from too far back.
-        responses.append(_batch(pending, last))
-    return responses
-
-
-def _batch(records: Sequence[Record], position: Position) -> Encoded:
-    batch = pb.WatchResponse.Batch(
-        records=[record_message(record) for record in records],
-        version=version_message(position.version),
-        tag=position.tag,
-    )
-    return Encoded(pb.WatchResponse(batch=batch).SerializeToString(), position.version)
-
-
-def _joined(records: Sequence[bytes]) -> bytes:
-    """A batch of records that are serialized already: as `Batch.records`, inside `WatchResponse.batch` (both field 1)."""
-    body = b"".join(part for record in records for part in (b"\x0a", _varint(len(record)), record))
-    return b"\x0a" + _varint(len(body)) + body
-
-
-def _varint(number: int) -> bytes:
-    parts = bytearray()
-    while number > 0x7F:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    parts.append(number)
-    return bytes(parts)

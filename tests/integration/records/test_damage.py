@@ -1,8 +1,9 @@
 """Entries of the feed that cannot be read, in a real store: who is told, who goes on, and who is not vouched for."""
 
 import asyncio
+import itertools
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -11,10 +12,10 @@ from tests.support.key_material import keyring
 from tests.support.redis_server import RedisServer, redis_server
 
 from doorward.clock import SystemClock
-from doorward.errors import DataCorruptedError, UnavailableError
+from doorward.errors import DataCorruptedError, NotFoundError, WatchExpiredError
 from doorward.keys.keyring import Keyring
 from doorward.keys.store import Purpose
-from doorward.records.record import Record, Write
+from doorward.records.record import Record, RecordVersion, Write
 from doorward_databroker.damage import Rereader
 from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.connection import Link
@@ -131,31 +132,148 @@ async def test_a_deletion_that_did_not_open_reaches_the_watchers_that_hold_the_r
         assert one.hub.damaged == {}
 
 
-async def test_an_entry_without_a_shape_stops_the_feed_and_readiness_says_so(server: RedisServer):
-    """Nobody can say which types it was about, so nothing is vouched for."""
+async def rewrite_newest(
+    server: RedisServer, store: RedisStore, change: Callable[[dict[bytes, bytes]], object]
+) -> None:
+    """Change the feed's newest entry, as only a fault or somebody else's hand does."""
+    (entries,) = await store._link.run(("XRANGE", "{dw}:feed", "-", "+"))
+    server.ask("DEL {dw}:feed")
+    for place, (stream_id, flat) in enumerate(entries, 1):
+        fields = dict(zip(flat[::2], flat[1::2], strict=True))
+        if place == len(entries):
+            change(fields)
+        await store._link.run(("XADD", "{dw}:feed", stream_id, *itertools.chain(*fields.items())))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fields: fields.update({b"b0": b"spoiled"}),
+        lambda fields: fields.update({b"b0": fields[b"b0"][:-1] + bytes([fields[b"b0"][-1] ^ 1])}),
+        lambda fields: fields.update({b"i0": b"c"}),
+        lambda fields: fields.pop(b"i0"),
+        lambda fields: fields.pop(b"b0"),
+    ],
+    ids=["no-seal", "one-bit", "other-id", "no-id", "no-bytes"],
+)
+async def test_a_change_that_cannot_be_read_closes_its_type_until_everybody_has_read_all_of_it(
+    server: RedisServer, change: Callable[[dict[bytes, bytes]], object]
+):
+    """It is a sign-out here, which must reach whoever holds the session; whoever watches other types notices nothing."""
     server.ask("FLUSHALL")
-    async with served(server) as one, watching(one.watcher("w")) as watcher:
-        await watcher.consistent.wait()
-        await one.put(record("Session", "a"))
-        await one.caught_up()
-        await one.heartbeat.beat()
-        last = await one.store.head()
+    async with (
+        served(server) as one,
+        watching(one.watcher("s", "Session", "User")) as sessions,
+        watching(one.watcher("u", "User")) as users,
+    ):
+        await sessions.consistent.wait()
+        await users.consistent.wait()
+        await one.put(record("Session", "a"), record("Session", "b"))
+        await until(lambda: sessions.live() == {"a", "b"})
+        held = sessions.position
+        assert held is not None
         one.reader.cancel()
-        broken = (await one.put(record("Session", "b"))).version
-        # It continues the chain, so it is no history of somebody else.
-        server.ask("DEL {dw}:feed")
-        added = server.ask(f"XADD {{dw}}:feed {broken.epoch}-{broken.number} p {last.tag.decode()} t x n many")
-        assert added.startswith(b"$")
+        await one.put(Record(type="Session", id="a", deleted=True), record("User", "u"))
+        await rewrite_newest(server, one.store, change)
         reading = asyncio.create_task(one.hub.run())
         try:
-            await until(lambda: one.hub.problem is not None)
-            watcher.ping(1)
-            with pytest.raises(UnavailableError, match="cannot be read"):
+            await until(lambda: users.live() == {"u"})
+            await sessions.ended.wait()
+            sessions.ping(1)
+            users.ping(2)
+            await one.heartbeat.beat()
+            one.heartbeat.problem = None  # as its loop says after a beat
+            await until(lambda: users.leases == [2])
+            assert "a change of `Session` at `1.4` cannot be read" in (one.heartbeat.unready or "")
+            async with watching(one.watcher("s", "Session", "User"), held) as resumed:
+                await resumed.ended.wait()
+            assert isinstance(resumed.failure, WatchExpiredError)
+            await one.hub.report_loss(held)  # as the service does then
+            assert not one.store.lost.is_set(), "nothing is lost"
+            async with watching(one.watcher("s", "Session", "User")) as again:
+                await again.consistent.wait()
+                assert again.live() == {"b", "u"}
+                again.ping(3)
                 await one.heartbeat.beat()
-            assert watcher.leases == []
-            assert not watcher.live() - {"a"}
+                await Rereader(one.store, one.hub).look()
+                assert one.heartbeat.unready is None
+                again.ping(4)
+                await one.heartbeat.beat()
+                await until(lambda: again.leases == [4])
+            assert sessions.leases == []
         finally:
             reading.cancel()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fields: fields.pop(b"t0"),
+        lambda fields: fields.update({b"t0": b"Sessiom"}),
+        lambda fields: fields.update({b"t1": fields[b"t0"]}),
+        lambda fields: fields.pop(b"t"),
+    ],
+    ids=["no-type", "other-type", "one-more", "no-tag"],
+)
+async def test_an_entry_that_does_not_say_its_types_makes_everybody_begin_with_a_snapshot(
+    server: RedisServer, change: Callable[[dict[bytes, bytes]], object]
+):
+    """Nobody can say which types it was about, so all are closed. Nothing is lost, so nobody's session ends."""
+    server.ask("FLUSHALL")
+    async with (
+        served(server) as one,
+        watching(one.watcher("s")) as sessions,
+        watching(one.watcher("u", "User")) as users,
+    ):
+        await one.put(record("Session", "a"), record("Session", "b"))
+        await until(lambda: sessions.live() == {"a", "b"})
+        await users.consistent.wait()
+        one.reader.cancel()
+        await one.put(Record(type="Session", id="a", deleted=True))
+        await rewrite_newest(server, one.store, change)
+        reading = asyncio.create_task(one.hub.run())
+        try:
+            await sessions.ended.wait()
+            await users.ended.wait()
+            await until(one.hub.mended.is_set)
+            assert one.hub.position == RecordVersion(2, 0)
+            async with watching(one.watcher("s")) as again:
+                await again.consistent.wait()
+                assert again.live() == {"b"}
+        finally:
+            reading.cancel()
+
+
+async def test_a_record_that_has_vanished_is_damage_and_not_absence(server: RedisServer):
+    """A server that evicts, or somebody's DEL: what is gone may have said that somebody is shut out."""
+    server.ask("FLUSHALL")
+    async with served(server) as one:
+        await one.put(record("Session", "kept"), record("Session", "gone"), record("Session", "signed-out"))
+        await one.put(Record(type="Session", id="signed-out", deleted=True))
+        await one.caught_up()
+        server.ask("DEL {dw}:r:Session:gone")
+        server.ask("DEL {dw}:r:Session:signed-out")  # as at its tombstone's end
+        with pytest.raises(DataCorruptedError, match="vanished"):
+            await one.store.get("Session", "gone")
+        for name in ("signed-out", "never"):
+            with pytest.raises(NotFoundError):
+                await one.store.get("Session", name)
+        page = await one.store.page("Session", "", 10)
+        found = await one.store.query("Session", "user_id", "u", "", 10)
+        for read in (page, found):
+            assert ([kept.id for kept in read.records], [lost.id for lost in read.damaged]) == (["kept"], ["gone"])
+        async with watching(one.watcher("s")) as sessions:
+            await sessions.consistent.wait()
+            assert (sessions.live(), set(one.hub.damaged)) == ({"kept"}, {("Session", "gone")})
+            assert await Rereader(one.store, one.hub).look() == 0
+            sessions.ping(1)
+            await one.heartbeat.beat()
+            await one.put(Record(type="Session", id="gone", deleted=True))
+            await one.caught_up()
+            sessions.ping(2)
+            await one.heartbeat.beat()
+            await until(lambda: sessions.leases == [2])
+        assert (await one.store.page("Session", "", 10)).damaged == ()
 
 
 async def test_a_foreign_database_under_the_same_prefix_is_refused_and_left_as_it_is(server: RedisServer):

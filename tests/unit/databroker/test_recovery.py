@@ -9,7 +9,7 @@ from tests.support.key_material import keyring
 
 from doorward.errors import NotFoundError
 from doorward.keys.store import Purpose
-from doorward.records.record import Record, RecordVersion, Write
+from doorward.records.record import Damaged, Record, RecordVersion, Write
 from doorward_databroker.recovery import Window, mend
 from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.memory import MemoryStore
@@ -164,3 +164,33 @@ def test_the_window_is_bounded_in_records_and_bytes():
     for number in range(100):
         window.add([FeedEntry(RecordVersion(2, number), (record("b", bytes(1024 * 1024)),), b"t")])
     assert sum(len(one.data) for entry in window.entries for one in entry.records) <= 16 * 1024 * 1024
+
+
+@pytest.mark.parametrize("is_cured", [False, True])
+async def test_a_lost_change_that_could_not_be_read_may_have_been_a_sign_out(lossy: Lossy, is_cured: bool):
+    """It cannot be put back, so sessions end, unless what was written over it is known."""
+    await lossy.put(record("in"))
+    await lossy.read()
+    await lossy.put(record("in", deleted=True))
+    (entry,) = await lossy.store.changes(lossy.seen, 10, 0.001)
+    not_held = Damaged("Session", "in", entry.version, "its key is not held")
+    lossy.window.add([FeedEntry(entry.version, (), entry.tag, (not_held,))])
+    lossy.seen = entry.position
+    if is_cured:
+        await lossy.put(record("in", b"2"))
+        await lossy.read()
+    await lossy.lose(1 + is_cured)
+    assert await lossy.mend() == is_cured
+    assert await lossy.live() == ({"in": b"2"} if is_cured else {})
+
+
+async def test_a_lost_change_that_named_no_record_ends_sessions(lossy: Lossy):
+    await lossy.put(record("in"))
+    await lossy.read()
+    await lossy.put(record("other", deleted=True))
+    (entry,) = await lossy.store.changes(lossy.seen, 10, 0.001)
+    lossy.window.add([FeedEntry(entry.version, (), entry.tag, unreadable=frozenset({"Session"}))])
+    lossy.seen = entry.position
+    await lossy.lose(1)
+    assert not await lossy.mend()
+    assert await lossy.live() == {}

@@ -10,6 +10,7 @@ from tests.support.broker import Broker, broker, until, watching
 from tests.support.fake_clock import FakeClock
 from tests.support.key_material import keyring
 
+from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.clock import SystemClock
 from doorward.errors import UnavailableError, WatchExpiredError
 from doorward.keys.store import Purpose
@@ -199,8 +200,57 @@ async def test_a_type_with_a_damaged_record_is_not_vouched_for_until_it_is_writt
         assert sessions.leases == []
         await one.put(session("a"))
         await one.caught_up()
+        assert not one.hub.vouches_for(frozenset({"Session"})), "a change that is not newer says nothing about it"
+        await one.put(session("a"))
+        await one.caught_up()
         await one.heartbeat.beat()
         await until(lambda: sessions.leases == [1])
+
+
+async def test_what_is_damaged_stays_so_whatever_was_said_of_it_before(one: Broker):
+    """A watcher that resumes has older changes replayed to it, and old damage."""
+    begin = await one.store.head()
+    await one.put(session("a"))
+    await one.put(session("a"))
+    await one.caught_up()
+    newest = Damaged("Session", "a", RecordVersion(1, 2), "spoiled where it is stored")
+    no_version = Damaged("Session", "b", RecordVersion(0, 0), "spoiled, its version too")
+    one.hub.report([newest, no_version])
+    one.hub.report([Damaged("Session", "a", RecordVersion(1, 1), "older")])
+    await one.put(session("c"))
+    async with watching(one.watcher("w"), begin) as resumed:
+        await until(lambda: resumed.live() == {"a", "c"})
+    assert set(one.hub.damaged) == {("Session", "a"), ("Session", "b")}
+    assert one.hub.damaged["Session", "a"] is newest
+    await one.put(session("a"), session("b"))
+    await one.caught_up()
+    assert one.hub.damaged == {}
+
+
+async def test_a_lease_from_before_the_snapshot_was_whole_is_lost_when_the_snapshot_comes_upon_damage(one: Broker):
+    await one.put(session("a"))
+    await one.caught_up()
+    for is_damaged in (True, False):
+        watcher = one.watcher("w", "Session", "User").watcher
+        stream = one.hub.watch(watcher, None)
+        await anext(stream)
+        watcher.stamp = 7
+        await one.heartbeat.beat()
+        if is_damaged:
+            one.hub.report([Damaged("User", "u", RecordVersion(1, 1), "does not open")])
+        while pb.WatchResponse.FromString(await anext(stream)).WhichOneof("message") != "consistent":
+            pass
+        following = asyncio.ensure_future(anext(stream))
+        if is_damaged:
+            await until(lambda: watcher.is_waiting)  # noqa: B023  # within its turn
+            assert watcher.queue.empty()
+            watcher.end("enough")
+            with pytest.raises(UnavailableError):
+                await following
+            one.hub.damaged.clear()
+        else:
+            assert pb.WatchResponse.FromString(await following).lease.stamp == 7
+            await stream.aclose()
 
 
 async def test_a_clock_that_disagrees_with_the_stores_extends_nothing():

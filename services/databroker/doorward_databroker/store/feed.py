@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from doorward.errors import DataCorruptedError, WatchExpiredError
+from doorward.errors import DataCorruptedError, KeyMissingError, WatchExpiredError
 from doorward.records.record import NO_VERSION, Damaged, Record, RecordVersion
 from doorward_databroker.store.codec import Codec, decode
 from doorward_databroker.store.port import FeedEntry, Position
+from doorward_databroker.store.types import RECORD_TYPES
 
 RawEntry: TypeAlias = tuple[bytes, Mapping[bytes, bytes]]
 """Stream id and fields: ``p`` and ``t`` chain tags, ``m`` when (ms), ``n`` how many records, then for each ``t<i>`` type,
@@ -40,32 +41,36 @@ def readable_version(text: bytes) -> RecordVersion:
         return NO_VERSION
 
 
-def entry_of(entry: RawEntry, codec: Codec) -> FeedEntry:
-    """The changes in ``entry``. A record in it that does not open is told as damaged, and the others are still delivered.
+def entry_of(entry: RawEntry, after: RecordVersion, codec: Codec) -> FeedEntry:
+    """The changes in ``entry``, the next one after ``after``. Versions have no gaps, so how many they are is known.
+
+    A record sealed under a key that is not held is told as damaged. Where one does not open for another reason, what the entry says of
+    it cannot be trusted, the id neither: then its type is told as unreadable. What the entry says of other records is delivered.
 
     Raises:
-        DataCorruptedError: not even its shape can be read.
+        WatchExpiredError: it does not even say of which types it is, or how the chain goes on.
     """
     stream_id, fields = entry
     version = position_of(stream_id)
+    tag, count = fields.get(b"t"), version.number - after.number
+    kinds = [fields.get(b"t%d" % place, b"").decode(errors="replace") for place in range(min(count, len(fields)))]
+    if not tag or version.epoch != after.epoch or len(kinds) != count or b"t%d" % count in fields:
+        raise WatchExpiredError(f"the feed entry at `{version}` has lost its shape")
     records: list[Record] = []
     damaged: list[Damaged] = []
-    last = None
-    try:
-        for place in range(int(fields[b"n"])):
-            record_type = fields[b"t%d" % place].decode()
-            record_id = fields[b"i%d" % place].decode()
-            last = version_from(fields[b"v%d" % place])
-            try:
-                records.append(decode(codec, record_type, record_id, last, fields[b"b%d" % place]))
-            except DataCorruptedError as error:
-                damaged.append(Damaged(record_type, record_id, last, str(error)))
-        tag = fields[b"t"]
-    except (KeyError, ValueError, UnicodeDecodeError) as error:
-        raise DataCorruptedError(f"the feed entry at `{version}` cannot be read") from error
-    if last != version:
-        raise DataCorruptedError(f"the feed entry at `{version}` is not what its id says")
-    return FeedEntry(version, tuple(records), tag, tuple(damaged))
+    unreadable: set[str] = set()
+    for place, kind in enumerate(kinds):
+        its_version = RecordVersion(version.epoch, after.number + place + 1)
+        record_id = fields.get(b"i%d" % place, b"").decode(errors="replace")
+        try:
+            records.append(decode(codec, kind, record_id, its_version, fields.get(b"b%d" % place, b"")))
+        except KeyMissingError as error:
+            damaged.append(Damaged(kind, record_id, its_version, str(error)))
+        except DataCorruptedError as error:
+            if kind not in RECORD_TYPES:
+                raise WatchExpiredError(f"the feed entry at `{version}` is of no type that is known") from error
+            unreadable.add(kind)
+    return FeedEntry(version, tuple(records), tag, tuple(damaged), frozenset(unreadable))
 
 
 def chained(entries: list[RawEntry], after: Position, codec: Codec) -> list[FeedEntry]:
@@ -74,11 +79,10 @@ def chained(entries: list[RawEntry], after: Position, codec: Codec) -> list[Feed
     Raises:
         WatchExpiredError: they do not continue from ``after``.
     """
-    tag = after.tag
     found = []
     for entry in entries:
-        if tag and entry[1].get(b"p") != tag:
+        if after.tag and entry[1].get(b"p") != after.tag:
             raise WatchExpiredError(f"the history after `{after.version}` is another one")
-        found.append(entry_of(entry, codec))
-        tag = found[-1].tag
+        found.append(entry_of(entry, after.version, codec))
+        after = found[-1].position
     return found

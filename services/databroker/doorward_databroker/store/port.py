@@ -29,6 +29,8 @@ class FeedEntry:
     records: tuple[Record, ...]
     tag: bytes = b""
     damaged: tuple[Damaged, ...] = ()
+    unreadable: frozenset[str] = frozenset()
+    """Types of which it changes records that it does not name any more: whoever holds such records has to read all of them again."""
 
     @property
     def position(self) -> Position:

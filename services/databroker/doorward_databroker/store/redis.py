@@ -78,9 +78,38 @@ class RedisStore:
         await self._in_our_form()
         (row,) = await self._link.run(("HMGET", self._keys.record(record_type, record_id), *_FIELDS))
         record = self._decode(record_type, record_id, row)
+        if record is None and type_of(record_type).in_feed:
+            record = await self._found_again(record_type, record_id)
         if record is None or not record.is_live(self._clock.now()):
             raise NotFoundError(f"no `{record_type}` of this id")
         return record
+
+    async def _found_again(self, record_type: str, record_id: str) -> Record | None:
+        """What is stored by now of a record that was not there; ``None`` when it is not listed either.
+
+        Raises:
+            DataCorruptedError: it is listed, and not there: it has vanished. A deletion leaves a tombstone, for as long as it counts.
+        """
+        if not await self._listed(record_type, [record_id]):
+            return None
+        (row,) = await self._link.run(("HMGET", self._keys.record(record_type, record_id), *_FIELDS))
+        if row[0] is None:
+            raise DataCorruptedError(f"a stored `{record_type}` has vanished")
+        return self._decode(record_type, record_id, row)
+
+    async def _listed(self, record_type: str, ids: Sequence[str]) -> list[str]:
+        """Those of ``ids`` that should be there."""
+        listing = self._keys.listing(record_type)
+        found = await self._link.run(*(("ZRANGE", listing, f"[{name}", f"[{name}", "BYLEX") for name in ids))
+        return [name for name, there in zip(ids, found, strict=True) if there]
+
+    async def _vanished(
+        self, record_type: str, ids: Sequence[str], rows: Sequence[Sequence[bytes | None]]
+    ) -> list[Damaged]:
+        """Those of ``ids`` that are listed and not there; see ``_found_again``. What only an index still names has ended long ago."""
+        absent = [name for name, row in zip(ids, rows, strict=True) if row[0] is None]
+        listed = await self._listed(record_type, absent) if absent else []
+        return [Damaged(record_type, name, NO_VERSION, f"a stored `{record_type}` has vanished") for name in listed]
 
     async def stored_version(self, record_type: str, record_id: str) -> tuple[RecordVersion, bool] | None:
         """See ``RecordStore.stored_version``."""
@@ -137,7 +166,7 @@ class RedisStore:
         """The live ones among ``rows``, a few at a time, so that others have their turn in between."""
         now = self._clock.now()
         records: list[bytes] = []
-        damaged: list[Damaged] = []
+        damaged = await self._vanished(record_type, ids, rows)
         for position, (record_id, row) in enumerate(zip(ids, rows, strict=True)):
             if position % _SLICE == 0:
                 await asyncio.sleep(0)
@@ -401,7 +430,7 @@ class RedisStore:
         """The live ones among ``rows``, a few at a time, so that others have their turn in between."""
         now = self._clock.now()
         records: list[Record] = []
-        damaged: list[Damaged] = []
+        damaged = await self._vanished(record_type, ids, rows)
         for position, (record_id, row) in enumerate(zip(ids, rows, strict=True)):
             if position % _SLICE == 0:
                 await asyncio.sleep(0)
