@@ -2,8 +2,8 @@
 
 `--stage one` is one machine, whose parts are killed and stopped; `--stage apart` two of everything over a store behind a sentinel,
 whose parts are also cut off from each other. The last line is JSON with `violations`, which must be 0, and how long revokes took to be
-applied. `lost` are sessions that ended though nobody had asked for it: on one machine there must be none. Apart there may be, because one
-of two replicas confirms: when a failover loses writes that no databroker can name, sessions end.
+applied. `lost` are sessions that ended though nobody had asked for it: on one machine, and with `--confirm all`, there must be none. Apart
+there may be otherwise, because one of two replicas confirms: when a failover loses writes that no databroker can name, sessions end.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from tests.support.deployment import short_folder
 from tests.support.echo import echo_server
 from tests.support.history import Driver, History, Stage
 from tests.support.site import signed_in, site
-from tests.support.stages import OneMachine, apart
+from tests.support.stages import Apart, OneMachine, apart
 
 
 @contextmanager
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--stage", choices=("one", "apart"), default="one")
+    parser.add_argument("--confirm", choices=("one", "all"), default="one", help="how many of two replicas, apart")
     parser.add_argument("--logs", type=Path, help="folder to copy the processes' logs to")
     arguments = parser.parse_args()
     history = History(seed=arguments.seed if arguments.seed is not None else secrets.randbits(32))
@@ -48,6 +49,8 @@ def main() -> None:
     with echo_server("live") as upstream, short_folder() as folder:
         routes = [{"name": "live", "from": "live", "to": f"http://127.0.0.1:{upstream.port}", "policy": signed_in()}]
         with open_stage(folder, routes) as stage:
+            if isinstance(stage, Apart) and arguments.confirm == "all":
+                stage.confirm_by_all()
             asyncio.run(Driver(stage, history).run(arguments.seconds, faults=True))
         if arguments.logs is not None:
             copy_logs(folder, arguments.logs)

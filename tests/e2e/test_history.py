@@ -1,13 +1,15 @@
 """No request that begins after `applied` is let in, whatever is killed, stopped or put back meanwhile; a short history in every run.
 
-By hand, also over a store that fails over and is cut: ``python bench/history.py --stage apart --seconds 600``.
+By hand, longer and with everything that can fail: ``python bench/history.py --stage apart --seconds 600``.
 """
 
+import asyncio
 import json
 import secrets
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import psutil
 import pytest
@@ -16,30 +18,65 @@ from tests.support.deployment import short_folder, wait_for
 from tests.support.echo import echo_server
 from tests.support.history import Driver, History
 from tests.support.site import Site, signed_in, site
-from tests.support.stages import OneMachine
+from tests.support.stages import Apart, OneMachine, apart
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
 
 
+def routes_to(port: int) -> list[dict[str, Any]]:
+    return [{"name": "live", "from": "live", "to": f"http://127.0.0.1:{port}", "policy": signed_in()}]
+
+
 @pytest.fixture(scope="module")
 def made() -> Iterator[Site]:
-    with echo_server("live") as upstream, short_folder() as folder:
-        routes = [
-            {"name": "live", "from": "live", "to": f"http://127.0.0.1:{upstream.port}", "policy": signed_in()},
-        ]
-        with site(folder, routes) as running:
-            yield running
+    with echo_server("live") as upstream, short_folder() as folder, site(folder, routes_to(upstream.port)) as running:
+        yield running
+
+
+@pytest.fixture
+def partitioned() -> Iterator[Apart]:
+    with echo_server("live") as upstream, short_folder() as folder, apart(folder, routes_to(upstream.port)) as stage:
+        stage.only_partitions = True
+        stage.longest = 3.0
+        yield stage
 
 
 async def test_s43_no_request_that_begins_after_applied_is_let_in(made: Site):
     history = History(seed=secrets.randbits(32))
     driver = Driver(OneMachine(made), history)
-    await driver.run(4.0, faults=False)
-    await driver.run(12.0, faults=True)
+    await driver.run(2.0, faults=False)
+    await driver.run(10.0, faults=True)
     assert history.violations == [], f"seed {history.seed}: {history.faults}"
     assert history.lost == [], f"seed {history.seed}: {history.faults}"
     assert history.allowed > 20
     assert history.applied
+
+
+async def test_s43_partitions_and_failovers_let_nobody_in_either_and_lose_nothing_that_all_replicas_confirmed(
+    partitioned: Apart,
+):
+    """First as one of two replicas confirms, where a failover may end sessions; then as both do, where it may not.
+
+    Both seeds begin with a primary that is cut off together with databrokers, until another one has taken over.
+    """
+    some, every = History(seed=1), History(seed=14)
+    await drive(partitioned, some)
+    await asyncio.to_thread(partitioned.confirm_by_all)
+    await drive(partitioned, every)
+    assert every.lost == [], every.faults
+    for history in (some, every):
+        assert history.violations == [], history.faults
+        assert history.faults
+        assert history.applied
+        assert history.allowed > 20
+        assert history.refused > 20
+
+
+async def drive(stage: Apart, history: History) -> None:
+    driver = Driver(stage, history)
+    while not history.applied:
+        await driver.run(1.0, faults=False)
+    await driver.run(6.0, faults=True)
 
 
 def test_s43_a_store_that_is_put_back_older_lets_nobody_in_who_was_refused(made: Site):

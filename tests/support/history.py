@@ -117,6 +117,8 @@ class Driver:
         self._stage = stage
         self.history = history
         self._random = random.Random(history.seed)
+        # Its own, so that a seed gives the same faults however many requests there are between them.
+        self._chance = random.Random(history.seed)
         self._handles = HandleSealer(Sealer(KeyStore(stage.keys).keyring(Purpose.SESSION_HANDLE)))
         self._tls = ssl.create_default_context(cafile=str(stage.ca_file))
         self._people: list[Person] = []
@@ -242,8 +244,8 @@ class Driver:
             self.history.faults.append(f"after {time.monotonic() - began:.1f} s: {fault}")
 
         while time.monotonic() < deadline - 3:
-            await asyncio.sleep(self._random.uniform(0.5, 2.5))
-            await self._stage.fault(self._random, note)
+            await asyncio.sleep(self._chance.uniform(0.5, 2.5))
+            await self._stage.fault(self._chance, note)
 
     async def _look_for_lost(self, client: httpx.AsyncClient, records: RecordClient) -> None:
         """Whoever was acknowledged and never revoked is let in, once everything is well again."""

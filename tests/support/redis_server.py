@@ -188,6 +188,8 @@ def sentinel(
     view = RedisServer("", folder, port=port)
     found = b"num-slaves\r\n$1\r\n%d" % replicas
     wait_for(lambda: found in view.ask("SENTINEL MASTER records"), 20, what="the sentinel")
+    # By itself it makes a replica of a primary that comes back only after 8 to 18 seconds.
+    assert view.ask("SENTINEL DEBUG info-period 250 publish-period 250").startswith(b"+OK")
     return view
 
 

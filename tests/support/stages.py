@@ -7,6 +7,7 @@ Apart        two databrokers, two authorizers, two proxies, over a primary, two 
 
 import asyncio
 import random
+import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -79,6 +80,8 @@ class OneMachine:
 class TwoDatabrokers(Split):
     """A split deployment with a second databroker; each finds the store at an address of its own."""
 
+    confirming = CONFIRMING
+
     @property
     def names(self) -> Sequence[str]:
         return (*super().names, "databroker-2")
@@ -91,7 +94,7 @@ class TwoDatabrokers(Split):
     def document(self, process: str) -> dict[str, Any]:
         made = super().document(process)
         made["planes"]["databroker"].append(f"127.0.0.1:{self.ports['databroker-2']}")
-        made["databroker"]["redis_replicas"] = CONFIRMING
+        made["databroker"]["redis_replicas"] = self.confirming
         return made
 
 
@@ -109,6 +112,8 @@ class Store:
     """To each node, by databroker."""
     to_sentinel: dict[str, Wire]
     """By databroker."""
+    confirming: int = CONFIRMING
+    """How many replicas it takes for a write."""
 
     @property
     def primary(self) -> int:
@@ -118,8 +123,9 @@ class Store:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the primary may take writes."""
-        return b"connected_slaves:0" not in self.nodes[self.primary].ask("INFO replication")
+        """Whether the primary may take writes, and they can be confirmed."""
+        found = re.search(rb"connected_slaves:(\d+)", self.nodes[self.primary].ask("INFO replication"))
+        return found is not None and int(found[1]) >= self.confirming
 
 
 @contextmanager
@@ -152,8 +158,12 @@ def store(brokers: Sequence[str]) -> Iterator[Store]:
 class Apart:
     """Everything twice, over a store that fails over and can be cut."""
 
-    split: Split
+    split: TwoDatabrokers
     store: Store
+    only_partitions: bool = False
+    """Whether nothing is killed or stopped."""
+    longest: float = 8.0
+    """Seconds; no partition lasts longer."""
     _stopped: list[int] = field(default_factory=list)
 
     @property
@@ -184,9 +194,21 @@ class Apart:
         identity = PlaneIdentity(self.split.folder / str(plane) / "data" / "planes" / str(plane), plane, SystemClock())
         return open_channel(places, Plane.DATABROKER, identity)
 
+    def confirm_by_all(self) -> None:
+        """From now on a write counts when every replica has it; databrokers are told so by starting again."""
+        self.store.confirming = self.split.confirming = REPLICAS
+        for node in self.store.nodes:
+            assert node.ask(f"CONFIG SET min-replicas-to-write {REPLICAS}").startswith(b"+OK")
+        self.split.write()
+        for name in self.store.to_sentinel:
+            self.split.processes[name].end()
+        self.split.start(*self.store.to_sentinel)
+
     async def fault(self, chance: random.Random, note: Callable[[str], None]) -> None:
         """See ``Stage.fault``."""
-        acts = (self._kill, self._stop, self._kill_node, self._stop_node, self._cut, self._cut)
+        acts = (self._cut, self._cut)
+        if not self.only_partitions:
+            acts = (self._kill, self._stop, self._kill_node, self._stop_node, *acts)
         try:
             await chance.choice(acts)(chance, note)
         finally:
@@ -240,7 +262,7 @@ class Apart:
             one: [*reached[one], sentinels[one]],
         }  # fmt: skip
         name = chance.choice(sorted(ways))
-        pause = chance.choice((1.0, 3.0, 8.0))
+        pause = min(chance.choice((1.0, 3.0, 8.0)), self.longest)
         note(f"cut off {name} for {pause} s")
         self.store.wires.cut(*ways[name])
         await asyncio.sleep(pause)
@@ -282,4 +304,5 @@ def apart(folder: Path, routes: list[dict[str, Any]]) -> Iterator[Apart]:
             made.write()
 
         with split_deployment(folder, routes, kind=TwoDatabrokers, prepare=tell) as made:
+            assert isinstance(made, TwoDatabrokers)
             yield Apart(made, laid)

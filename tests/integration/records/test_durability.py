@@ -266,9 +266,6 @@ async def test_a_primary_that_is_killed_under_writes_is_replaced_and_nothing_ack
                 await until(lambda: b"role:master" in replica.ask("INFO replication"), 30)
                 assert len(writers.acknowledged) == before, "a put was acknowledged while nobody could confirm it"
                 primary.start()
-                if kind == "sentinel":
-                    # It makes a replica of what comes back by itself, but not in the first eight seconds.
-                    primary.ask(f"REPLICAOF 127.0.0.1 {replica.port}")
                 await writers.more(100)
                 assert b"role:slave" in primary.ask("INFO replication")
                 await writers.stop()
