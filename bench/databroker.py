@@ -25,6 +25,7 @@ import yaml
 from bench.watching import WATCH, watch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.support.deployment import short_folder
+from tests.support.records import metered
 from tests.support.redis_server import RedisServer, redis_server
 
 from doorward.api.databroker.v1 import databroker_pb2 as pb
@@ -111,7 +112,8 @@ class BarePuts:
 
 async def store_figures(server: RedisServer, codec: Codec, count: int) -> dict[str, float]:
     link = Link(Servers.parse(server.url))
-    store = RedisStore(link, codec, SystemClock())
+    redis = RedisStore(link, codec, SystemClock())
+    store = metered(redis)
     await store.put([Write(record=session("warm"))], secrets.token_hex(16))
 
     async def put(number: int) -> None:
@@ -128,7 +130,7 @@ async def store_figures(server: RedisServer, codec: Codec, count: int) -> dict[s
         writes = [Write(record=session(f"b{first + n:08d}{secrets.token_hex(8)}")) for n in range(100)]
         await store.put(writes, secrets.token_hex(16))
     batched = count / (time.perf_counter() - began)
-    await store.close()
+    await redis.close()
     return result | {"puts_per_s_32_at_once": at_once, "records_per_s_batches_of_100": batched}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 from tests.support.fake_clock import FakeClock
 from tests.support.key_material import keyring
+from tests.support.records import metered, plain
 from tests.support.redis_server import RedisServer, Topology, topology
 
 from doorward.api.databroker.v1 import databroker_pb2
@@ -54,12 +55,12 @@ def topologies() -> Iterator[Callable[[str], Topology]]:
         yield get
 
 
-@pytest.fixture(params=["memory", *TOPOLOGIES])
+@pytest.fixture(params=["memory", "metered", *TOPOLOGIES])
 async def bench(request: pytest.FixtureRequest, topologies: Callable[[str], Topology]) -> AsyncIterator[Bench]:
     clock = FakeClock()
     codec = SealedCodec(keyring(Purpose.RECORDS))
-    if request.param == "memory":
-        yield Bench(MemoryStore(clock, codec), clock, None)
+    if request.param in {"memory", "metered"}:
+        yield Bench((metered if request.param == "metered" else plain)(MemoryStore(clock, codec)), clock, None)
         return
     servers = topologies(request.param)
     store = RedisStore(servers.link(), codec, clock)

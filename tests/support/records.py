@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import AsyncIterator, MutableSequence, Sequence
 
+from prometheus_client import CollectorRegistry
 from tests.support.key_material import keyring
 
 from doorward.clock import Clock
@@ -11,11 +12,24 @@ from doorward.identity import sign_in_stop
 from doorward.keys.store import Purpose
 from doorward.records.client import Revoked, Status
 from doorward.records.record import Damaged, Fence, Record, RecordVersion, Write
+from doorward_databroker.metrics import DatabrokerMetrics
 from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.memory import MemoryStore
+from doorward_databroker.store.metered import MeteredStore
 from doorward_databroker.store.port import Page, RecordStore
 
 PAGE = 100
+
+
+def metered(store: RecordStore, registry: CollectorRegistry | None = None) -> MeteredStore:
+    """``store`` as a databroker has it."""
+    metrics = DatabrokerMetrics(registry or CollectorRegistry())
+    return MeteredStore(store, metrics.store_operations, metrics.store_operation_seconds)
+
+
+def plain(store: RecordStore) -> RecordStore:
+    """``store`` as it is."""
+    return store
 
 
 class StoreRecords:

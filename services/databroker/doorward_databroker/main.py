@@ -44,6 +44,7 @@ from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.connection import Link
 from doorward_databroker.store.keyspace import Keyspace
 from doorward_databroker.store.maintenance import Maintenance
+from doorward_databroker.store.metered import MeteredStore
 from doorward_databroker.store.redis import RedisStore
 from doorward_databroker.store.servers import Credentials, Servers
 from doorward_databroker.store.types import RECORD_TYPES
@@ -80,7 +81,8 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     replicas = settings.redis.replicas if settings.redis else 0
     link = Link(store_servers(settings.redis, neighbours.local), replicas=replicas)
     keyspace = Keyspace()
-    store = RedisStore(link, codec, clock, keyspace)
+    redis = RedisStore(link, codec, clock, keyspace)
+    store = MeteredStore(redis, metrics.store_operations, metrics.store_operation_seconds)
     maintenance = Maintenance(link, keyspace, codec)
     databroker_id = secrets.token_hex(8)
     hub = WatchHub(store, clock)
@@ -157,7 +159,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await store.close()
+        await redis.close()
 
 
 def _place(settings: Settings) -> tuple[str, str | None, int] | None:

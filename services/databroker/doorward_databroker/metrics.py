@@ -21,6 +21,19 @@ class DatabrokerMetrics:
         self.failed_heartbeats = Counter(
             "doorward_store_failed_heartbeats", "Heartbeats that were not stored.", registry=registry
         )
+        self.store_operations = Counter(
+            "doorward_store_operations",
+            "What was asked of the store, by operation and outcome.",
+            ["operation", "outcome"],
+            registry=registry,
+        )
+        self.store_operation_seconds = Histogram(
+            "doorward_store_operation_seconds",
+            "How long the store took for what was asked of it; not for what waits for changes.",
+            ["operation"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self.records_written = Counter("doorward_records_written", "Records written.", ["type"], registry=registry)
         self.watchers = Gauge("doorward_watchers", "Open watches.", registry=registry)
         self.watchers_cut = Gauge("doorward_watchers_cut", "Watches cut because they fell behind.", registry=registry)

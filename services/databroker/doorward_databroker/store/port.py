@@ -1,7 +1,8 @@
 """What the databroker needs of a record store.
 
 A store keeps versioned records, one ordered feed of their changes, and leases. It knows nothing of planes, sessions or gRPC.
-Implementations: ``memory`` (the reference) and ``redis``; both must pass ``tests/conformance/test_record_store.py``.
+Implementations: ``memory`` (the reference) and ``redis``, and ``metered`` around either; all must pass
+``tests/conformance/test_record_store.py``.
 """
 
 import asyncio
