@@ -7,8 +7,11 @@ from collections.abc import AsyncIterator
 import grpc
 import grpc.aio
 import pytest
+import pytest_asyncio
 from tests.support.deployment import free_port
 from tests.support.envoy import SIGN_IN_HOST, EchoUpstream, RunningProxy, route, running_proxy, settings_of
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 REQUESTS = [
     ("GET", "/", "app.localhost", 200, {"host": "app.localhost"}),
@@ -32,8 +35,8 @@ REQUESTS = [
 ]
 
 
-@pytest.fixture
-async def proxy() -> AsyncIterator[RunningProxy]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running() -> AsyncIterator[RunningProxy]:
     upstream = EchoUpstream(free_port())
     to = [("http", "127.0.0.1", upstream.port)]
     settings = settings_of(
@@ -44,8 +47,25 @@ async def proxy() -> AsyncIterator[RunningProxy]:
         route("paths.localhost", "/exact", exact=True, to=to),
         broken_hosts=(("broken.localhost", "for the test"),),
     )
-    async with upstream.running(), running_proxy(settings) as running:
-        yield running
+    async with upstream.running(), running_proxy(settings) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def proxy(running: RunningProxy) -> AsyncIterator[RunningProxy]:
+    """The proxy with an authorizer that answers, also after a test that has taken it away."""
+    running.authorizer.checks.clear()
+    yield running
+    if not running.authorizer_servers:
+        running.authorizer_servers = await running.authorizer.serve(running.endpoints)
+        await answered(running)
+
+
+async def answered(proxy: RunningProxy) -> None:
+    """Return once the authorizer lets a request through."""
+    async with asyncio.timeout(10):
+        while (await proxy.get("/")).status != 200:
+            await asyncio.sleep(0.05)
 
 
 async def test_every_answer_was_checked_with_its_context(proxy: RunningProxy) -> None:
