@@ -28,26 +28,48 @@ def start_demo(data: Path) -> Running:
     return start(["demo", "--port", "0"], data)
 
 
-def test_the_ready_line_names_addresses_people_and_the_authority(data: Path):
-    running = start_demo(data)
-    try:
-        assert set(running.ready["urls"]) == {"verify", "admin", "public", "authenticate"}
-        assert {user["email"] for user in running.ready["users"]} == {
-            "alice@example.com",
-            "bob@example.com",
-            "carol@partner.example",
-        }
-        assert "BEGIN CERTIFICATE" in Path(running.ready["ca_file"]).read_text()
-        assert (data.stat().st_mode & 0o077) == 0
-    finally:
-        assert running.stop() == 0
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Running]:
+    """For the tests that come first in this file; the last of them ends it."""
+    with short_folder() as folder:
+        running = start_demo(folder)
+        try:
+            yield running
+        finally:
+            running.stop()
 
 
-def test_ctrl_c_ends_every_child(data: Path):
-    running = start_demo(data)
-    children = running.members()
+def test_the_ready_line_names_addresses_people_and_the_authority(shared: Running):
+    assert set(shared.ready["urls"]) == {"verify", "admin", "public", "authenticate"}
+    assert {user["email"] for user in shared.ready["users"]} == {
+        "alice@example.com",
+        "bob@example.com",
+        "carol@partner.example",
+    }
+    assert "BEGIN CERTIFICATE" in Path(shared.ready["ca_file"]).read_text()
+    assert (shared.data.stat().st_mode & 0o077) == 0
+
+
+def test_a_killed_plane_is_started_again(shared: Running):
+    for name in ("databroker", "authorize", "authenticate", "proxy", "valkey"):
+        victim = shared.member(name)
+        victim.kill()
+
+        def replaced(name: str = name, victim: psutil.Process = victim) -> bool:
+            try:
+                return shared.member(name).pid != victim.pid
+            except LookupError:
+                return False
+
+        wait_for(replaced, 20, what=f"a new {name}")
+    status = wait_for(lambda: _ready(shared), 30, what="a healthy deployment")
+    assert status["databroker"]["store_healthy"]
+
+
+def test_ctrl_c_ends_every_child(shared: Running):
+    children = shared.members()
     assert len(children) >= 8
-    assert running.stop(signal.SIGINT) == 0
+    assert shared.stop(signal.SIGINT) == 0
     _, alive = psutil.wait_procs(children, timeout=5)
     assert alive == []
 
@@ -116,26 +138,6 @@ def test_killing_the_parent_leaves_no_orphan_and_the_next_start_mends_it(data: P
     assert [child.name() for child in alive] == []
     again = start_demo(data)
     assert again.stop() == 0
-
-
-def test_a_killed_plane_is_started_again(data: Path):
-    running = start_demo(data)
-    try:
-        for name in ("databroker", "authorize", "authenticate", "proxy", "valkey"):
-            victim = running.member(name)
-            victim.kill()
-
-            def replaced(name: str = name, victim: psutil.Process = victim) -> bool:
-                try:
-                    return running.member(name).pid != victim.pid
-                except LookupError:
-                    return False
-
-            wait_for(replaced, 20, what=f"a new {name}")
-        status = wait_for(lambda: _ready(running), 30, what="a healthy deployment")
-        assert status["databroker"]["store_healthy"]
-    finally:
-        running.stop()
 
 
 def _ready(running: Running) -> dict[str, dict[str, object]] | None:
