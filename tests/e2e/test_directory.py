@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.e2e.conftest import PASSWORDS
+from tests.e2e.test_secrets_stay import account
 from tests.support.deployment import free_port, short_folder, wait_for
 from tests.support.echo import EchoServer
 from tests.support.loopback_directory import serve_directory
@@ -163,3 +164,56 @@ def test_s65_what_a_scim_client_pushes_decides_within_a_second(pushed: tuple[Sit
         assert scim.patch(f"/Groups/{group_id}", json=patch).status_code in {200, 204}
         wait_for(lambda: status_of(alice.get(place.url("staff") + "/")) == 403, 1.0, what="the denial")
         assert "pushed" in place.run.command("directory", "status").stdout
+
+
+SCIM_DOORS = {
+    # What the directory's own client gets; everybody else gets the same nothing everywhere.
+    "": 200,
+    "/Users": 200,
+    "/Users/{user}": 200,
+    "/Users/.search": 404,
+    "/Groups": 200,
+    "/Groups/{group}": 200,
+    "/Groups/.search": 404,
+    "/.search": 405,
+    "/Bulk": 405,
+    "/Me": 501,
+    "/ResourceTypes": 200,
+    "/Schemas": 200,
+    "/ServiceProviderConfig": 200,
+    "/nowhere": 404,
+}
+
+
+def test_s90_every_scim_door_is_for_the_directory_s_own_client(pushed: tuple[Site, httpx.Client]):
+    """Tokens of anybody else, and cookies of people, are worth nothing there, whatever they ask and wherever."""
+    place, scim = pushed
+    core = "urn:ietf:params:scim:schemas:core:2.0"
+    user = scim.post("/Users", json={"schemas": [f"{core}:User"], "userName": "bob@example.com"}).json()["id"]
+    group = scim.post("/Groups", json={"schemas": [f"{core}:Group"], "displayName": "doors"}).json()["id"]
+    listed = {door["endpoint"] for door in scim.get("/ResourceTypes").json()["Resources"]}
+    assert listed <= SCIM_DOORS.keys(), "a kind of resource without a row"
+    before = [scim.get(path).json() for path in ("/Users", "/Groups")]
+    with place.client() as alice:
+        alice.sign_in(place.url("staff") + "/", *PASSWORDS["alice"])
+        handle = alice.cookie("staff.localhost", "__Host-doorward")
+    callers: dict[str, dict[str, str]] = {
+        "nobody": {},
+        "a token that is none": {"authorization": "Bearer x"},
+        "another scheme": {"authorization": f"Basic {TOKEN}"},
+        "a service account": {"authorization": f"Bearer {account(place, 'pusher', 'staff')}"},
+        "a person": {"cookie": f"__Host-doorward={handle}", "authorization": f"Bearer {handle}"},
+    }
+    wrong = []
+    with httpx.Client(base_url=scim.base_url, trust_env=False) as others:
+        for door, expected in SCIM_DOORS.items():
+            path = door.format(user=user, group=group)
+            if (found := scim.get(path).status_code) != expected:
+                wrong.append((door, "its own client", found))
+            for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+                for who, headers in callers.items():
+                    answer = others.request(method, path, headers=headers, json={})
+                    if (answer.status_code, answer.json()["detail"]) != (401, "no valid token"):
+                        wrong.append((door, method, who, answer.status_code))
+    assert wrong == []
+    assert [scim.get(path).json() for path in ("/Users", "/Groups")] == before
