@@ -1,6 +1,7 @@
 """Checks, sessions and an authorizer without any network, for the plane's unit tests."""
 
 import asyncio
+import functools
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,6 +112,17 @@ class FakeRecords:
         return self.arrives
 
 
+_NOT_NAMED_IN_IT = {".yaml", ".jsonl"}
+"""Files that no configuration here reads: itself, and decision logs."""
+
+
+@functools.lru_cache(maxsize=16)
+def _settings(path: Path, config: str, beside: frozenset[tuple[str, bytes]]) -> Settings:
+    """The settings of a file with this text and these files beside it; reading them costs most of what a world costs."""
+    del config, beside
+    return load_settings(path)
+
+
 class World:
     """An authorizer and everything round it."""
 
@@ -188,7 +200,8 @@ class World:
     def read(self, config: str) -> Settings:
         path = self.folder / "doorward.yaml"
         path.write_text(config)
-        return load_settings(path)
+        beside = [item for item in self.folder.iterdir() if item.is_file() and item.suffix not in _NOT_NAMED_IN_IT]
+        return _settings(path, config, frozenset((item.name, item.read_bytes()) for item in beside))
 
     def reload(self, config: str) -> None:
         self.evaluator.snapshot = compile_snapshot(self.read(config), self.evaluator.snapshot, self.clock.monotonic())
