@@ -28,6 +28,12 @@ class HeldDisk:
         """Whether a sync has begun and waits."""
         return (self._folder / "held").exists()
 
+    @property
+    def syncs(self) -> int:
+        """How many have returned."""
+        synced = self._folder / "synced"
+        return len(synced.read_text().splitlines()) if synced.exists() else 0
+
     def let_go(self) -> None:
         """Let every sync return at once again."""
         (self._folder / "hold").unlink()

@@ -212,6 +212,26 @@ async def test_with_everysec_the_same_kill_and_the_same_loss_of_power_take_ackno
     assert without_power >= killed
 
 
+async def test_with_everysec_a_kill_while_no_sync_runs_takes_nothing(disk: HeldDisk):
+    with short_folder() as folder:
+        machine = Alone(folder, "valkey", "everysec")
+        try:
+            await machine.start()
+            async with store_on(machine.url) as store:
+                writers = Writers(store)
+                await writers.more(50)
+                before = disk.syncs
+                await until(lambda: disk.syncs > before)
+                # What was held back during that sync has been written before these are acknowledged.
+                await writers.more(20)
+                await machine.kill()
+                await writers.ended()
+            await machine.start()
+            await holds_all(machine.url, writers.acknowledged)
+        finally:
+            await machine.kill()
+
+
 REPLICATED = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "2")
 """What the table demands of replicated stores, besides ``redis_replicas: 1``."""
 ELECTING = (*REPLICATED, "--cluster-node-timeout", "1000")
