@@ -9,9 +9,10 @@ from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 from tests.support.broker import broker, until, watching
-from tests.support.deployment import wait_for
+from tests.support.deployment import free_port, wait_for
 from tests.support.key_material import keyring
-from tests.support.redis_server import RedisServer, Topology, redis_server, topology
+from tests.support.redis_server import RedisServer, Topology, redis_server, replicated, topology
+from tests.support.redis_server import sentinel as sentinel_of
 
 from doorward.clock import SystemClock
 from doorward.errors import DoorwardError, OutcomeUnknownError, WatchExpiredError
@@ -164,6 +165,23 @@ async def test_a_hung_primary_is_replaced(sentinel: Topology):
             assert {record.id for record in (await store.page("Session", "", 9)).records} == {"a", "b"}
         finally:
             sentinel.primary.resume()
+
+
+@pytest.mark.parametrize("replicas", [0, 1])
+async def test_another_sentinel_is_asked_when_the_first_one_names_a_primary_that_has_been_replaced(replicas: int):
+    """One that was cut off together with the old primary, and both can be reached: they would keep us for as long as that lasts."""
+    demanded = ("--repl-diskless-sync-delay", "0", "--min-replicas-to-write", "1", "--min-replicas-max-lag", "2")
+    with ExitStack() as stack:
+        old = stack.enter_context(redis_server("redis", *demanded, port=free_port()))
+        new, _ = replicated(stack, "redis", *demanded)
+        asked = ",".join(
+            f"127.0.0.1:{sentinel_of(stack, port, replicas=count).port}"
+            for port, count in ((old.port, 0), (new.port, 1))
+        )
+        async with store_on(Topology(f"redis+sentinel://{asked}/records", old), replicas=replicas) as store:
+            async with asyncio.timeout(10):
+                await put_at_last(store, session("a"))
+            assert new.ask("EXISTS {dw}:r:Session:a") == b":1\r\n"
 
 
 async def test_a_slot_that_moves_to_its_replica_is_followed():

@@ -44,8 +44,9 @@ _REFUSED = (
     BusyLoadingError, ReadOnlyError, OutOfMemoryError, MovedError, AskError, TryAgainError, ClusterDownError,
     MasterDownError, AuthenticationError, NoPermissionError,
 )  # fmt: skip
+_NO_REPLICAS = "NOREPLICAS"
 _REFUSED_TEXTS = (
-    "NOREPLICAS",
+    _NO_REPLICAS,
     "MISCONF",
     "NOPERM",
     "NOAUTH",
@@ -57,8 +58,9 @@ _REFUSED_TEXTS = (
     "OOM",
 )
 _CONNECTION = (RedisConnectionError, RedisTimeoutError, OSError)
-_WRONG_SERVER = (MovedError, ReadOnlyError, MasterDownError, RedisConnectionError)
-"""Answers for which the primary is looked for anew; the last kind are refusals such as `LOADING`."""
+_WRONG_SERVER = (MovedError, ReadOnlyError, MasterDownError, ClusterDownError, RedisConnectionError)
+"""Answers for which the primary is looked for anew; the last kind are refusals such as `LOADING`. Another one is `NOREPLICAS`: without its
+replicas it may have been replaced."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -114,6 +116,8 @@ class Link:
         self._blocking_turns = asyncio.Semaphore(CONNECTIONS)
         self._server: _Server | None = None
         self._finding = asyncio.Lock()
+        self._left = 0
+        """How many primaries were found and left again."""
         self.address = ""
         """Whom we talk to, for people to read."""
 
@@ -239,14 +243,14 @@ class Link:
                 raise OutcomeUnknownError(f"no answer from the store: {type(error).__name__}") from error
             raise UnavailableError(f"the store does not answer: {type(error).__name__}") from error
         server.keep(wire)
-        if any(isinstance(answer, _WRONG_SERVER) for answer in answers):
+        if any(map(_is_of_wrong_server, answers)):
             self._drop(server)
         return answers
 
     async def _find(self) -> "_Server":
         async with self._finding:
             if self._server is None:
-                address = await self._servers.primary()
+                address = await self._servers.primary(self._left)
                 self._server = _Server(address)
                 name = f"{address[0]}:{address[1]}" if address else str(self._servers.socket)
                 if name != self.address:
@@ -258,6 +262,7 @@ class Link:
         """Look for the primary anew before the next use."""
         if server is not None and server is self._server and self._servers.kind != "node":
             self._server = None
+            self._left += 1
             server.leave()
 
 
@@ -290,6 +295,12 @@ class _Server:
         for wire in self._idle:
             wire.abort()
         self._idle.clear()
+
+
+def _is_of_wrong_server(answer: Any) -> bool:
+    return isinstance(answer, _WRONG_SERVER) or (
+        isinstance(answer, ResponseError) and str(answer).startswith(_NO_REPLICAS)
+    )
 
 
 def refusal(error: Exception) -> DoorwardError:

@@ -162,8 +162,11 @@ class Servers:
             context.load_cert_chain(self.credentials.certificate_file, self.credentials.key_file)
         return context
 
-    async def primary(self) -> tuple[str, int] | None:
+    async def primary(self, first: int = 0) -> tuple[str, int] | None:
         """The server that takes writes now; ``None`` for the one on a socket.
+
+        Who is asked first follows from ``first``. It should be another one after a primary has failed: whoever is cut off together
+        with one that has been replaced goes on naming it.
 
         Raises:
             UnavailableError: nobody can say.
@@ -171,7 +174,8 @@ class Servers:
         if self.kind == "node":
             return self.nodes[0] if self.nodes else None
         reason = "no server named"
-        for node in self.nodes:
+        start = first % max(1, len(self.nodes))
+        for node in (*self.nodes[start:], *self.nodes[:start]):
             client = self.client(node, login=self.kind == "cluster")
             try:
                 found = await self._ask(client)
