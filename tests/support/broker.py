@@ -6,15 +6,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import grpc.aio
 from prometheus_client import CollectorRegistry
+from tests.support.deployment import short_folder
 
 from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.clock import Clock
 from doorward.records.record import Record, Write, record_of, version_of
+from doorward.rpc.client import open_channel
+from doorward.rpc.planes import Plane
+from doorward.rpc.server import PlaneServer
 from doorward_databroker.heartbeat import Heartbeat
 from doorward_databroker.metrics import DatabrokerMetrics
 from doorward_databroker.peers import Peers
 from doorward_databroker.revoke import Revoker
+from doorward_databroker.server import SERVICE_NAME, DatabrokerServicer, register
 from doorward_databroker.store.port import Position, RecordStore
 from doorward_databroker.watch import Watcher, WatchHub
 
@@ -113,6 +119,22 @@ async def broker(store: RecordStore, clock: Clock, name: str = "one") -> AsyncIt
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+@asynccontextmanager
+async def serving(one: Broker, plane: Plane) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel of ``plane`` to the databroker's service."""
+    metrics = DatabrokerMetrics(CollectorRegistry())
+    servicer = DatabrokerServicer(one.store, one.hub, one.heartbeat, one.revoker, one.peers, one.clock, metrics)
+    with short_folder() as folder:
+        folder.chmod(0o700)
+        server = PlaneServer(folder / plane, [plane], lambda made: register(servicer, made), [SERVICE_NAME])
+        await server.start()
+        try:
+            async with open_channel(folder / plane, Plane.DATABROKER) as channel:
+                yield channel
+        finally:
+            await server.stop(0)
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
     lease ─► survey: everything that is overdue ─► every ten seconds: the bucket that has just come due
 
 Concurrency: one task; sessions are attended a few at a time. A second replica waits for the lease, and should two hold it
-for a moment, each session still has one attempt at a time.
+for a moment, each session still has one attempt at a time, and whoever has lost it begins none.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from doorward.clock import Clock
 from doorward.errors import ConflictError, DataCorruptedError, DoorwardError
 from doorward.records.client import RecordClient
 from doorward.records.lease import HeldLease, hold_lease
-from doorward.records.record import Damaged, Record
+from doorward.records.record import Damaged, Fence, Record
 from doorward_authenticate.session_life.refresher import Attended, Refresher
 from doorward_authenticate.session_life.tokens import BUCKET_SECONDS, DUE_INDEX, RECORD_TYPE, bucket, due_at_of
 
@@ -85,30 +85,30 @@ class Keeper:
 
     async def _work(self, held: HeldLease) -> None:
         surveyed = self._clock.monotonic()
-        reached = await self.survey()
+        reached = await self.survey(held.fence)
         while not held.lost.is_set():
             await asyncio.sleep(1.0)
             if self._clock.monotonic() - surveyed >= _SURVEY_SECONDS:
                 surveyed = self._clock.monotonic()
-                reached = await self.survey()
-            reached = await self.advance(reached)
+                reached = await self.survey(held.fence)
+            reached = await self.advance(reached, held.fence)
 
-    async def survey(self) -> int:
+    async def survey(self, fence: Fence | None = None) -> int:
         """Attend to everything that is due, and return the first bucket that has not been read."""
         now = self._clock.now()
         damaged: list[Damaged] = []
-        await self._attend_all(self._records.list(RECORD_TYPE, damaged), now)
+        await self._attend_all(self._records.list(RECORD_TYPE, damaged), now, fence)
         self._tell(damaged)
         self._damaged.set(len(damaged))
         return int(now // BUCKET_SECONDS)
 
-    async def advance(self, reached: int) -> int:
+    async def advance(self, reached: int, fence: Fence | None = None) -> int:
         """Attend to the buckets from ``reached`` on whose time is over; the first one that is not."""
         now = self._clock.now()
         while (reached + 1) * BUCKET_SECONDS + _LATENESS_SECONDS <= now:
             value = bucket(reached * BUCKET_SECONDS)
             damaged: list[Damaged] = []
-            await self._attend_all(self._records.query(RECORD_TYPE, DUE_INDEX, value, damaged), now)
+            await self._attend_all(self._records.query(RECORD_TYPE, DUE_INDEX, value, damaged), now, fence)
             self._tell(damaged)
             reached += 1
         return reached
@@ -118,7 +118,7 @@ class Keeper:
         for one in damaged:
             _log.error("tokens cannot be read", session_id=one.id, reason=one.reason)
 
-    async def _attend_all(self, records: AsyncIterator[Record], now: float) -> None:
+    async def _attend_all(self, records: AsyncIterator[Record], now: float, fence: Fence | None) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 async for record in records:
@@ -129,14 +129,14 @@ class Keeper:
                         continue
                     if is_due:
                         await self._limit.acquire()
-                        group.create_task(self._attend(record.id))
+                        group.create_task(self._attend(record.id, fence))
         except ExceptionGroup as failures:
             # What is attended to raises nothing, so it is the list that could not be read.
             raise failures.exceptions[0] from None
 
-    async def _attend(self, session_id: str) -> None:
+    async def _attend(self, session_id: str, fence: Fence | None) -> None:
         try:
-            outcome = await self._refresher.attend(session_id)
+            outcome = await self._refresher.attend(session_id, fence)
             self.counts[outcome] += 1
             self._attended.labels(outcome.value).inc()
         except DoorwardError as error:

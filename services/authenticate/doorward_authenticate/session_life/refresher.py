@@ -21,7 +21,7 @@ from doorward.identity.session import Session
 from doorward.identity.user import User
 from doorward.keys.sealed import Sealer
 from doorward.records.client import Revoked
-from doorward.records.record import Record, RecordVersion, Write
+from doorward.records.record import Fence, Record, RecordVersion, Write
 from doorward.route.header_template import Variable
 from doorward_authenticate.errors import ProviderRefusedError, ProviderUnavailableError, TokenRejectedError
 from doorward_authenticate.identity_providers.claims import personal_claims, user_from
@@ -64,8 +64,8 @@ class Records(Protocol):
         """The live record."""
         ...
 
-    async def put(self, writes: list[Write]) -> tuple[RecordVersion, ...]:
-        """Write all or nothing."""
+    async def put(self, writes: list[Write], fence: Fence | None = None) -> tuple[RecordVersion, ...]:
+        """Write all or nothing; with ``fence``, only while its lease was not taken again."""
         ...
 
     async def revoke(self, *, session_id: str) -> Revoked:
@@ -82,6 +82,8 @@ class _Found:
     session: Session
     session_version: RecordVersion
     user: User
+    is_of_lost_history: bool = False
+    """Whether a new epoch has begun since its tokens were stored: somebody else's attempt may have been lost with the old one."""
 
 
 class Refresher:
@@ -108,8 +110,10 @@ class Refresher:
         self._clock = clock
         self._jitter = jitter
 
-    async def attend(self, session_id: str) -> Attended:
-        """Do what is due for a session.
+    async def attend(self, session_id: str, fence: Fence | None = None) -> Attended:
+        """Do what is due for a session. With ``fence`` nothing is begun any more once somebody else has taken its lease.
+
+        What has been begun is brought to its end either way: what the identity provider has handed out cannot be had again.
 
         Raises:
             DoorwardError: the databroker does not answer; nothing is lost, it stays due.
@@ -128,10 +132,11 @@ class Refresher:
             return Attended.IDLE
         begun = replace(kept, attempt=kept.attempt + 1, attempt_until=now + ATTEMPT_SECONDS)
         try:
-            found.tokens_version = (await self._put_tokens(begun, found.tokens_version))[0]
+            version = (await self._put_tokens(begun, found.tokens_version, fence=fence))[0]
         except ConflictError:
             return Attended.BUSY
-        found.kept = begun
+        found.is_of_lost_history = version.epoch != found.tokens_version.epoch
+        found.kept, found.tokens_version = begun, version
         party = self._parties().get(found.session.identity_provider_id)
         if party is None:
             # Not configured any more: such sessions are refused everywhere, and the provider may come back.
@@ -237,6 +242,10 @@ class Refresher:
         sent = found.kept.tokens
         if (stored.refresh_token, stored.access_token) != (sent.refresh_token, sent.access_token):
             return Attended.BUSY
+        if found.is_of_lost_history:
+            # A failover may have lost that somebody else was at it, who has newer tokens and cannot store them yet. The next
+            # refusal counts.
+            return await self._postpone(found, f"refused after a failover: {error}")
         await self._records.revoke(session_id=session_id)
         _log.info("a session has ended", session_id=session_id, why="refused", reason=str(error))
         return Attended.ENDED
@@ -268,10 +277,11 @@ class Refresher:
         return upstream_writes(kept, self._provider_tokens())
 
     async def _put_tokens(
-        self, kept: KeptTokens, expected: RecordVersion, before: list[Write] | None = None
+        self, kept: KeptTokens, expected: RecordVersion, before: list[Write] | None = None, fence: Fence | None = None
     ) -> tuple[RecordVersion, ...]:
         """Store the tokens, after ``before`` and in one write with it; theirs is the last version."""
-        return await self._records.put([*(before or []), Write(record=kept.to_record(self._sealer), expected=expected)])
+        write = Write(record=kept.to_record(self._sealer), expected=expected)
+        return await self._records.put([*(before or []), write], fence)
 
     async def _find(self, session_id: str) -> _Found:
         tokens = await self._records.get(RECORD_TYPE, session_id)

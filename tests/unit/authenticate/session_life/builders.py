@@ -20,7 +20,7 @@ from doorward.route.header_template import Variable
 from doorward_authenticate.errors import ProviderRefusedError
 from doorward_authenticate.identity_providers.id_token import VerifiedClaims
 from doorward_authenticate.identity_providers.relying_party import Renewed, SignedInAt
-from doorward_authenticate.session_life.refresher import Refresher
+from doorward_authenticate.session_life.refresher import Records, Refresher
 from doorward_authenticate.session_life.schedule import Rhythm
 from doorward_authenticate.session_life.tokens import KeptTokens
 from doorward_authenticate.sessions import SessionLimits, SessionWriter
@@ -102,7 +102,7 @@ class World:
         )
         self.writer = SessionWriter(self.records, self.sealer, limits, self.clock, jitter=lambda: 0.0)
 
-    def another_replica(self, records: StoreRecords | None = None) -> Refresher:
+    def another_replica(self, records: Records | None = None) -> Refresher:
         return Refresher(
             records or self.records,
             self.sealer,

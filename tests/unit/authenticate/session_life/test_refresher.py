@@ -96,6 +96,20 @@ async def test_an_outage_never_ends_a_session_and_is_asked_again_with_growing_pa
     assert (await world.kept(session_id)).failures == 0
 
 
+async def test_the_first_refusal_after_lost_history_ends_nobodys_session():
+    """Somebody else's attempt may have been lost with it, who has rotated the token; the second one counts."""
+    world = World()
+    session_id = await world.sign_in()
+    world.provider.fails = ProviderRefusedError("the token endpoint answered 400 `invalid_grant`")
+    world.clock.advance(LIFE)
+    await world.records.store.recover((await world.records.store.head()).version)
+    assert await world.refresher.attend(session_id) is Attended.POSTPONED
+    assert await world.is_live(session_id)
+    world.clock.advance(next_retry(1, 0.0, 1.0))
+    assert await world.refresher.attend(session_id) is Attended.ENDED
+    assert not await world.is_live(session_id)
+
+
 async def test_a_refusal_ends_the_session_and_its_tokens():
     world = World()
     session_id = await world.sign_in()
