@@ -17,7 +17,9 @@ import gc
 import os
 import pickle
 import sys
+import threading
 from asyncio.subprocess import Process
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,7 +37,13 @@ _PIECE_LIMIT = 256 * 1024 * 1024
 _SECONDS = 120.0
 _REST_SECONDS = 300.0
 _NICE = 5
+_SESSION_NICE = 10
 """So much nicer than we are: every plane reads a change at the same moment, and checks must not wait behind all of that."""
+_PATIENCE_SECONDS = 20.0
+"""Then the change has waited long enough: what it forbids is still allowed meanwhile."""
+_AT_ONCE, _ASIDE = b"at once\n", b"aside\n"
+_SESSION = Path("/proc/self/autogroup")
+_AGAIN_SECONDS = 0.13
 _MANY_ROUTES = 1_000
 """A reader of fewer routes is ended when it has rested: it costs more memory than it saves time."""
 
@@ -59,16 +67,19 @@ class ConfigurationReader:
         self._rest: asyncio.TimerHandle | None = None
 
     async def load(self) -> Loaded:
-        """As ``load.load``.
+        """As ``load.load``, beside a plane that serves: the reader takes what cores others leave.
 
         Raises:
             ConfigurationError: it cannot be read, is no YAML at all, or the reader ended without an answer.
         """
+        return await self._loaded(_ASIDE)
+
+    async def _loaded(self, question: bytes) -> Loaded:
         if self._rest is not None:
             self._rest.cancel()
         try:
             async with asyncio.timeout(_SECONDS):
-                loaded = await self._ask()
+                loaded = await self._ask(question)
         except BaseException as error:
             # Whatever has been sent and not been taken would be the answer to the next question.
             await self.close()
@@ -85,12 +96,12 @@ class ConfigurationReader:
         return loaded
 
     async def settings(self) -> Settings:
-        """As ``load.load_settings``.
+        """As ``load.load_settings``, for a plane that waits for it to begin.
 
         Raises:
             ConfigurationError: the file cannot be used; carries every problem.
         """
-        loaded = await self.load()
+        loaded = await self._loaded(_AT_ONCE)
         if loaded.settings is None:
             raise ConfigurationError([problem.render() for problem in loaded.problems if problem.severity == "error"])
         return loaded.settings
@@ -110,7 +121,7 @@ class ConfigurationReader:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
 
-    async def _ask(self) -> Loaded | list[str]:
+    async def _ask(self, question: bytes) -> Loaded | list[str]:
         if self._process is None or self._process.returncode is not None:
             self._held = {}
             self._process = await asyncio.create_subprocess_exec(
@@ -118,14 +129,12 @@ class ConfigurationReader:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=_PIECE_LIMIT,
+                start_new_session=True,
             )
-            with contextlib.suppress(ProcessLookupError):  # it has ended already, which its answer will show
-                # Counted from our own: only root may make a process less nice than it was born.
-                os.setpriority(os.PRIO_PROCESS, self._process.pid, os.getpriority(os.PRIO_PROCESS, 0) + _NICE)
         asking, answering = self._process.stdin, self._process.stdout
         if asking is None or answering is None:
             raise EOFError
-        asking.write(b"\n")
+        asking.write(question)
         await asking.drain()
         first: Loaded | list[str] = await _piece(answering)
         if isinstance(first, list) or first.settings is None:
@@ -196,14 +205,65 @@ class _Child:
         self._answers.flush()
 
 
+class _Session:
+    """How nice our session is to others.
+
+    Linux weighs sessions first, and then the processes of a session against each other (sched(7), "autogroup"); every plane is a
+    session. Among its plane's own a reader's niceness would count against that plane alone: hence a session of its own, which is nice
+    too. Within a control group, as in a container, sessions do not count, and the process's niceness does.
+    """
+
+    def __init__(self, group: Path = _SESSION, patience_seconds: float = _PATIENCE_SECONDS) -> None:
+        self._group = group
+        self._patience_seconds = patience_seconds
+        self._nice = 0
+
+    @contextlib.contextmanager
+    def gives_way(self) -> Iterator[None]:
+        """Take what cores others leave, for as long as is bearable."""
+        done = threading.Event()
+        thread = threading.Thread(target=self._give_way, args=(done,))
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _give_way(self, done: threading.Event) -> None:
+        self._become(_SESSION_NICE, done)
+        if not done.wait(self._patience_seconds):
+            self._become(0, done)
+
+    def _become(self, nice: int, done: threading.Event) -> None:
+        while nice != self._nice:
+            try:
+                with self._group.open("wb", buffering=0) as group:
+                    if group.write(str(nice).encode()) is not None:
+                        self._nice = nice
+                        return
+            except OSError:  # the kernel has no such groups, or we may not
+                return
+            if done.wait(_AGAIN_SECONDS):  # it allows this ten times a second to all together
+                return
+
+
 def main() -> None:
     """The child: reads when it is asked, until nobody is left to ask."""
     secrets = read_secret if sys.argv[2] == "secrets" else no_secret
     child = _Child(Path(sys.argv[1]), secrets, sys.stdout.buffer)
     gc.disable()  # trees are no cycles, and looking for some in ten thousand routes takes longer than reading one file
+    session, is_nice = _Session(), False
     with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
-        while sys.stdin.buffer.readline():
-            child.answer()
+        while question := sys.stdin.buffer.readline():
+            if question == _AT_ONCE:
+                child.answer()
+                continue
+            if not is_nice:
+                os.nice(_NICE)  # for good: only root may take that back
+                is_nice = True
+            with session.gives_way():
+                child.answer()
 
 
 if __name__ == "__main__":

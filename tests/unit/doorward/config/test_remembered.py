@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from doorward.config import apart
 from doorward.config import load as loading
 from doorward.config.apart import ConfigurationReader
 from doorward.config.load import Loaded, load
@@ -221,17 +223,30 @@ async def test_a_reader_apart_sends_what_has_changed_and_keeps_the_rest(folder: 
         await reader.close()
 
 
-async def test_a_reader_is_nicer_than_whoever_asks_it(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """Also where that one is nice already: only root may make a process less nice than it was born."""
-    asked: list[int] = []
-    monkeypatch.setattr(os, "getpriority", lambda *_: 10)
-    monkeypatch.setattr(os, "setpriority", lambda _, __, nice: asked.append(nice))
+async def test_a_reader_beside_a_plane_that_serves_takes_what_cores_others_leave(folder: Path):
     reader = ConfigurationReader(folder, secrets=no_secret)
+    own = os.getpriority(os.PRIO_PROCESS, 0)
     try:
+        await reader.settings()  # for a plane that waits for it
+        process = reader._process
+        assert process is not None
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == own
         await reader.load()
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(own + 5, 19)
+        # Niceness counts within a session only, and the authorizer is in another one than all readers but its own.
+        assert os.getsid(process.pid) == process.pid
     finally:
         await reader.close()
-    assert asked == [15]
+
+
+def test_a_session_gives_way_until_a_change_has_waited_long_enough(tmp_path: Path):
+    group = tmp_path / "autogroup"
+    for patience_seconds, nice in ((60.0, "10"), (0.0, "0")):
+        with apart._Session(group, patience_seconds).gives_way():
+            deadline = time.monotonic() + 10
+            while not group.exists() or group.read_text() != nice:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
 
 
 async def test_a_reader_that_dies_is_started_again(folder: Path):
