@@ -21,8 +21,10 @@ from doorward.rpc.plane_methods import Services
 from doorward.rpc.planes import Gateway, gateway_named
 from doorward.rpc.server import Register, check_socket_path
 from doorward_authorize.checker import Checker
-from doorward_authorize.transport import check_methods
+from doorward_authorize.transport import CHECK_METHOD, HEALTH_METHOD, check_methods
 
+_SERVED_BESIDE = tuple(method.split("/")[1] for method in (CHECK_METHOD, HEALTH_METHOD))
+"""Services that are no servicer's here, and are on the door all the same."""
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -36,7 +38,7 @@ class GatewayDoor:
         self._is_serving = is_serving
         self._services = Services()
         register(self._services)  # type: ignore[arg-type]  # generated code knows no other server than grpcio's
-        names = [*service_names, reflection.SERVICE_NAME]
+        names = [*service_names, *_SERVED_BESIDE, reflection.SERVICE_NAME]
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionServicer(names), self._services)
         self._sockets: dict[str, GrpcServer] = {}
         self._following = asyncio.Lock()
