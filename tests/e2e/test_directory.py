@@ -1,6 +1,13 @@
 """A directory through every plane: its groups decide, its changes take effect at once, its outage changes nothing."""
 
 import json
+import os
+import re
+import select
+import subprocess
+import sys
+import termios
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -89,6 +96,54 @@ def test_a_directory_that_fails_keeps_its_last_word_and_says_so(place: Site, dir
             directory.fault = None
         assert sync(place)["problem"] is None
         assert place.run.command("directory", "status", "--json").returncode == 0
+
+
+def on_a_terminal(place: Site, *arguments: str) -> tuple[subprocess.Popen[str], int]:
+    """``doorward ARGUMENTS`` with a terminal for what it says beside its result, and where to read that."""
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "doorward.cli.app", *arguments, "--data", str(place.run.data)],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs, text=True, env=os.environ | {"TERM": "xterm"},
+    )  # fmt: skip
+    os.close(theirs)
+    return process, ours
+
+
+def test_whoever_waits_at_a_terminal_for_a_directory_sees_it_move(place: Site, directory: FakeKeycloak):
+    """And a program that waits gets one plain line at the end."""
+    may_answer = threading.Semaphore(0)
+
+    def wait_for_turn(request: httpx.Request) -> httpx.Response | None:
+        if "/members" in request.url.path:
+            may_answer.acquire(timeout=20)
+        return None
+
+    directory.fault = wait_for_turn
+    process, terminal = on_a_terminal(place, "directory", "sync", "people", "--now")
+    shown = b""
+
+    def sees(pattern: bytes) -> bool:
+        nonlocal shown
+        while not re.search(pattern, shown) and select.select([terminal], [], [], 0)[0]:
+            shown += os.read(terminal, 4096)
+        return re.search(pattern, shown) is not None
+
+    try:
+        for done in (0, 1):
+            wait_for(lambda: sees(rb"people: reading groups .*\D%d/2" % done), what=f"{done} groups read")  # noqa: B023
+            may_answer.release()
+        stdout, _ = process.communicate(timeout=10)
+    finally:
+        directory.fault = None
+        process.kill()
+        os.close(terminal)
+    told = r"people: 2 people, 2 groups, 1 records written in \d\.\d s\n"
+    assert process.returncode == 0
+    assert re.fullmatch(told, stdout)
+    result = place.run.command("directory", "sync", "people", "--now")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.fullmatch(told, result.stdout)
 
 
 def test_s66_whoever_the_directory_disables_is_out_everywhere(place: Site, directory: FakeKeycloak):
