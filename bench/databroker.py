@@ -1,7 +1,7 @@
 """What a record costs: put, watched by many, read as a snapshot, sealed; each against the bare thing in the same run.
 
 A real Valkey (`appendfsync always`) and a real databroker process on this machine. The last line is JSON. Some two minutes by
-default; ``--records 1000000 --storm 100000`` are the large cases, by hand.
+default; ``--records 1000000 --sessions 100000`` are the large cases, by hand. ``--only-storm`` measures the refresh storm alone.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import grpc.aio
 import psutil
 import uvloop
 import yaml
+from bench.refresh_storm import storm
 from bench.watching import WATCH, watch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.support.deployment import short_folder
@@ -276,28 +277,6 @@ async def fan_out(
     }  # fmt: skip
 
 
-async def storm(endpoints: LocalEndpoints, count: int) -> dict[str, float]:
-    """Every session refreshed at once: compare-and-set puts, 64 in flight."""
-    async with open_channel(endpoints.databroker("authenticate"), Plane.DATABROKER) as channel:
-        client = RecordClient(channel)
-        versions: dict[str, RecordVersion] = {}
-        names = [f"storm{n:08d}" for n in range(count)]
-        for first in range(0, count, 500):
-            batch = names[first : first + 500]
-            found = await client.put([Write(record=session(name)) for name in batch])
-            versions.update(zip(batch, found, strict=True))
-        queue = iter(names)
-
-        async def refresh() -> None:
-            for name in queue:
-                await client.put([Write(record=session(name), expected=versions[name])])
-
-        began = time.perf_counter()
-        await asyncio.gather(*(refresh() for _ in range(64)))
-        took = time.perf_counter() - began
-    return {"sessions": count, "seconds": took, "refreshes_per_s": count / took}
-
-
 @contextmanager
 def databroker_process(folder: Path, server: RedisServer) -> Any:
     data, run = folder / "data", folder / "run"
@@ -336,6 +315,15 @@ def databroker_process(folder: Path, server: RedisServer) -> Any:
         process.wait()
 
 
+async def measure_storm(count: int) -> dict[str, float]:
+    with (
+        short_folder() as folder,
+        redis_server("valkey") as server,
+        databroker_process(folder, server) as (endpoints, keys, process),
+    ):
+        return await storm(endpoints, keys, process, count)
+
+
 async def measure(arguments: argparse.Namespace) -> dict[str, float]:
     count = arguments.puts
     with short_folder() as folder, redis_server("valkey") as server:
@@ -357,7 +345,7 @@ async def measure(arguments: argparse.Namespace) -> dict[str, float]:
             print("fan-out:      ", _shown(many))
             fast = await fan_out(endpoints, process, 10, 10_000, 100, arguments.seconds)
             print("fan-out:      ", _shown(fast))
-            stormed = await storm(endpoints, arguments.storm)
+            stormed = await storm(endpoints, keys, process, arguments.sessions)
             print("refresh storm:", _shown(stormed))
             store = RedisStore(
                 Link(Servers.parse(server.url)), SealedCodec(keys.keyring(Purpose.RECORDS)), SystemClock()
@@ -391,13 +379,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--puts", type=int, default=1000)
     parser.add_argument("--records", type=int, default=100_000)
-    parser.add_argument("--storm", type=int, default=10_000)
+    parser.add_argument("--sessions", type=int, default=2_000, help="of the refresh storm")
+    parser.add_argument("--only-storm", action="store_true")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--watchers", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.watchers:
         asyncio.run(watch(arguments.folder, arguments.watchers, arguments.seconds))
+        return
+    if arguments.only_storm:
+        found = asyncio.run(measure_storm(arguments.sessions))
+        print("refresh storm:", _shown(found))
+        print(json.dumps({name: round(value, 2) for name, value in found.items()}))
         return
     # As the databroker's own loop, so that the bare script is not called by a slower client than the store's.
     figures = uvloop.run(measure(arguments))
