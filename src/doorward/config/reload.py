@@ -5,19 +5,19 @@ watch on the old one would never hear of it.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import structlog
-from watchfiles import awatch
 
 from doorward.config.apart import ConfigurationReader
+from doorward.config.folders import FolderWatch
 from doorward.config.load import Loaded
 from doorward.config.settings import Settings, Source
 from doorward.config.sources import ROUTES_FOLDER, main_file, sources_of
 from doorward.errors import ConfigurationError
 
-_DEBOUNCE_MS = 50
 _POLL_SECONDS = 2.0
 """Also look this often: some mounts deliver no events."""
 
@@ -94,21 +94,13 @@ def _errors(loaded: Loaded) -> tuple[str, ...]:
 
 async def _changed(folders: set[Path], sources: tuple[Source, ...]) -> None:
     """Return when something in ``folders`` may have changed since it looked like ``sources``."""
-    stop = asyncio.Event()
-
-    async def first_event() -> None:
-        existing = [folder for folder in folders if folder.is_dir()]
-        async for _ in awatch(*existing, debounce=_DEBOUNCE_MS, step=10, recursive=False, stop_event=stop):
-            return
-
-    watcher = asyncio.ensure_future(first_event())
+    names = {Path(name).name for name, *_ in sources}
     try:
-        await asyncio.sleep(0)  # now the folders are watched; what has changed just before would not be heard of
-        if sources_of([Path(name) for name, *_ in sources], None) == sources:
-            await asyncio.wait({watcher}, timeout=_POLL_SECONDS)
-            if watcher.done() and not watcher.cancelled() and watcher.exception() is not None:
-                await asyncio.sleep(_POLL_SECONDS)  # nobody tells us, so we look
-    finally:
-        stop.set()
-        watcher.cancel()
-        await asyncio.gather(watcher, return_exceptions=True)
+        with FolderWatch([folder for folder in folders if folder.is_dir()], names) as watch:
+            # Now the folders are watched; what has changed just before would not be heard of.
+            if sources_of([Path(name) for name, *_ in sources], None) == sources:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_POLL_SECONDS):
+                        await watch.changed()
+    except OSError:
+        await asyncio.sleep(_POLL_SECONDS)  # nobody tells us, so we look

@@ -44,5 +44,5 @@ def configure_logging(plane: str, *, level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for chatty in ("httpx", "httpcore", "hpack", "h2", "watchfiles"):
+    for chatty in ("httpx", "httpcore", "hpack", "h2"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

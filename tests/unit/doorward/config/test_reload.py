@@ -11,6 +11,7 @@ import pytest
 from doorward.config import load as loading
 from doorward.config import reload
 from doorward.config.apart import ConfigurationReader
+from doorward.config.folders import FolderWatch
 from doorward.config.load import load_settings
 from doorward.config.reload import watch_settings
 from doorward.config.settings import Settings
@@ -118,13 +119,12 @@ async def test_a_system_that_tells_of_no_changes_is_asked_now_and_then(tmp_path:
     """Out of watches, perhaps: neither may a change be missed, nor the files be read all the time."""
     looks = 0
 
-    async def awatch(*_: object, **__: object) -> AsyncIterator[None]:
+    def no_more_watches(*_: object) -> FolderWatch:
         nonlocal looks
         looks += 1
         raise OSError("no more watches")
-        yield
 
-    monkeypatch.setattr(reload, "awatch", awatch)
+    monkeypatch.setattr(reload, "FolderWatch", no_more_watches)
     monkeypatch.setattr(reload, "_POLL_SECONDS", 0.2)
     path = tmp_path / "doorward.yaml"
     path.write_text(TEXT.format(port=1))
