@@ -18,6 +18,7 @@ from doorward.config.document import Document, PlanesDocument
 from doorward.config.endpoints import Address, PlaneAddresses, parse_address
 from doorward.config.gateways import read_gateways
 from doorward.config.grants import read_grants
+from doorward.config.identity_providers import read_identity_providers
 from doorward.config.named_policies import read_library
 from doorward.config.references import SecretReader, no_secret, read_secret
 from doorward.config.remembered import Remembered, digest_of
@@ -26,8 +27,6 @@ from doorward.config.route_lists import RouteList, RouteReading, join
 from doorward.config.routes import RouteReader, parse_origin
 from doorward.config.settings import (
     DecisionLogSettings,
-    IdentityProviderSettings,
-    RedisSettings,
     Settings,
     Source,
     StalenessLimits,
@@ -35,7 +34,8 @@ from doorward.config.settings import (
     TracingSettings,
 )
 from doorward.config.sources import ROUTES_FOLDER, main_file, sources_of
-from doorward.config.token_issuers import check_issuer, read_token_issuers
+from doorward.config.store import read_redis
+from doorward.config.token_issuers import read_token_issuers
 from doorward.config.validation import position_of, salvaged, validate
 from doorward.errors import ConfigurationError
 from doorward.route.route import CertificateUse
@@ -45,7 +45,6 @@ LIMIT_BYTES = 64 * 1024 * 1024
 _LISTEN = re.compile(r"(\[[0-9a-fA-F:]+\]|[0-9.]+|localhost):([0-9]{1,5})\Z", re.ASCII)
 _OPAQUE = frozenset({"routes", "directories", "sets", "policies"})
 _STAND_INS: dict[str, object] = {"version": 1, "authenticate_url": "", "routes": None}
-_REDIS = re.compile(r"(?:unix:///[!-~]+|rediss?(?:\+sentinel|\+cluster)?://[^\s@]+)\Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +200,17 @@ class _Loader:
         if document is None:
             return None
         listen = self._listen(document, node)
-        providers = self._identity_providers(document, node)
+        providers = read_identity_providers(
+            document.identity_providers, self._folder, node, self._read_secret, self._fatal, self._secret_files
+        )
         if reading is not None:
             self._remembered.checks.check(reading.routes, providers, self._contained)
         grants = read_grants(document, reading.routes if reading else (), node, self._fatal, self._contained)
         gateways = read_gateways(document, reading.routes if reading else (), node, self._fatal, self._contained)
         directories = self._directories(document, node)
-        redis = self._redis(document, node)
+        redis = read_redis(
+            document.databroker, self._folder, node, self._read_store_secret, self._fatal, self._secret_files
+        )
         certificates = self._client_certificates(document, node, reading)
         issuers = read_token_issuers(document.token_issuers, node, self._fatal)
         if reading is not None:
@@ -311,43 +314,6 @@ class _Loader:
             )
         return origin
 
-    def _redis(self, document: Document, node: Mapping) -> RedisSettings | None:
-        written = document.databroker
-        if written.redis == "embedded":
-            return None
-        position = position_of(node, ("databroker", "redis"))
-        if not _REDIS.match(written.redis):
-            self._fatal.error(
-                position,
-                "not the address of a Redis",
-                "`embedded`, `redis://host:port`, `rediss://…`, `unix:///path`, `redis+sentinel://…/service` or "
-                "`redis+cluster://…`; user and password go into `redis_username` and `redis_password`",
-            )
-        elif "+sentinel" in written.redis and "/" not in written.redis.partition("://")[2].strip("/"):
-            self._fatal.error(position, "no service named", "behind sentinels: `redis+sentinel://host:port/service`")
-        password = None
-        if written.redis_password is not None:
-            place = position_of(node, ("databroker", "redis_password"))
-            password = self._read_store_secret(
-                self._folder, written.redis_password, place, self._fatal, self._secret_files
-            )
-        if written.redis_username is not None and written.redis_password is None:
-            place = position_of(node, ("databroker", "redis_username"))
-            self._fatal.error(place, "a user without a password", "add `redis_password`")
-
-        def file(name: str | None) -> Path | None:
-            return None if name is None else self._folder / name
-
-        return RedisSettings(
-            url=written.redis,
-            username=written.redis_username,
-            password=password,
-            ca_file=file(written.redis_ca),
-            certificate_file=file(written.redis_certificate),
-            key_file=file(written.redis_key),
-            replicas=written.redis_replicas,
-        )
-
     def _listen(self, document: Document, node: Mapping) -> Address | None:
         return self._address(document.listen, position_of(node, ("listen",)))
 
@@ -405,54 +371,6 @@ class _Loader:
         if scim.certificate is None or scim.key is None:
             return None
         return TlsSettings(certificate_file=self._folder / scim.certificate, key_file=self._folder / scim.key)
-
-    def _identity_providers(self, document: Document, node: Mapping) -> tuple[IdentityProviderSettings, ...]:
-        found = []
-        several = len(document.identity_providers) > 1
-        seen: set[str] = set()
-        for index, written in enumerate(document.identity_providers):
-            place = ("identity_providers", index)
-            position = position_of(node, place)
-            if written.id in seen:
-                self._fatal.error(position, f"two identity providers have the id `{written.id}`")
-            seen.add(written.id)
-            if several and written.email_domains is None:
-                self._fatal.error(
-                    position,
-                    f"`{written.id}` needs `email_domains`",
-                    "with several identity providers each must name the domains that it vouches for",
-                )
-            check_issuer(written.issuer, "issuer", position_of(node, (*place, "issuer")), self._fatal)
-            if "openid" not in written.scopes:
-                self._fatal.error(position_of(node, (*place, "scopes")), "the scope `openid` is missing")
-            secret = self._read_secret(
-                self._folder,
-                written.client_secret,
-                position_of(node, (*place, "client_secret")),
-                self._fatal,
-                self._secret_files,
-            )
-            if secret is None:
-                continue
-            domains = written.email_domains
-            found.append(
-                IdentityProviderSettings(
-                    id=written.id,
-                    name=written.name or written.id,
-                    issuer=written.issuer,
-                    client_id=written.client_id,
-                    client_secret=secret,
-                    scopes=tuple(written.scopes),
-                    signing_algorithms=tuple(written.signing_algorithms),
-                    email_domains=frozenset(map(str.lower, domains)) if domains is not None else None,
-                    groups_claim=written.claims.groups,
-                    method_classes=tuple(written.method_classes.items()),
-                )
-            )
-        issuers = [item.issuer for item in found]
-        if len(set(issuers)) != len(issuers):
-            self._fatal.error(position_of(node, ("identity_providers",)), "two identity providers have one issuer")
-        return tuple(found)
 
     def _generation(self) -> str:
         """Hash of the text and of every file that it refers to, but for secrets: not every plane has those."""
