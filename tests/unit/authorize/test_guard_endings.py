@@ -24,7 +24,7 @@ from tests.unit.authorize.test_guard_watcher import ALICE, GUARDED, Streams, Use
 from doorward.api.guard.v1.guard_pb2 import WatchStreamsRequest, WatchStreamsResponse
 from doorward_authorize import certificate, evaluator, external_tokens, principals, snapshot
 from doorward_authorize.activity import ActivityTracker
-from doorward_authorize.guard import dependence, idleness, service, watcher
+from doorward_authorize.guard import agenda, dependence, idleness, service, watcher
 from doorward_authorize.guard import description as descriptions
 
 
@@ -124,7 +124,18 @@ LIVES = {
     "foreign keys gone": Life(_by_foreign_token, _take_keys_away, _issued),
     "idle": Life(_by_cookie, _be_idle, _strict),
 }
-MODULES = (watcher, idleness, dependence, descriptions, evaluator, principals, snapshot, certificate, external_tokens)
+MODULES = (
+    watcher,
+    agenda,
+    idleness,
+    dependence,
+    descriptions,
+    evaluator,
+    principals,
+    snapshot,
+    certificate,
+    external_tokens,
+)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from doorward.route.internal import METADATA_STREAM
 from doorward.telemetry.tracing import Span, Tracer
 from doorward_authorize.activity import ActivityTracker
 from doorward_authorize.guard.spans import StreamSpans
-from doorward_authorize.guard.watcher import StreamVerdict, Watcher
+from doorward_authorize.guard.stream import StreamVerdict
+from doorward_authorize.guard.watcher import Watcher
 
 GUARDED = CONFIG.replace("policy:", "continuous: true\n    policy:")
 ALICE, BOB = "616c696365".ljust(32, "0"), "626f62".ljust(32, "0")
@@ -281,11 +282,12 @@ async def test_what_has_ended_is_forgotten_wherever_it_was_known(streams: Stream
         streams.watcher.close(streams.link, number)
     watcher = streams.watcher
     assert len(watcher) == 0
-    assert (watcher._by_record, watcher._by_route, watcher._due, watcher._doubtful) == ({}, {}, {}, {})
-    assert len(watcher._tenths) == len(watcher._known_tenths) == 1
+    agenda = watcher._agenda
+    assert (watcher._by_record, watcher._by_route, agenda._streams, watcher._doubtful) == ({}, {}, {}, {})
+    assert len(agenda._tenths) == len(agenda._known_tenths) == 1
     await streams.opened(cookie=cookie)
     watcher.leave(streams.link)
-    assert (watcher._by_record, watcher._by_route, watcher._due) == ({}, {}, {})
+    assert (watcher._by_record, watcher._by_route, agenda._streams) == ({}, {}, {})
 
 
 async def test_a_policy_that_reads_the_clock_says_when_to_ask_again(streams: Streams, monkeypatch: pytest.MonkeyPatch):

@@ -6,6 +6,8 @@
 
     description   what Check says about a stream, and how it is read again
     watcher       which streams a change concerns, and what becomes of them
+    stream        a stream that a guard holds, what is said about it, and to whom
+    agenda        when streams are decided again though nothing has changed
     service       the guards' calls
     spans         traces of streams, where those are wanted
 

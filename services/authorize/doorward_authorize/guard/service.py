@@ -11,7 +11,8 @@ from doorward.api.guard.v1 import guard_pb2 as pb
 from doorward.api.guard.v1 import guard_pb2_grpc
 from doorward.errors import UnavailableError
 from doorward.telemetry.background import watched
-from doorward_authorize.guard.watcher import SLICE, StreamVerdict, Watcher
+from doorward_authorize.guard.stream import StreamVerdict
+from doorward_authorize.guard.watcher import SLICE, Watcher
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["GuardService"].full_name
 _VERDICTS_AT_ONCE = 500

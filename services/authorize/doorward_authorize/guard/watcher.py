@@ -9,11 +9,8 @@ Concurrency: belongs to one event loop; ``run`` is one task.
 
 import asyncio
 import contextlib
-import heapq
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
 
 import structlog
 
@@ -34,10 +31,12 @@ from doorward.telemetry.background import watched
 from doorward_authorize.client_certificates import ID_PREFIX as CERTIFICATE_PREFIX
 from doorward_authorize.client_certificates import principal_of
 from doorward_authorize.evaluator import Evaluator
+from doorward_authorize.guard.agenda import Agenda, discard
 from doorward_authorize.guard.dependence import differs, records_of, vouching
 from doorward_authorize.guard.description import Description, read_description
 from doorward_authorize.guard.idleness import is_idle
 from doorward_authorize.guard.spans import CLOSED, HANDED_OVER, NO_SPANS, StreamSpans
+from doorward_authorize.guard.stream import StreamVerdict, WatchedStream, Watching
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.outcome import Outcome, Verdict
 from doorward_authorize.principal import Principal, Rejected
@@ -60,56 +59,12 @@ SLICE = 25
 _BACKWARDS_SECONDS = 0.5
 """A wall clock that goes back further than this was set, and every stream is decided again."""
 
-_NEVER = -1
 _RECORD_READ = "record/"
 """How a policy declares that it reads a kind of external record."""
 _SESSION_ENDED = "session-ended"
 _SESSION_IDLE = "session-idle"
-_Key = TypeVar("_Key")
 
 _log = structlog.stdlib.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class StreamVerdict:
-    """What is said about one stream."""
-
-    number: int
-    allowed: bool
-    limit_seconds: float = 0.0
-    """How old the newest proof may be."""
-    reason: str = ""
-
-
-class Watching(Protocol):
-    """A guard's call: where verdicts go."""
-
-    def say(self, verdict: StreamVerdict) -> None:
-        """Queue one verdict; never waits."""
-        ...
-
-    def fail(self) -> None:
-        """End the call: this authorizer cannot vouch for anything now."""
-        ...
-
-
-@dataclass(eq=False, slots=True)
-class WatchedStream:
-    """A stream that was let go on."""
-
-    link: Watching
-    number: int
-    description: Description
-    limit_seconds: float = 0.0
-    directory_user_id: str = ""
-    """The directory entry that it was decided by, when there is one."""
-    further: frozenset[tuple[str, str]] = frozenset()
-    """The records that it was decided by besides those of session and user, by type and id."""
-    began: float = 0.0
-    is_open: bool = False
-    """When it was named, on the wall clock, and whether it was told since that it may go on."""
-    due: int = _NEVER
-    """Tenth of a second on the wall clock at which it is decided again though nothing has changed."""
 
 
 @dataclass(slots=True)
@@ -154,11 +109,7 @@ class Watcher:
         self._links: dict[Watching, _Link] = {}
         self._by_record: dict[tuple[str, str], dict[WatchedStream, None]] = {}
         self._by_route: dict[str, dict[WatchedStream, None]] = {}
-        self._due: dict[int, dict[WatchedStream, None]] = {}
-        """Streams by the tenth of a second at which they are decided again."""
-        self._tenths: list[int] = []
-        """A heap of these, each once, for as long as it lies ahead."""
-        self._known_tenths: set[int] = set()
+        self._agenda = Agenda()
         self._doubtful: dict[WatchedStream, None] = {}
         self._perhaps_idle: dict[WatchedStream, Session] = {}
         self._awaited: dict[WatchedStream, float] = {}
@@ -250,12 +201,7 @@ class Watcher:
         if now < self._seen_now - _BACKWARDS_SECONDS:
             self._doubt_all()
         self._seen_now = now
-        while self._tenths and self._tenths[0] <= now * 10:
-            tenth = heapq.heappop(self._tenths)
-            self._known_tenths.discard(tenth)
-            for stream in self._due.pop(tenth, ()):
-                stream.due = _NEVER
-                self._doubt((stream,))
+        self._doubt(self._agenda.due(now))
         if self._awaited:
             over = self._clock.monotonic()
             self._doubt([stream for stream, until in self._awaited.items() if until <= over])
@@ -383,7 +329,7 @@ class Watcher:
         principal = found.facts if isinstance(found, Principal) else None
         inputs = Facts(principal=principal, request=described.facts, now=self._clock.now())
         changes_at = route.policy.next_change(inputs)
-        self._ask_again_at(stream, ends_at if changes_at is None else min(ends_at, changes_at))
+        self._agenda.put(stream, ends_at if changes_at is None else min(ends_at, changes_at))
         return None
 
     def _reads(self, stream: WatchedStream, found: Principal, route: CompiledRoute) -> None:
@@ -396,7 +342,7 @@ class Watcher:
             if kind in found.external_ids:
                 further.add((EXTERNAL_TYPE, found.external_ids[kind]))
         for key in stream.further - further:
-            _discard(self._by_record, key, stream)
+            discard(self._by_record, key, stream)
         for key in further - stream.further:
             self._by_record.setdefault(key, {})[stream] = None
         stream.further = frozenset(further)
@@ -411,18 +357,6 @@ class Watcher:
             return self._principals.of_session(described.session_id, settings)
         speaks = route.route.client_certificate is CertificateUse.PRINCIPAL and described.certificate is not None
         return principal_of(described.certificate) if speaks and described.certificate is not None else None
-
-    def _ask_again_at(self, stream: WatchedStream, time: float) -> None:
-        tenth = math.ceil(time * 10) if math.isfinite(time) else _NEVER
-        if tenth == stream.due:
-            return
-        _discard(self._due, stream.due, stream)
-        stream.due = tenth
-        if tenth != _NEVER:
-            self._due.setdefault(tenth, {})[stream] = None
-            if tenth not in self._known_tenths:
-                self._known_tenths.add(tenth)
-                heapq.heappush(self._tenths, tenth)
 
     def _allow(self, stream: WatchedStream) -> None:
         stream.link.say(StreamVerdict(stream.number, allowed=True, limit_seconds=stream.limit_seconds))
@@ -466,10 +400,10 @@ class Watcher:
         self._awaited.pop(stream, None)
         self._perhaps_idle.pop(stream, None)
         self._doubtful.pop(stream, None)
-        _discard(self._due, stream.due, stream)
-        _discard(self._by_route, stream.description.route, stream)
+        self._agenda.drop(stream)
+        discard(self._by_route, stream.description.route, stream)
         for key in (*records_of(stream.description), *stream.further):
-            _discard(self._by_record, key, stream)
+            discard(self._by_record, key, stream)
         self._metrics.guarded_streams.dec()
         self._spans.ended(stream.description, stream.began, self._clock.now(), reason, was_open=stream.is_open)
 
@@ -490,11 +424,3 @@ class Watcher:
     def _host_of(self, route_id: str) -> str | None:
         route = self._evaluator.snapshot.routes.get(route_id)
         return route.route.host if route is not None else None
-
-
-def _discard(index: dict[_Key, dict[WatchedStream, None]], key: _Key, stream: WatchedStream) -> None:
-    streams = index.get(key)
-    if streams is not None:
-        streams.pop(stream, None)
-        if not streams:
-            del index[key]
