@@ -1,34 +1,32 @@
 """Four planes apart, with mutual TLS and two of what decides and two of what serves: the flow, kills, certificates, generations."""
 
 import asyncio
-import json
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
 import grpc
 import grpc.aio
 import psutil
 import pytest
+import yaml
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
-from joserfc import jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import KeySet
 from tests.e2e.conftest import PASSWORDS
-from tests.support.deployment import short_folder, wait_for
+from tests.support.deployment import free_port, short_folder, wait_for
 from tests.support.echo import EchoServer, echo_server
 from tests.support.site import everyone, signed_in
-from tests.support.split import LOST_SOCKETS, Checker, Split, SplitClient, failed, report, split_deployment, status
+from tests.support.split import LOST_SOCKETS, Checker, Split, failed, report, split_deployment, status
 
+from doorward.cli.keys import export_plane
 from doorward.clock import SystemClock
+from doorward.config.document import PlanesDocument
 from doorward.config.endpoints import Address, parse_address
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from doorward.keys.plane_authority import PlaneAuthority, plane_uri
@@ -284,15 +282,45 @@ SERVED = {
     "authorize": {"proxy", "gateway/edge"},
     "authorize_services": {"operator", "proxy", "gateway/edge"},
     "authenticate": {"proxy"},
+    "directory": {"operator"},
 }
+
+
+@contextmanager
+def directory_worker(split: Split) -> Iterator[Address]:
+    """A worker for directories, which not every deployment has, and where it serves."""
+    name, address = "directory", Address(host="127.0.0.1", port=free_port())
+    described = {
+        "id": "pushed", "type": "scim", "identity_provider": "demo", "join": "sub", "tokens": ["file:../scim-token"],
+    }  # fmt: skip
+    document = split.document(name)
+    document["planes"]["directory"] = [str(address)]
+    document |= {"directories": [described], "scim": {"listen": f"127.0.0.1:{free_port()}"}}
+    (split.folder / "scim-token").write_text("a-scim-token-of-good-length")
+    split.config_of(name).parent.mkdir()
+    split.config_of(name).write_text(yaml.safe_dump(document))
+    export_plane(name, split.folder / "master", split.folder / name / "data")
+    process = split.make(name)
+    try:
+        process.start()
+        yield address
+    finally:
+        process.end()
+        del split.processes[name]
 
 
 async def test_s90_every_service_for_every_certificate(split: Split):
     """A service or a plane without a row is a failure; the sign-in pages are HTTP, and for proxies alone as well."""
-    assert SERVED.keys() == split.planes().keys() - {"authenticate_pages"}
+    places = {service: parse_address(found[0]) for service, found in split.planes().items()}
     split.keys("gateway", "edge")
+    with directory_worker(split) as places["directory"]:
+        assert SERVED.keys() == PlanesDocument.model_fields.keys() - {"authenticate_pages"}
+        await _served_as_listed(split, places)
+
+
+async def _served_as_listed(split: Split, places: dict[str, Address | None]) -> None:
     for service, expected in SERVED.items():
-        address = parse_address(split.planes()[service][0])
+        address = places[service]
         assert address is not None
         served = set()
         for name in (*Plane, "gateway/edge"):
@@ -403,93 +431,3 @@ def _expired(made: Path) -> None:
     from tests.support.planes import odd_certificate
 
     odd_certificate(made, made / "authority", [plane_uri("databroker")], now=time.time() - 7200)
-
-
-class Upstream:
-    """What an upstream does with every request: it verifies the assertion by the keys that it fetched a little earlier."""
-
-    def __init__(self, made: Split, cookie: str) -> None:
-        self.ids: list[str] = []
-        """By which key each assertion was verified, in order."""
-        self.failures: list[str] = []
-        self._made, self._cookie = made, cookie
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        with self._made.client(1) as first, self._made.client(2) as second:
-            while not self._stop.is_set():
-                keys = published(first, self._made)
-                for client in (first, second) * 5:
-                    answer = client.request("GET", self._made.url("closed") + "/", cookie_header=self._cookie)
-                    if answer.status_code != 200:
-                        continue  # counted by whoever counts answers
-                    token = dict(answer.json()["headers"])["x-doorward-jwt-assertion"]
-                    try:
-                        self.ids.append(str(jwt.decode(token, keys, algorithms=["ES256"]).header["kid"]))
-                    except (JoseError, ValueError) as error:
-                        self.failures.append(repr(error))
-
-
-def published(client: SplitClient, made: Split) -> KeySet:
-    answer = client.request("GET", made.url("closed") + "/.well-known/doorward/jwks.json")
-    return KeySet.import_key_set(answer.json())
-
-
-def elapse(made: Split, purpose: str) -> None:
-    """Let what a rotation waits for be long ago."""
-    path = made.folder / "master" / "keys" / f"{purpose}.json"
-    document = json.loads(path.read_text())
-    path.write_text(json.dumps({**document, "changed_at": document["changed_at"] - 3600}))
-
-
-def test_certificates_authority_and_keys_change_without_a_dropped_request(upstream: EchoServer):
-    """Certificates live for twenty seconds; their authority, the cookies' key and the assertions' key are changed meanwhile."""
-    with short_folder() as folder:
-        keeper: list[subprocess.Popen[bytes]] = []
-
-        def prepare(made: Split) -> None:
-            # What keeps certificates up is an operator's tool: here it is our own, writing into every plane's folder.
-            keeper.append(made.keep_certificates("20s"))
-
-        try:
-            with split_deployment(folder, routes(upstream), life="20s", prepare=prepare) as made:
-                cookie = sign_in(made)
-                first = status(made)["processes"]
-                with Checker(made, cookie) as checker, Upstream(made, cookie) as verifier:
-                    # The old key of cookies is not dropped: ours was made with it.
-                    for purposes in (
-                        *[["plane-authority", "assertion", "session-handle"]] * 2,
-                        ["plane-authority", "assertion"],
-                    ):
-                        for purpose in purposes:
-                            made.rotate(purpose)
-                        elapse(made, "assertion")
-                    until = max(item["certificate_expires_at"] for item in first) + 1
-                    wait_for(lambda: time.time() > until, 40, what="the end of the first certificates")
-                    shown = status(made)
-                report("certificates, authority and keys change", checker)
-                assert failed(checker.allowed.all) == 0
-                assert shown["healthy"]
-                last = {item["id"]: item for item in shown["processes"]}
-                assert last.keys() == {item["id"] for item in first}, "a process was started again"
-                for item in first:
-                    now = last[item["id"]]
-                    assert now["certificate_expires_at"] > until
-                    assert set(now["keys"]["plane-authority"]).isdisjoint(item["keys"]["plane-authority"])
-                assert verifier.failures == []
-                assert len(set(verifier.ids)) == 2, "every assertion was verified, by the old key and by the new one"
-                with made.client(1) as client:
-                    assert [key.kid for key in published(client, made).keys] == [verifier.ids[-1]]
-        finally:
-            for process in keeper:
-                process.terminate()
-                process.wait()
