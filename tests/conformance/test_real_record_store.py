@@ -11,7 +11,7 @@ from tests.support.redis_server import RedisServer, redis_server
 
 from doorward.errors import DataCorruptedError, UnavailableError, WatchExpiredError
 from doorward.keys.store import Purpose
-from doorward.records.record import Record, Write
+from doorward.records.record import NO_VERSION, Record, Write
 from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.connection import Link
 from doorward_databroker.store.redis import RedisStore
@@ -104,3 +104,34 @@ async def test_a_history_that_was_cut_and_grew_again_is_noticed(real: tuple[Redi
     await other.close()
     with pytest.raises(WatchExpiredError):
         await store.changes(entries[-1].position, 10, 0.1)
+
+
+async def test_a_place_is_known_by_its_tag_when_its_changes_are_trimmed(
+    real: tuple[RedisStore, RedisServer, FakeClock],
+):
+    """Also in an older epoch; and never where another history has its number."""
+    store, server, _ = real
+    places = []
+    for number in range(3):
+        (version,) = await store.put([Write(record=session("a"))], f"r{number}")
+        places.append(await store.head())
+        assert places[-1].version == version
+    await store.recover(places[-1].version)
+    await store.put([Write(record=session("b"))], "r4")
+    assert await store.trim(1, 0) == 3
+    assert [await store.contains(place) for place in places] == [True] * 3
+    for missing in (
+        replace(places[1], tag=b"other"),
+        replace(places[1], tag=b""),
+        replace(places[1], version=NO_VERSION),
+    ):
+        assert not await store.contains(missing)
+    server.ask("DEL {dw}:chain")
+    assert not await store.contains(places[0])
+
+
+async def test_a_put_happens_though_the_chain_cannot_be_written(real: tuple[RedisStore, RedisServer, FakeClock]):
+    store, server, _ = real
+    server.ask("XADD {dw}:chain 9-9 t from-elsewhere")
+    (version,) = await store.put([Write(record=session("a"))], "r")
+    assert (await store.get("Session", "a")).version == version == (await store.head()).version

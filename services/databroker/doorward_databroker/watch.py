@@ -216,10 +216,17 @@ class WatchHub:
                 await asyncio.gather(reading, return_exceptions=True)
 
     async def _start_over(self, reason: str) -> None:
-        """The store no longer continues what was handed out: begin again, in a new epoch if nobody has yet.
+        """The store does not continue what was handed out: begin again, in a new epoch if history is lost and nobody has yet.
 
         What was handed out is put back where it is missing: whoever was signed out stays so, whatever the store forgot.
         """
+        try:
+            if await self._skip(reason):
+                return
+        except DoorwardError as error:
+            self._seldom.error("the store cannot be asked whether history is lost", reason=str(error))
+            await asyncio.sleep(_PAUSE_SECONDS)
+            return
         self._seldom.error("the store has lost history; watchers start over", reason=reason)
         self.mended.clear()
         for watcher in tuple(self._watchers):
@@ -239,6 +246,36 @@ class WatchHub:
         except DoorwardError as error:
             self._seldom.error("the store cannot be mended yet", reason=str(error))
             await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _skip(self, reason: str) -> bool:
+        """Whether nothing is lost, so that it is enough if all begin with a snapshot of what is there.
+
+        Our place is in the store's history, and what comes after it cannot be had one by one: it was trimmed while we stood still, or
+        an entry has lost its shape.
+        """
+        known = self._position
+        if known is None or self._store.lost.is_set() or not await self._store.contains(known):
+            return False
+        head = await self._store.head()
+        if self._store.lost.is_set() or head.version.epoch != known.version.epoch:
+            return False
+        try:
+            await self._store.changes(head, 1, 0.001)
+        except WatchExpiredError:
+            return False  # it cannot be followed from there either
+        oldest = await self._store.oldest()
+        if oldest is not None and oldest <= known.version:
+            # It was not trimmed, so it is damage: of which types, it does not say.
+            self.unreadable_entries += 1
+            self.unreadable = {kind.name: head.version for kind in RECORD_TYPES.values() if kind.in_feed}
+        self._seldom.error(
+            "changes cannot be followed; watchers take snapshots", reason=reason, since=str(known.version)
+        )
+        for watcher in tuple(self._watchers):
+            watcher.end("changes were skipped")
+        self._window = Window()
+        await self._move(head)
+        return True
 
     async def _wait_for_others(self, epoch: int) -> None:
         """Serve nobody before the other databrokers have put back what they knew: it may be a sign-out."""

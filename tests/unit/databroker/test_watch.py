@@ -342,11 +342,13 @@ async def test_s43_nobody_is_served_before_every_databroker_has_put_back_what_it
             await side.heartbeat.beat()
         for side in (one, two):
             side.reader.cancel()  # it would notice as well, and begin yet another epoch
+        one.store.lost.set()
         first = asyncio.create_task(one.hub._start_over("lost"))
         await until(lambda: one.hub.mended_epoch == 2)
         await one.heartbeat.beat()
         assert not one.hub.mended.is_set()
         assert one.peers.unmended(2) == ["two"]
+        one.store.lost.set()
         second = asyncio.create_task(two.hub._start_over("lost"))
         await until(lambda: two.hub.mended_epoch == 2)
         await two.heartbeat.beat()

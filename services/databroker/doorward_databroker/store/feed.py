@@ -1,7 +1,7 @@
 """Feed entries as they stand in the stream."""
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from doorward.errors import DataCorruptedError, KeyMissingError, WatchExpiredError
 from doorward.records.record import NO_VERSION, Damaged, Record, RecordVersion
@@ -12,6 +12,13 @@ from doorward_databroker.store.types import RECORD_TYPES
 RawEntry: TypeAlias = tuple[bytes, Mapping[bytes, bytes]]
 """Stream id and fields: ``p`` and ``t`` chain tags, ``m`` when (ms), ``n`` how many records, then for each ``t<i>`` type,
 ``i<i>`` id, ``v<i>`` version, ``b<i>`` sealed bytes."""
+
+
+def fields_of(raw: Any) -> dict[bytes, bytes]:
+    """A stream entry's fields; RESP3 gives them flat to commands that the library does not know the shape of."""
+    if isinstance(raw, dict):
+        return raw
+    return {raw[index]: raw[index + 1] for index in range(0, len(raw), 2)}
 
 
 def position_of(stream_id: bytes) -> RecordVersion:

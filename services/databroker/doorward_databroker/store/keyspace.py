@@ -2,6 +2,7 @@
 
 {dw}:meta                         hash     epoch, number, chain tag, schema, seal of the keys in use
 {dw}:feed                         stream   one entry a put; its id is <epoch>-<number>
+{dw}:chain                        stream   the chain tag of each put, kept for longer than the feed
 {dw}:r:<type>:<id>                hash     version, tombstone, end, sealed bytes, index entries
 {dw}:t:<type>                     zset     ids of live records, in order
 {dw}:e:<type>                     zset     ids of live records by their end (ms)
@@ -30,6 +31,11 @@ class Keyspace:
     def feed(self) -> str:
         """The change feed."""
         return f"{self.prefix}:feed"
+
+    @property
+    def chain(self) -> str:
+        """The tags of the history, trimmed entries included."""
+        return f"{self.prefix}:chain"
 
     @property
     def holds(self) -> str:

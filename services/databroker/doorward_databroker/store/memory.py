@@ -25,6 +25,7 @@ class MemoryStore:
         self._feed: list[tuple[float, FeedEntry]] = []
         self._head = Position(RecordVersion(_EPOCH, 0), b"begin")
         self._trimmed = self._head
+        self._chain: dict[RecordVersion, bytes] = {}
         self._results: dict[str, tuple[RecordVersion, ...]] = {}
         self._leases: dict[str, tuple[str, float]] = {}
         self._fences: dict[str, tuple[int, str]] = {}
@@ -146,6 +147,7 @@ class MemoryStore:
         self._results[request_id] = tuple(versions)
         if changed:
             self._head = Position(changed[-1].version, b"%d" % number)
+            self._chain[self._head.version] = self._head.tag
             self._feed.append((now, FeedEntry(self._head.version, tuple(changed), self._head.tag)))
         async with self._changed:
             self._changed.notify_all()
@@ -199,7 +201,7 @@ class MemoryStore:
 
     async def contains(self, position: Position) -> bool:
         """See ``RecordStore.contains``."""
-        return any(entry.version == position.version and entry.tag == position.tag for _, entry in self._feed)
+        return position.tag != b"" and self._chain.get(position.version) == position.tag
 
     async def recover(self, lost: RecordVersion) -> Position:
         """See ``RecordStore.recover``."""

@@ -162,7 +162,7 @@ class RecordStore(Protocol):
         ...
 
     async def contains(self, position: Position) -> bool:
-        """Whether ``position``, with its tag, is in the retained feed."""
+        """Whether ``position``, with its tag, is in this history; also where its changes are trimmed, as far as that is still known."""
         ...
 
     async def recover(self, lost: RecordVersion) -> Position:

@@ -22,7 +22,7 @@ from doorward.errors import (
 from doorward.records.record import NO_VERSION, Damaged, Fence, Record, RecordVersion, Write, record_of
 from doorward_databroker.store.codec import Codec, decode
 from doorward_databroker.store.connection import BLOCK_SECONDS, Call, Link, Script
-from doorward_databroker.store.feed import RawEntry, chained, position_of, readable_version, version_from
+from doorward_databroker.store.feed import RawEntry, chained, fields_of, position_of, readable_version, version_from
 from doorward_databroker.store.indexing import Indexing, under
 from doorward_databroker.store.keyspace import Keyspace
 from doorward_databroker.store.migration import SCHEMA, Migration, check_schema, schema_of
@@ -336,7 +336,7 @@ class RedisStore:
         if not found:
             await self._placed(after)
             return []
-        entries = chained([(entry[0], _fields(entry[1])) for entry in found], after, self._codec)
+        entries = chained([(entry[0], fields_of(entry[1])) for entry in found], after, self._codec)
         newest = entries[-1].version
         if self._newest is None or newest > self._newest:
             self._newest = newest
@@ -354,14 +354,14 @@ class RedisStore:
                 return head
             (found,) = await self._link.run(("XRANGE", self._keys.feed, f"{after.version.epoch}-1", "+", "COUNT", 1))
             if found:
-                first, fields = position_of(found[0][0]), _fields(found[0][1])
+                first, fields = position_of(found[0][0]), fields_of(found[0][1])
                 begins = first.epoch == after.version.epoch and first.number == int(fields.get(b"n", b"0"))
                 if begins and after.tag in {b"", fields.get(b"p")}:
                     return Position(after.version, fields[b"p"])
             raise WatchExpiredError(f"`{after.version}` is not in the retained history")
         place = f"{after.version.epoch}-{after.version.number}"
         (found,) = await self._link.run(("XRANGE", self._keys.feed, place, place))
-        tag = _fields(found[0][1]).get(b"t") if found else None
+        tag = fields_of(found[0][1]).get(b"t") if found else None
         if tag is None or after.tag not in {b"", tag}:
             raise WatchExpiredError(f"`{after.version}` is not in the retained history")
         return Position(after.version, tag)
@@ -375,9 +375,11 @@ class RedisStore:
         """See ``RecordStore.contains``."""
         try:
             await self._placed(position)
+            return True
         except WatchExpiredError:
-            return False
-        return True
+            place = f"{position.version.epoch}-{position.version.number}"
+            (found,) = await self._link.run(("XRANGE", self._keys.chain, place, place))
+        return bool(found) and position.tag == fields_of(found[0][1]).get(b"t")
 
     async def recover(self, lost: RecordVersion) -> Position:
         """See ``RecordStore.recover``."""
@@ -487,10 +489,3 @@ def _merged(found: Iterable[Sequence[bytes]]) -> list[str]:
     if len(lists) == 1:
         return [entry.decode() for entry in lists[0]]
     return sorted({entry.decode() for entries in lists for entry in entries})
-
-
-def _fields(raw: Any) -> dict[bytes, bytes]:
-    """A stream entry's fields; RESP3 gives them flat to commands that the library does not know the shape of."""
-    if isinstance(raw, dict):
-        return raw
-    return {raw[index]: raw[index + 1] for index in range(0, len(raw), 2)}

@@ -39,6 +39,8 @@ from doorward_databroker.store.types import INDEX_ENTRIES_LIMIT, type_of
 
 FEED_LENGTH = 400_000
 """Entries at which a put trims the feed itself, should nobody else do it."""
+CHAIN_LENGTH = 1_000_000
+"""Puts whose tags are kept: a databroker that stood still for longer than the history learns by them that nothing is lost."""
 RESULT_MS = 60_000
 """How long a request's outcome is kept for its repeats; callers give up long before."""
 TOMBSTONE_MS = 24 * 3600 * 1000
@@ -187,7 +189,7 @@ class Writer:
         now = self._clock.now()
         number = head.version.number
         fence = self._keys.meta if job.fence is None else self._keys.fence(job.fence.lease)
-        keys = [self._keys.meta, self._keys.feed, self._keys.request(job.request_id), fence]
+        keys = [self._keys.meta, self._keys.feed, self._keys.request(job.request_id), fence, self._keys.chain]
         body: list[Any] = []
         job.versions = []
         room = INDEX_ENTRIES_LIMIT
@@ -214,7 +216,7 @@ class Writer:
         job.tag = secrets.token_hex(8).encode()
         arguments = [
             head.version.epoch, head.version.number, head.tag, job.tag, int(now * 1000), RESULT_MS, FEED_LENGTH,
-            TOMBSTONE_MS, ENDLESS_TOMBSTONE_MS,
+            CHAIN_LENGTH, TOMBSTONE_MS, ENDLESS_TOMBSTONE_MS,
             "" if job.fence is None else f"{job.fence.number} {job.fence.holder}",
             ",".join(map(str, job.versions)), len(job.writes), *body,
         ]  # fmt: skip

@@ -1,10 +1,10 @@
 -- Writes a batch of records, all or none.
 --
--- KEYS  1 meta, 2 feed, 3 result of this request, 4 fence (meta when the writes are not fenced); then for each write: its
+-- KEYS  1 meta, 2 feed, 3 result of this request, 4 fence (meta when the writes are not fenced), 5 chain; then for each write: its
 --       record, its type's list, its type's ends, the index entries to leave, the index entries to enter.
 -- ARGV  1 expected epoch, 2 expected head, 3 expected chain tag, 4 new chain tag, 5 now (ms), 6 how long results are kept
---       (ms), 7 longest feed, 8 how long a tombstone is kept (ms), 9 the same where the record had no end, 10 expected fence
---       ('' for none), 11 result to keep, 12 number of writes; then for each write: type, id, in feed (1/0), deleted (1/0),
+--       (ms), 7 longest feed, 8 longest chain, 9 how long a tombstone is kept (ms), 10 the same where the record had no end,
+--       11 expected fence ('' for none), 12 result to keep, 13 number of writes; then for each write: type, id, in feed (1/0), deleted (1/0),
 --       precondition ('', 'absent' or 'epoch.number'), end (ms, or ''), new version, stored bytes, number of index entries to
 --       leave, and to enter.
 --
@@ -22,12 +22,12 @@ if done then
   return {'done', done}
 end
 
-if ARGV[10] ~= '' and redis.call('GET', KEYS[4]) ~= ARGV[10] then return {'fenced'} end
+if ARGV[11] ~= '' and redis.call('GET', KEYS[4]) ~= ARGV[11] then return {'fenced'} end
 local epoch, number, tag = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'number', 'tag'))
 
 local now, writes, stale = tonumber(ARGV[5]), {}, false
-local key, argument = 5, 13
-for position = 1, tonumber(ARGV[12]) do
+local key, argument = 6, 14
+for position = 1, tonumber(ARGV[13]) do
   local write = {
     record = KEYS[key], list = KEYS[key + 1], ending = KEYS[key + 2], type = ARGV[argument], id = ARGV[argument + 1],
     feed = ARGV[argument + 2] == '1', deleted = ARGV[argument + 3] == '1', ends = ARGV[argument + 5],
@@ -106,6 +106,8 @@ if head then
   end
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[7], epoch .. '-' .. last, unpack(fields))
   redis.call('HSET', KEYS[1], 'number', last, 'tag', ARGV[4])
+  -- It may fail: only a databroker that was away for long misses it, and then it takes history for lost.
+  redis.pcall('XADD', KEYS[5], 'MAXLEN', '~', ARGV[8], epoch .. '-' .. last, 't', ARGV[4])
 end
 for _, write in ipairs(writes) do
   if write.deleted and not write.feed then
@@ -115,9 +117,9 @@ for _, write in ipairs(writes) do
     if write.deleted then
       -- Kept at least as long as the record could still have counted, so that an old copy put back stays refused.
       if write.known and not write.ended then
-        ends = now + tonumber(ARGV[9])
+        ends = now + tonumber(ARGV[10])
       else
-        ends = math.min(math.max(now + tonumber(ARGV[8]), write.ended or 0), last_end)
+        ends = math.min(math.max(now + tonumber(ARGV[9]), write.ended or 0), last_end)
       end
       ends = string.format('%.0f', ends)
     end
@@ -147,5 +149,5 @@ for _, write in ipairs(writes) do
     end
   end
 end
-redis.call('SET', KEYS[3], ARGV[11], 'PX', ARGV[6])
+redis.call('SET', KEYS[3], ARGV[12], 'PX', ARGV[6])
 return {'ok'}
