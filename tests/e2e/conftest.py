@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.support.client_certificates import ClientAuthority
-from tests.support.collected import Collected, collector
+from tests.support.collector import Collector, collector
 from tests.support.deployment import Running, free_port, short_folder, start
 from tests.support.echo import EchoServer, echo_server
 from tests.support.http_client import BrowserlessClient
@@ -87,7 +87,7 @@ def client_authority() -> ClientAuthority:
 
 
 @pytest.fixture(scope="session")
-def collected() -> Iterator[Collected]:
+def collected() -> Iterator[Collector]:
     """Where `open_site` sends a span and a record of everything."""
     with collector() as server:
         yield server
@@ -112,7 +112,7 @@ def open_site(
     http2_port: int,
     token_issuer: TokenIssuer,
     client_authority: ClientAuthority,
-    collected: Collected,
+    collected: Collector,
     shared_tunnel: Listener,
 ) -> Iterator[Site]:
     """Routes for everything that clients may try on a request."""

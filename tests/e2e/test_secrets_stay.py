@@ -16,7 +16,7 @@ import psutil
 import pytest
 from starlette.routing import Route
 from tests.e2e.conftest import PASSWORDS
-from tests.support.collected import Collected
+from tests.support.collector import Collector
 from tests.support.deployment import wait_for
 from tests.support.echo import EchoServer
 from tests.support.http_client import NAVIGATION
@@ -52,7 +52,7 @@ def said_by_operators_interfaces(site: Site) -> Iterator[tuple[str, str]]:
             yield path, client.get(path).text
 
 
-def spans_since(collected: Collected, moment: float, since: int) -> int:
+def spans_since(collected: Collector, moment: float, since: int) -> int:
     """How many spans of checks have come that began after ``moment``."""
     found = 0
     for path, body in collected.bodies[since:]:
@@ -71,7 +71,7 @@ def key_texts(folder: Path) -> Iterator[str]:
 
 
 def test_s50_no_secret_leaves_its_place(
-    open_site: Site, echo: EchoServer, token_issuer: TokenIssuer, collected: Collected
+    open_site: Site, echo: EchoServer, token_issuer: TokenIssuer, collected: Collector
 ):
     since = len(collected.bodies)
     token, external = account(open_site, "canary", "eng"), token_issuer.token(time.time())
@@ -124,9 +124,11 @@ def test_s50_no_secret_leaves_its_place(
         lambda: any(last in line for line in collected.log_lines(since)), 20, what="the last record at the collector"
     )
     wait_for(lambda: spans_since(collected, began, since) > 30, 20, what="spans of the requests")
+    envoys = b"doorward-proxy"  # in protobuf, where ours are JSON
+    wait_for(lambda: envoys in collected.received("/v1/traces", since), 20, what="Envoy's spans")
     places = {
-        "spans": collected.of("/v1/traces", since).decode("latin-1"),
-        "records": collected.of("/v1/logs", since).decode(),
+        "spans": collected.received("/v1/traces", since).decode("latin-1"),
+        "records": collected.received("/v1/logs", since).decode(),
         "answers": "\n".join(answers),
         "console": open_site.run.log.read_text(),
         "decision log": open_site.run.decisions_file.read_text(),
@@ -167,7 +169,7 @@ def as_odd_server(site: Site) -> int:
         return status_of(connection.recv(65536))
 
 
-def test_s81_no_server_name_agent_or_claim_splits_a_line(open_site: Site, collected: Collected):
+def test_s81_no_server_name_agent_or_claim_splits_a_line(open_site: Site, collected: Collector):
     """Values that the operator has marked as loggable are written, and stay values."""
     since = len(collected.bodies)
     open_site.set_faults(claims={"title": ODD})

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
-from tests.support.collector import Collector, Seen, collecting
+from tests.support.collector import Collector, Seen, collector
 from tests.support.deployment import short_folder, wait_for
 from tests.support.open_streams import OpenStream, Place, holding_server
 from tests.support.site import Site, everyone, site
@@ -58,15 +58,15 @@ class World:
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    with short_folder() as folder, holding_server() as upstream, collecting() as collector:
+    with short_folder() as folder, holding_server() as upstream, collector() as collected:
         to = f"http://127.0.0.1:{upstream.port}"
         routes = [
             {"name": "app", "from": "app", "to": to, "policy": everyone()},
             {"name": "more", "from": "more", "to": to, "policy": everyone()},
             {"name": "live", "from": "live", "to": to, "policy": everyone(), "continuous": True},
         ]
-        with site(folder, routes, tracing={"otlp_endpoint": collector.endpoint, "sample": 1.0}) as made:
-            yield World(made, collector)
+        with site(folder, routes, tracing={"otlp_endpoint": collected.endpoint, "sample": 1.0}) as made:
+            yield World(made, collected)
 
 
 def test_a_decision_is_below_envoy_s_span_for_its_check(world: World):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
+from tests.support.threaded import serving
 from websockets.sync.server import ServerConnection
 from websockets.sync.server import serve as serve_websocket
 
@@ -62,14 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def echo_server(name: str, host: str = "127.0.0.1") -> Iterator[EchoServer]:
-    with EchoServer(name, host) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(EchoServer(name, host)) as server:
+        yield server
 
 
 @contextmanager

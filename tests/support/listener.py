@@ -1,9 +1,10 @@
 """A TCP server that answers nothing and remembers what it got: the end of a tunnel."""
 
 import socketserver
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from tests.support.threaded import serving
 
 
 class Listener(socketserver.ThreadingTCPServer):
@@ -30,11 +31,5 @@ class _Handler(socketserver.BaseRequestHandler):
 
 @contextmanager
 def listener() -> Iterator[Listener]:
-    with Listener() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Listener()) as server:
+        yield server

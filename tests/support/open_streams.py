@@ -14,6 +14,7 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.settings
+from tests.support.threaded import serving
 
 BOUND_SECONDS = 1.0
 """How long after `applied` a stream may last in a test. Published is 150 ms for a session's streams; a machine that does other
@@ -90,14 +91,8 @@ class _Holder(_Echo):
 
 @contextmanager
 def holding_server(*, tcp: bool = False) -> Iterator[HoldingServer]:
-    with HoldingServer(tcp=tcp) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(HoldingServer(tcp=tcp)) as server:
+        yield server
 
 
 @dataclass

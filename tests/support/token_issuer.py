@@ -3,7 +3,6 @@
 import base64
 import hmac
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from joserfc import jws
 from joserfc.jwk import ECKey, Key, RSAKey
+from tests.support.threaded import serving
 
 from doorward.identity.issuer_keys import RECORD_TYPE, IssuerKeys, issuer_keys_id
 
@@ -67,16 +67,9 @@ def key_server(issuer: TokenIssuer) -> Iterator[TokenIssuer]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
-    issuer.issuer = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Pages)) as server:
+        issuer.issuer = f"http://127.0.0.1:{server.server_port}"
         yield issuer
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def symmetric_with_the_public_key(issuer: TokenIssuer, now: float) -> str:

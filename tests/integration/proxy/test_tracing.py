@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from tests.support.collector import Collector, Seen
+from tests.support.collector import Collector, Seen, collector
 from tests.support.envoy import (
     EchoUpstream,
     FakeAuthorizer,
@@ -54,14 +54,14 @@ async def bench() -> AsyncIterator[Bench]:
     """Everything is traced."""
     authorizer, upstream = ListeningAuthorizer(), EchoUpstream(free_port())
     upstream.response_headers = [(b"grpc-message", HUSH.encode())]
-    async with Collector().running() as collector, upstream.running():
+    with collector() as collected:
         to = [("http", "127.0.0.1", upstream.port)]
         settings = settings_of(
             route(to=to),
-            tracing=TracingSettings(otlp_endpoint=collector.endpoint, sample=1.0),
+            tracing=TracingSettings(otlp_endpoint=collected.endpoint, sample=1.0),
         )
-        async with running_proxy(settings, authorizer) as proxy:
-            yield Bench(proxy, authorizer, upstream, collector)
+        async with upstream.running(), running_proxy(settings, authorizer) as proxy:
+            yield Bench(proxy, authorizer, upstream, collected)
 
 
 async def traced(bench: Bench, path: str = "/", **request: str) -> tuple[Parent, list[Seen]]:
