@@ -1,6 +1,6 @@
 """What is done when a store has lost history: a failover without its newest writes, a truncated file, a restore.
 
-    window   what was handed out lately
+    window   what was handed out lately, and what was put here and has not been handed out yet
     common   the newest place in it that the store still has
     mend     raise the epoch; put back what came after the common place and is missing. A deletion always wins.
 

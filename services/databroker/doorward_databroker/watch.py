@@ -233,7 +233,7 @@ class WatchHub:
             watcher.end("the history is gone")
         try:
             if self._position is not None:
-                await mend(self._store, self._window, self._position, self._clock)
+                await mend(self._store, self._window, self._with_unread(self._position), self._clock)
             self._window = Window()
             self.damaged.clear()
             self.unreadable.clear()  # all watchers are cut
@@ -246,6 +246,14 @@ class WatchHub:
         except DoorwardError as error:
             self._seldom.error("the store cannot be mended yet", reason=str(error))
             await asyncio.sleep(_PAUSE_SECONDS)
+
+    def _with_unread(self, position: Position) -> Position:
+        """Give the window what was put here and not handed out by anybody; the place after it."""
+        last = self._window.entries[-1].position if self._window.entries else position
+        last = max(last, position, key=lambda place: place.version)
+        unread = self._store.unread(last.version)
+        self._window.add(unread)
+        return unread[-1].position if unread else last
 
     async def _skip(self, reason: str) -> bool:
         """Whether nothing is lost, so that it is enough if all begin with a snapshot of what is there.

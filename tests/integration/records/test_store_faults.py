@@ -304,7 +304,7 @@ async def test_a_feed_entry_that_does_not_open_costs_only_its_record(server: Red
     async with store_at(server.url, keys=("other", Purpose.RECORDS.value)) as store:
         await store.put([Write(record=session("b"))], "r2")
     async with store_at(server.url) as store:
-        store._newest = None
+        store._writer.newest = None
         entries = await store.changes(start, 10, 0.1)
     assert [[r.id for r in entry.records] for entry in entries] == [["a"], []]
     assert [[d.id for d in entry.damaged] for entry in entries] == [[], ["b"]]

@@ -195,6 +195,11 @@ class MemoryStore:
                     return []
         return [entry for _, entry in self._feed if entry.version > after.version][:limit]
 
+    def unread(self, after: RecordVersion) -> Sequence[FeedEntry]:
+        """See ``RecordStore.unread``; this store loses nothing."""
+        del after
+        return ()
+
     async def oldest(self) -> RecordVersion | None:
         """See ``RecordStore.oldest``."""
         return self._feed[0][1].version if self._feed else None

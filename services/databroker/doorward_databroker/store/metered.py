@@ -147,6 +147,10 @@ class MeteredStore:
         """See ``RecordStore.changes``."""
         return await self._changes(self._store.changes(after, limit, wait_seconds))
 
+    def unread(self, after: RecordVersion) -> Sequence[FeedEntry]:
+        """See ``RecordStore.unread``; nobody is asked, so it does not count."""
+        return self._store.unread(after)
+
     async def oldest(self) -> RecordVersion | None:
         """See ``RecordStore.oldest``."""
         return await self._oldest(self._store.oldest())

@@ -157,6 +157,10 @@ class RecordStore(Protocol):
         """
         ...
 
+    def unread(self, after: RecordVersion) -> Sequence[FeedEntry]:
+        """Puts made here after ``after``, in its epoch, which the store has confirmed and `changes` has not brought back yet."""
+        ...
+
     async def oldest(self) -> RecordVersion | None:
         """The version of the oldest entry of the retained feed; ``None`` when there is none."""
         ...

@@ -57,11 +57,7 @@ class RedisStore:
         self._beat = Script.load("beat")
         self._rows_script = Script.load("rows")
         self._indexing = Indexing(link, self._keys, codec)
-        self._writer = Writer(
-            link, self._keys, codec, self._indexing, clock, self.head, lambda: self._newest, self._heard
-        )
-        self._newest: RecordVersion | None = None
-        """The newest head that was ever heard; the store must never fall behind it."""
+        self._writer = Writer(link, self._keys, codec, self._indexing, clock, self.head, self._heard)
         self._migration = Migration(link, self._keys)
         self._migrating = asyncio.Lock()
         self._has_our_form = False
@@ -245,9 +241,9 @@ class RedisStore:
         if report:
             sealed = self._codec.encode(Record(type=_HEARTBEAT, id=databroker_id, data=report))
         call = Call(self._beat, [self._keys.peers, self._keys.meta], [databroker_id, sealed, _SILENT_MS])
-        if self._newest is None:
+        if self._writer.newest is None:
             await self.head()  # by which a store of other keys is known, whatever its heartbeats say
-        known = self._newest
+        known = self._writer.newest
         answer = await self._link.write(call)
         if answer[1] is not None and schema_of(answer[4]) != SCHEMA:
             # Migrated or restored beneath us: nothing more is read or written before it has our form.
@@ -262,7 +258,7 @@ class RedisStore:
     async def head(self) -> Position:
         """See ``RecordStore.head``."""
         await self._in_our_form()
-        known = self._newest
+        known = self._writer.newest
         (answer,) = await self._link.run(("HMGET", self._keys.meta, "epoch", "number", "tag", "schema", "seal"))
         if answer[0] is None:
             epoch = known.epoch if known is not None else 0
@@ -319,13 +315,13 @@ class RedisStore:
             self.lost.set()
             self._has_our_form = False  # it may be an older store, brought back
             return await self.recover(known)
-        if self._newest is None or head.version > self._newest:
-            self._newest = head.version
+        self._writer.note(head.version)
         return head
 
     async def changes(self, after: Position, limit: int, wait_seconds: float) -> list[FeedEntry]:
         """See ``RecordStore.changes``."""
         place = f"{after.version.epoch}-{after.version.number}"
+        self._writer.unread.forget(after.version)
         if not after.tag:
             after = await self._placed(after)
         wait = min(wait_seconds, BLOCK_SECONDS)
@@ -337,9 +333,10 @@ class RedisStore:
             await self._placed(after)
             return []
         entries = chained([(entry[0], fields_of(entry[1])) for entry in found], after, self._codec)
-        newest = entries[-1].version
-        if self._newest is None or newest > self._newest:
-            self._newest = newest
+        if self._writer.unread.is_missing_in(after.version, entries):
+            self.lost.set()
+            raise WatchExpiredError("a put that was confirmed is not in the history")
+        self._writer.note(entries[-1].version)
         return entries
 
     async def _placed(self, after: Position) -> Position:
@@ -366,6 +363,10 @@ class RedisStore:
             raise WatchExpiredError(f"`{after.version}` is not in the retained history")
         return Position(after.version, tag)
 
+    def unread(self, after: RecordVersion) -> list[FeedEntry]:
+        """See ``RecordStore.unread``."""
+        return self._writer.unread.after(after)
+
     async def oldest(self) -> RecordVersion | None:
         """See ``RecordStore.oldest``."""
         (found,) = await self._link.run(("XRANGE", self._keys.feed, "-", "+", "COUNT", 1))
@@ -388,7 +389,7 @@ class RedisStore:
         answer = await self._link.write(Call(self._raise_epoch, [self._keys.meta], arguments))
         self._check_ours(answer)
         head = Position(RecordVersion(int(answer[0]), int(answer[1])), answer[2])
-        self._newest = head.version
+        self._writer.newest = head.version
         self._writer.guess = head
         return head
 

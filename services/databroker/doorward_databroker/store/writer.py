@@ -34,8 +34,9 @@ from doorward_databroker.store.connection import Call, Link, Script, refusal
 from doorward_databroker.store.feed import version_from
 from doorward_databroker.store.indexing import Indexing
 from doorward_databroker.store.keyspace import Keyspace
-from doorward_databroker.store.port import Position
+from doorward_databroker.store.port import FeedEntry, Position
 from doorward_databroker.store.types import INDEX_ENTRIES_LIMIT, type_of
+from doorward_databroker.store.unread import Unread
 
 FEED_LENGTH = 400_000
 """Entries at which a put trims the feed itself, should nobody else do it."""
@@ -64,6 +65,8 @@ class _Job:
     """Index entries to leave, once read; most puts change none."""
     versions: list[RecordVersion] = field(default_factory=list)
     tag: bytes = b""
+    changed: list[Record] = field(default_factory=list)
+    """What of it is in the feed."""
 
     @property
     def must_read(self) -> bool:
@@ -83,7 +86,6 @@ class Writer:
         indexing: Indexing,
         clock: Clock,
         head: Callable[[], Awaitable[Position]],
-        known: Callable[[], RecordVersion | None],
         heard: Callable[[Sequence[Any], RecordVersion | None], Awaitable[Position]],
     ) -> None:
         self._link = link
@@ -92,11 +94,13 @@ class Writer:
         self._indexing = indexing
         self._clock = clock
         self._ask_head = head
-        self._known = known
         self._heard = heard
         self._script = Script.load("put")
         self._queue: deque[_Job] = deque()
         self._draining: asyncio.Task[None] | None = None
+        self.unread = Unread()
+        self.newest: RecordVersion | None = None
+        """The newest head that was ever heard or made; the store must never fall behind it."""
         self.guess: Position | None = None
         """The head as last heard; the script checks it."""
 
@@ -107,6 +111,11 @@ class Writer:
         if self._draining is None or self._draining.done():
             self._draining = asyncio.create_task(self._drain(), name="puts")
         return await job.answer
+
+    def note(self, version: RecordVersion) -> None:
+        """The history reaches up to here at least."""
+        if self.newest is None or version > self.newest:
+            self.newest = version
 
     async def close(self) -> None:
         """Give up what is queued."""
@@ -161,7 +170,7 @@ class Writer:
         for job in jobs:
             call, head = self._call(job, head)
             calls.append(call)
-        known = self._known()
+        known = self.newest
         answers = await self._link.write_all(calls)
         again = []
         for job, answer in zip(jobs, answers, strict=True):
@@ -191,7 +200,7 @@ class Writer:
         fence = self._keys.meta if job.fence is None else self._keys.fence(job.fence.lease)
         keys = [self._keys.meta, self._keys.feed, self._keys.request(job.request_id), fence, self._keys.chain]
         body: list[Any] = []
-        job.versions = []
+        job.versions, job.changed = [], []
         room = INDEX_ENTRIES_LIMIT
         for place, write in enumerate(job.writes):
             in_feed = type_of(write.record.type).in_feed
@@ -200,6 +209,8 @@ class Writer:
             # What is outside the feed has no number, and says in which history it was written all the same.
             job.versions.append(version if in_feed else RecordVersion(head.version.epoch, 0))
             record = _written(write.record, version, now)
+            if in_feed:
+                job.changed.append(record)
             entering = self._indexing.entries(record, room)
             room -= len(entering)
             stored_under = job.leaving[place] if job.leaving is not None else []
@@ -234,9 +245,10 @@ class Writer:
             return False
         match answer[0]:
             case b"ok":
-                written = [version for version in job.versions if version.number]
-                if written:
-                    self.guess = Position(written[-1], job.tag)
+                if job.changed:
+                    self.guess = Position(job.changed[-1].version, job.tag)
+                    self.note(self.guess.version)
+                    self.unread.add(FeedEntry(self.guess.version, tuple(job.changed), job.tag))
                 _tell(job, tuple(job.versions))
             case b"done":
                 _tell(job, tuple(version_from(part) for part in answer[1].split(b",")))
