@@ -246,6 +246,24 @@ async def test_a_deletion_that_does_not_open_any_more_is_not_undone_by_a_backup(
             await one.store.get("ServiceAccount", "sa-1")
 
 
+async def test_what_has_vanished_is_brought_back_ended_or_discarded(server: RedisServer):
+    async with part(server.url, "k") as one, operator(one) as servicer:
+        await one.put(Record(type="ServiceAccount", id="sa-1", data=b"1"), session("a"))
+        entries = await backup(servicer)
+        await one.put(Record(type="User", id="u", data=b"1"))
+        for lost in ("ServiceAccount:sa-1", "Session:a", "User:u"):
+            server.ask("DEL {dw}:r:" + lost)
+        answer = await servicer.Restore(pb.RestoreRequest(entries=entries), None)  # type: ignore[arg-type]
+        assert (answer.restored, answer.ended) == (1, 1)
+        assert (await one.store.get("ServiceAccount", "sa-1")).data == b"1"
+        with pytest.raises(NotFoundError):
+            await one.store.get("Session", "a")
+        assert (await one.store.page("User", "", 9)).damaged
+        await servicer.Discard(pb.DiscardRequest(type="User", id="u"), None)  # type: ignore[arg-type]
+        for kind in ("Session", "User"):
+            assert (await one.store.page(kind, "", 9)).damaged == ()
+
+
 async def test_a_record_that_stands_in_a_backup_twice_is_brought_back_in_order(server: RedisServer):
     """It was revoked while the backup was made: that it lived may stand before that, or behind."""
     async with part(server.url, "k") as one, operator(one) as servicer:
