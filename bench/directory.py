@@ -197,6 +197,10 @@ async def posted(client: httpx.AsyncClient, path: str, bodies: list[dict[str, ob
     async def push() -> None:
         for number in waiting:
             answer = await client.post(path, json=bodies[number])
+            while answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+                # As identity providers do: a worker that has lost its lease for a moment says when to come again.
+                await asyncio.sleep(float(answer.headers["retry-after"]))
+                answer = await client.post(path, json=bodies[number])
             answer.raise_for_status()
             ids[number] = answer.json()["id"]
 
