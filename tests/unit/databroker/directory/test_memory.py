@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from scim2_models import EnterpriseUser, Group, ResourceType, SearchRequest, User
+from scim2_models.exceptions import UniquenessException
 from scim2_server.memory import InMemoryStorage
 
 from doorward_databroker.directory.scim.memory import Memory, PackedPeople
@@ -96,6 +97,25 @@ async def test_groups_and_everything_are_found_as_the_library_finds_them(
     ):
         found, expected = await ours.look(kinds, request), theirs.search(kinds, request)
         assert (found.total, [r.id for r in found.resources]) == (expected.total, [r.id for r in expected.resources])
+
+
+async def test_what_was_stored_before_is_found_like_what_is_new(both: tuple[Memory, InMemoryStorage]):
+    """Also what is unique, and the texts are those that were stored."""
+    ours, _ = both
+    again = Memory(lambda: MODEL, lambda: NOW)
+    for one in reversed(list(ours.people)):
+        again.keep(ours.people[one], ours.people.text(one) + b" ")
+    again.keep(ours.group("g0"), b"")
+    for query in ({}, {"filter": 'userName eq "RENAMED"'}, {"filter": 'externalId eq "E2"'}, {"sortBy": "userName"}):
+        request = SearchRequest[MODEL].model_validate(query)  # type: ignore[valid-type]
+        assert await again.look([PERSON], request) == await ours.look([PERSON], request)
+    assert {again.people.text(one) for one in again.people} == {ours.people.text(one) + b" " for one in ours.people}
+    assert again.group("g0") is ours.group("g0")
+    with pytest.raises(UniquenessException):
+        again.create(PERSON, person("renamed"))
+    changed = again.get(PERSON, "07")
+    again.update(PERSON, changed)
+    assert not again.people.text("07").endswith(b" ")
 
 
 def test_nobody_gets_what_is_kept_itself(both: tuple[Memory, InMemoryStorage]):

@@ -6,6 +6,7 @@ other search parses everybody, some at a time, and keeps of those that match onl
 """
 
 import asyncio
+import contextlib
 import datetime as dt
 import json
 import secrets
@@ -13,9 +14,9 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, Union, cast
 
-from scim2_models import AttributeBinding, Meta, Path, Resource, ResourceType, ScimFilter, SearchRequest
+from scim2_models import AttributeBinding, Meta, Path, Resource, ResourceType, ScimFilter, SearchRequest, Uniqueness
 from scim2_models.path import CompareOperator, Comparison
-from scim2_server.memory import InMemoryStorage, _key
+from scim2_server.memory import InMemoryStorage, _hashable, _key
 from scim2_server.storage import SearchPage
 from scim2_server.utils import parametrize
 
@@ -30,6 +31,7 @@ class PackedPeople(MutableMapping[str, Resource[Any]]):
     def __init__(self, model: Callable[[], type[Resource[Any]]]) -> None:
         self._model = model
         self._texts: dict[str, bytes] = {}
+        self._known_text: bytes | None = None
 
     @property
     def model(self) -> type[Resource[Any]]:
@@ -44,10 +46,22 @@ class PackedPeople(MutableMapping[str, Resource[Any]]):
         return self.model.model_validate(json.loads(self._texts[resource_id]))
 
     def __setitem__(self, resource_id: str, resource: Resource[Any]) -> None:
+        if self._known_text is not None:
+            self._texts[resource_id] = self._known_text
+            return
         self._texts[resource_id] = json.dumps(resource.model_dump(mode="json")).encode()
 
     def __delitem__(self, resource_id: str) -> None:
         del self._texts[resource_id]
+
+    @contextlib.contextmanager
+    def known_text(self, text: bytes) -> Iterator[None]:
+        """Whoever is set meanwhile is stored as ``text`` already."""
+        self._known_text = text
+        try:
+            yield
+        finally:
+            self._known_text = None
 
     def pop(self, resource_id: str, default: Any = None) -> Any:
         """Forget one; what it was is not worth parsing."""
@@ -71,6 +85,7 @@ class Memory(InMemoryStorage):
         super().__init__(clock)
         self.people = PackedPeople(model)
         self._binding: AttributeBinding | None = None
+        self._unique: dict[type[Resource[Any]], list[AttributeBinding]] = {}
         self._resources[PEOPLE] = self.people  # type: ignore[assignment]  # it is used as a mapping
         self._ids: dict[str | None, list[str]] = {}
         """Of each type, in order, for pages."""
@@ -103,9 +118,30 @@ class Memory(InMemoryStorage):
         """The group itself."""
         return self._resources["Group"][group_id]
 
-    def keep(self, resource: Resource[Any]) -> None:
-        """Take in a resource that was stored before."""
-        self._store(resource, self._values_of(resource))
+    def keep(self, resource: Resource[Any], text: bytes) -> None:
+        """Take in a resource that was stored before, as ``text``; to make a person's anew costs as much as all the rest."""
+        with self.people.known_text(text):
+            self._store(resource, self._values_of(resource))
+
+    def _values_of(self, resource: Resource[Any]) -> dict[str, Any]:
+        """See ``InMemoryStorage._values_of``, which looks for a type's unique attributes each time."""
+        kind = type(resource)
+        if kind not in self._unique:
+            paths = parametrize(Path, kind).iter_paths(
+                include_subattributes=False, uniqueness=[Uniqueness.server, Uniqueness.global_]
+            )
+            self._unique[kind] = [cast("AttributeBinding", path.resolve()) for path in paths]
+        values = {binding.urn: self._compared(resource, binding) for binding in self._unique[kind]}
+        return {urn: _hashable(value) for urn, value in values.items() if value is not None}
+
+    def _compared(self, resource: Resource[Any], attribute: AttributeBinding) -> Any:
+        """As ``InMemoryStorage._comparable_value``; but an attribute of the resource itself needs no path."""
+        if attribute.sub_field_name is not None or not isinstance(resource, attribute.model):
+            return self._comparable_value(resource, attribute)
+        try:
+            return attribute.comparable(getattr(resource, attribute.field_name))
+        except ValueError:
+            return None
 
     def _store(self, resource: Resource[Any], values: dict[str, Any]) -> None:
         super()._store(resource, values)
@@ -113,7 +149,7 @@ class Memory(InMemoryStorage):
         insort(self._ids.setdefault(kind, []), resource_id)
         if kind != PEOPLE:
             return
-        name = self._comparable_value(resource, self._external_binding())
+        name = self._compared(resource, self._external_binding())
         if name is not None:
             self._external_of[resource_id] = name
             _add(self._external, name, resource_id)

@@ -269,7 +269,7 @@ class ScimStorage(AsyncScimStorage):
         stored = await load_stored(self._settings, self._records)
         members = Members(self._settings, stored.state)
         memory = self._new_memory()
-        groups: list[Group] = []
+        groups: list[tuple[Group, bytes]] = []
         numbers: dict[str, int] = {}
         in_group: dict[str, list[str]] = defaultdict(list)
         self._entries = {}
@@ -278,25 +278,27 @@ class ScimStorage(AsyncScimStorage):
             if record.id.startswith(prefix):
                 resource, message = self._parsed(record)
                 if isinstance(resource, Group):
-                    groups.append(resource)
+                    groups.append((resource, message.json))
                     numbers[str(resource.id)] = message.number
                     continue
                 person_id = str(resource.id)
-                memory.keep(resource)
+                memory.keep(resource, message.json)
                 members.set_person(person_id, self._person(resource))
                 for group_id in message.group_ids:
                     in_group[group_id].append(person_id)
-        for group in groups:
+        for group, text in groups:
+            await asyncio.sleep(0)
             group_id = str(group.id)
             people = in_group.pop(group_id, [])
             group.members = [*(group.members or []), *map(self._user_entry, people)] or None
-            memory.keep(group)
+            memory.keep(group, text)
             _, children = _members_of(group, members)
             members.set_group(group_id, group.display_name or "", numbers[group_id], people, children)
         # A number that a resource has is taken, whether or not the state has come to be written.
         number = max([stored.state.next_group_number, *(number + 1 for number in numbers.values())])
         members.state = replace(stored.state, next_group_number=number)
-        await self._put(members.compare_with(stored, self._clock.now()))
+        # In a thread: it looks at every person, for seconds where there are many, and nobody else has these members yet.
+        await self._put(await asyncio.to_thread(members.compare_with, stored, self._clock.now()))
         if self._fence is not self._writes_under:
             raise UnavailableError("another replica has taken over")
         self._memory = memory
