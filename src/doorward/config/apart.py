@@ -48,6 +48,10 @@ _MANY_ROUTES = 1_000
 """A reader of fewer routes is ended when it has rested: it costs more memory than it saves time."""
 
 
+class ReaderEndedError(ConfigurationError):
+    """Says nothing about the files: another reader may read them."""
+
+
 class ConfigurationReader:
     """Reads the configuration at ``path`` again and again, and each time only what has changed.
 
@@ -70,7 +74,8 @@ class ConfigurationReader:
         """As ``load.load``, beside a plane that serves: the reader takes what cores others leave.
 
         Raises:
-            ConfigurationError: it cannot be read, is no YAML at all, or the reader ended without an answer.
+            ConfigurationError: it cannot be read, or is no YAML at all.
+            ReaderEndedError: the reader ended without an answer.
         """
         return await self._loaded(_ASIDE)
 
@@ -85,7 +90,7 @@ class ConfigurationReader:
             await self.close()
             if isinstance(error, asyncio.IncompleteReadError | OSError | pickle.UnpicklingError | EOFError | KeyError):
                 # A TimeoutError is an OSError.
-                raise ConfigurationError(
+                raise ReaderEndedError(
                     [f"{self.path}: error: its reader ended without an answer ({type(error).__name__})"]
                 ) from None
             raise

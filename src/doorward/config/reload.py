@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from doorward.config.apart import ConfigurationReader
+from doorward.config.apart import ConfigurationReader, ReaderEndedError
 from doorward.config.folders import FolderWatch
 from doorward.config.load import Loaded
 from doorward.config.settings import Settings, Source
@@ -58,9 +58,12 @@ async def _watch(
             continue
         # A file changed while it was read: what was read and the hashes of it may belong to different texts.
         is_torn = any(was != now and not any(was[1:]) for was, now in zip(sources, looked, strict=False))
-        settings = None
+        settings, is_read = None, True
         try:
             loaded = await reader.load()
+        except ReaderEndedError as error:
+            # The files are still to be read, though they may never change again; killed for want of memory, for example.
+            problems, is_read = tuple(error.problems), False
         except ConfigurationError as error:
             problems = tuple(error.problems)
             sources = looked
@@ -73,6 +76,9 @@ async def _watch(
             if on_reject is not None:
                 await on_reject(ConfigurationError(list(problems)))
         rejected = problems
+        if not is_read:
+            await asyncio.sleep(_POLL_SECONDS)
+            continue
         if settings is not None and (is_torn or (settings.generation, settings.secrets_digest) != generation):
             generation = (settings.generation, settings.secrets_digest)
             try:

@@ -10,9 +10,9 @@ import pytest
 
 from doorward.config import load as loading
 from doorward.config import reload
-from doorward.config.apart import ConfigurationReader
+from doorward.config.apart import ConfigurationReader, ReaderEndedError
 from doorward.config.folders import FolderWatch
-from doorward.config.load import load_settings
+from doorward.config.load import Loaded, load_settings
 from doorward.config.reload import watch_settings
 from doorward.config.settings import Settings
 from doorward.errors import ConfigurationError
@@ -77,6 +77,26 @@ async def test_a_bad_file_is_rejected_and_its_mend_is_applied(tmp_path: Path):
         assert changes.empty()
         replace(path, TEXT.format(port=3))
         assert (await asyncio.wait_for(changes.get(), SECONDS)).routes[0].route.upstreams[0].port == 3
+
+
+async def test_a_change_whose_reader_ended_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nobody writes the file a second time only because our reader was killed."""
+    path = tmp_path / "doorward.yaml"
+    path.write_text(TEXT.format(port=1))
+    load = ConfigurationReader.load
+    ends = ["killed", "killed again"]
+
+    async def load_later(self: ConfigurationReader) -> Loaded:
+        if ends:
+            raise ReaderEndedError([ends.pop(0)])
+        return await load(self)
+
+    monkeypatch.setattr(ConfigurationReader, "load", load_later)
+    monkeypatch.setattr(reload, "_POLL_SECONDS", 0.05)
+    async with watched(path) as (changes, rejections, _):
+        replace(path, TEXT.format(port=2))
+        assert (await asyncio.wait_for(changes.get(), 10)).routes[0].route.upstreams[0].port == 2
+        assert rejections.get_nowait().problems == ["killed"]
 
 
 async def test_a_failure_to_apply_does_not_end_the_watch(tmp_path: Path):
