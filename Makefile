@@ -10,7 +10,7 @@ STAMPS := .make
 NODE := tests/support/oidc_provider tests/support/accessibility
 INPUTS := pyproject.toml tools/build_hook.py $(shell find protos -name '*.proto' 2>/dev/null)
 # The long ones first, so that two workers end together. A file is run by one worker, its servers and ports are its own.
-TESTS := tests/e2e tests/integration tests/conformance tests/contract tests/deploy tests/fuzz tests/property tests/architecture tests/unit
+TESTS := tests/e2e tests/integration tests/property tests/deploy tests/conformance tests/contract tests/fuzz tests/unit tests/architecture
 DEMO ?=
 BENCH ?=
 # Progress of downloads where somebody is looking, plain lines in a log.
@@ -89,7 +89,7 @@ bench: $(STAMPS)/test generate system ## measure everything, some 20 minutes: be
 	@$(BIN)/python bench/all.py $(BENCH)
 
 latency: $(STAMPS)/test generate system ## latency at a fixed rate for half a minute; nothing fails for being slow
-	@$(BIN)/python bench/open_loop.py --seconds 5 --routes 100 --people 100
+	@$(BIN)/python bench/open_loop.py --seconds 4 --routes 100 --people 100
 
 fuzz: $(STAMPS)/test generate ## look for texts and values that break the policy engine or an HTTP/2 speaker, and for checks that get a wrong yes; FUZZ_SECONDS=60
 	@$(UV) pip install --quiet --group fuzz

@@ -5,7 +5,7 @@ alone: CheckRequests on the authorizer's socket at half the rate that saturates 
 which decides nothing; meanwhile all routes change and a batch of records of people arrives. The last line is JSON.
 
     bench/open_loop.py --seconds 120                              ten minutes, by hand
-    bench/open_loop.py --seconds 5 --routes 100 --people 100      half a minute, as in CI
+    bench/open_loop.py --seconds 4 --routes 100 --people 100      half a minute, as in CI
 """
 
 import argparse

@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,11 @@ class Unlike:
     def become(self, **versions: Sequence[str]) -> None:
         """Start these processes again as `older` or `newer` ones."""
         names = [name for group in versions.values() for name in group]
+        with ThreadPoolExecutor(len(names)) as pool:
+            # Each takes its time to drain.
+            for ended in [pool.submit(self.split.processes[name].end) for name in names]:
+                ended.result()
         for name in names:
-            self.split.processes[name].end()
             self.split.pythons.pop(name, None)
         for name in versions.get("newer", ()):
             self.split.pythons[name] = str(self.newer)
