@@ -69,6 +69,34 @@ async def test_planes_know_each_other_by_certificate(planes: Planes):
         assert await ask(address, Plane.DATABROKER, planes.identity(Plane.AUTHORIZE)) == 1
 
 
+@asynccontextmanager
+async def far_away(address: Address, seconds: float) -> AsyncIterator[Address]:
+    """``address`` by a way on which everything takes so long in each direction."""
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                await asyncio.sleep(seconds)
+                writer.write(data)
+        writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(address.host, address.port)
+        await asyncio.gather(carry(reader, there[1]), carry(there[0], writer))
+
+    server = await asyncio.start_server(connect, "127.0.0.1", 0)
+    try:
+        yield Address(host="127.0.0.1", port=server.sockets[0].getsockname()[1])
+    finally:
+        server.close()
+
+
+async def test_a_peer_that_is_slow_in_the_handshake_is_reached(planes: Planes):
+    """Each attempt was given up after half a second at most, so that a busy peer, or one far away, was never reached at all."""
+    async with served(planes.identity(Plane.DATABROKER), Plane.PROXY) as address, far_away(address, 0.2) as far:
+        assert await ask(far, Plane.DATABROKER, planes.identity(Plane.PROXY)) == 1
+
+
 async def test_s77_a_plane_that_has_no_business_there_is_refused_by_name(planes: Planes):
     async with served(planes.identity(Plane.DATABROKER), Plane.PROXY) as address:
         with pytest.raises(PermissionDeniedError, match="plane `authorize` is not accepted"):

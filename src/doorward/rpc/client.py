@@ -23,8 +23,10 @@ _OPTIONS = [
     ("grpc.enable_retries", 0),
     # A plane that was restarted must be found again at once, not after gRPC's default of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
+    # How long one attempt may take, whatever its name says. A busy peer needs more than a moment for a handshake, and whoever hangs up
+    # and begins again gives it one handshake more to do.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
     # Each channel its own connection: a watch must not share fate or flow control with short calls elsewhere.
     ("grpc.use_local_subchannel_pool", 1),
