@@ -2,7 +2,8 @@
 
 Two parts, each with what the instrument itself costs beside it. The whole path: requests through Envoy, bare and with our check. The check
 alone: CheckRequests on the authorizer's socket at half the rate that saturates it, from a client in C, and the same server's health answer,
-which decides nothing; meanwhile all routes change and a batch of records of people arrives. The last line is JSON.
+which decides nothing; then all routes change and a batch of records of people arrives, and the figures are given for the whole time and
+for the part of it until every plane has read everything. The last line is JSON.
 
     bench/open_loop.py --seconds 120                              ten minutes, by hand
     bench/open_loop.py --seconds 4 --routes 100 --people 100      half a minute, as in CI
@@ -14,7 +15,7 @@ import gc
 import json
 import time
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from envoy_cases import (
     Front,
     answers,
     cluster,
+    cpu,
     envoy_process,
     fixed_reply,
     loopback,
@@ -37,6 +39,8 @@ from tests.support.deployment import Running, free_port, short_folder, start, wa
 from tests.support.http_client import BrowserlessClient
 
 CONNECTIONS = 16
+REST = 6
+"""Looks at the readers, a fifth of a second apart."""
 SATURATING = 100_000
 """Calls of the closed loop that finds the rate."""
 MARK = "  # What follows is the measurement's own.\n"
@@ -106,18 +110,25 @@ def on_the_socket(
     report: dict[str, Any] = {"check_saturated_rps": round(saturated), "check_rate": rate}
     print(f"on the socket, {rate} calls a second of {saturated:.0f}:")
     change(running, options.routes, "a")
+    readers_rest(running)
     for name, call, changing in (
         ("empty handler", nothing, False),
         ("check", checks, False),
         ("check, changes", checks, True),
     ):
         calls = client.start(socket, *call, rate, rate * options.seconds)
+        window = slice(0, 0)
         if changing:
+            began = time.monotonic()
             time.sleep(options.seconds / 4)  # when in the run, not until something holds
             change(running, options.routes, "b", wait=False)
             people_arrive(running, folder / "people.jsonl", options.people)
+            readers_rest(running)
+            window = slice(rate * options.seconds // 4, int(rate * (time.monotonic() - began)))
         times = calls.times()
         key = name.replace(", ", "_").replace(" ", "_")
+        if changing:
+            report[key + "_meanwhile"] = shown("  until all is read", times.from_due[window])
         report[key] = shown(name, times.from_due)
         report[key + "_from_written"] = shown(name + ", written", times.from_written)
     return report
@@ -142,6 +153,22 @@ def change(running: Running, count: int, generation: str, *, wait: bool = True) 
             wait_for(
                 lambda: client.request("GET", f"{host}/more/{count - 1}").status_code == 401, 120, what="the last route"
             )
+
+
+def readers_rest(running: Running) -> None:
+    """Return once no reader of a configuration has used the processor for a second: the last plane may be far behind the first one."""
+    seen: list[float] = []
+
+    def rest() -> bool:
+        used = 0.0
+        for process in running.members():
+            with suppress(psutil.Error):
+                used += cpu(process) if "doorward.config.apart" in process.cmdline() else 0.0
+        seen.append(used)
+        time.sleep(0.2)
+        return len(seen) > REST and seen[-1] - seen[-REST] < 0.02  # two ticks of the clock by which time is counted
+
+    wait_for(rest, 240, what="the end of reading")
 
 
 def people_arrive(running: Running, file: Path, count: int) -> None:

@@ -14,7 +14,7 @@ PATIENCE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Seconds until an answer had been read, sorted."""
+    """Seconds until an answer had been read, in the order of the answers, which is nearly that of the calls."""
 
     from_due: list[float]
     """Counted from when the call should have been sent: what waits in the client's own queue is not hidden."""
@@ -76,4 +76,4 @@ class Running:
         if self.process.returncode:
             raise SystemExit("the client in C gave up")
         pairs = array.array("I", output)
-        return Times(sorted(ns / 1e9 for ns in pairs[0::2]), sorted(ns / 1e9 for ns in pairs[1::2]))
+        return Times([ns / 1e9 for ns in pairs[0::2]], [ns / 1e9 for ns in pairs[1::2]])
