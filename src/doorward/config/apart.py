@@ -39,7 +39,7 @@ _REST_SECONDS = 300.0
 _NICE = 5
 _SESSION_NICE = 10
 """So much nicer than we are: every plane reads a change at the same moment, and checks must not wait behind all of that."""
-_PATIENCE_SECONDS = 20.0
+_PATIENCE_SECONDS = 30.0
 """Then the change has waited long enough: what it forbids is still allowed meanwhile."""
 _AT_ONCE, _ASIDE = b"at once\n", b"aside\n"
 _SESSION = Path("/proc/self/autogroup")
