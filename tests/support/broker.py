@@ -22,7 +22,8 @@ from doorward_databroker.peers import Peers
 from doorward_databroker.revoke import Revoker
 from doorward_databroker.server import SERVICE_NAME, DatabrokerServicer, register
 from doorward_databroker.store.port import Position, RecordStore
-from doorward_databroker.watch import Watcher, WatchHub
+from doorward_databroker.watch import WatchHub
+from doorward_databroker.watcher import Watcher
 
 STALENESS_SECONDS = 5.0
 

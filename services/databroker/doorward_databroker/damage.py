@@ -73,12 +73,13 @@ class Rereader:
         for one in list(self._hub.damaged.values())[:_AT_ONCE]:
             try:
                 write = await self._anew(one)
-                await self._store.put([write], secrets.token_hex(16))
+                (version,) = await self._store.put([write], secrets.token_hex(16))
             except DataCorruptedError:
                 self._hub.look_later(one)
                 continue
             except ConflictError:
                 continue  # somebody has written it just now, and the feed will say so
+            self._hub.is_written_anew(one, version)
             written += 1
         if written:
             _log.info("records open again", records=written)

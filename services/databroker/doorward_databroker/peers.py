@@ -15,7 +15,8 @@ from doorward.clock import Clock
 from doorward.records.record import NO_VERSION, RecordVersion
 from doorward_databroker.processes import ProcessTable
 from doorward_databroker.store.port import Beat
-from doorward_databroker.watch import Watcher, WatchHub
+from doorward_databroker.watch import WatchHub
+from doorward_databroker.watcher import Watcher
 
 SESSION = "Session"
 

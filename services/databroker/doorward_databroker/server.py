@@ -15,6 +15,7 @@ from doorward.clock import Clock
 from doorward.errors import DataCorruptedError, InvalidArgumentError, UnavailableError, WatchExpiredError
 from doorward.identity import sign_in_stop
 from doorward.records.record import (
+    NO_VERSION,
     Damaged,
     Fence,
     Record,
@@ -36,7 +37,8 @@ from doorward_databroker.revoke import Revoker
 from doorward_databroker.rights import Verb, require, require_lease, require_revoke, shown_to
 from doorward_databroker.store.port import Page, Position, RecordStore
 from doorward_databroker.store.types import RECORD_TYPES, check_id, type_of
-from doorward_databroker.watch import Watcher, WatchHub, never
+from doorward_databroker.watch import WatchHub
+from doorward_databroker.watcher import Watcher, never
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["DatabrokerService"].full_name
 BATCH_LIMIT = 500
@@ -91,8 +93,9 @@ class DatabrokerServicer(databroker_pb2_grpc.DatabrokerServiceServicer):
         try:
             record = await store.get(request.type, request.id)
         except DataCorruptedError as error:
-            if (stored := await store.stored_version(request.type, request.id)) is not None:
-                self._hub.report([Damaged(request.type, request.id, stored[0], str(error))])
+            stored = await store.stored_version(request.type, request.id)
+            version = NO_VERSION if stored is None else stored[0]  # none where it has vanished
+            self._hub.report([Damaged(request.type, request.id, version, str(error))])
             raise
         return pb.GetResponse(record=shown_to(caller.get(), record_message(record)))
 

@@ -8,7 +8,8 @@ applies by version, so a record that the snapshot showed newer than a change win
 resumes by version and chain tag.
 
 A stored record that does not open is skipped, and nothing of its type is vouched for until it has been written anew: watchers
-of that type get no lease, and refuse by themselves before long. The databroker is not ready until then. A change that cannot be
+of that type get no lease, and refuse by themselves before long. The databroker is not ready until then, and a place that it tells
+such a watcher cannot be resumed from elsewhere: others do not know what the watcher lacks. A change that cannot be
 read may have been a sign-out: watchers of its type are cut and begin with a snapshot, and nothing of the type is vouched for until all
 its records have been read again.
 
@@ -19,27 +20,26 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import structlog
 
 from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.clock import Clock
 from doorward.errors import DataCorruptedError, DoorwardError, UnavailableError, WatchExpiredError
-from doorward.records.record import NO_VERSION, Damaged, RecordVersion, version_message
+from doorward.records.record import Damaged, RecordVersion, version_message
 from doorward.telemetry.seldom import Seldom
 from doorward_databroker.recovery import Window, mend
 from doorward_databroker.store.port import FeedEntry, Position, RecordStore
 from doorward_databroker.store.types import RECORD_TYPES
 from doorward_databroker.watch_messages import BATCH_RECORDS, Encoded, joined, responses_for
+from doorward_databroker.watcher import Watcher
 
 BATCH_SECONDS = 0.005
 """Changes that come faster than this are handed out together, at the latest; where that is quickly done, more often."""
 _SHORTEST_SECONDS = 0.002
 _BUSY_PARTS = 2
 """Of so many parts of the time one may go into handing out; puts are waited for."""
-QUEUE_LIMIT = 1_000
-QUEUE_LIMIT_BYTES = 32 * 1024 * 1024
 _READ_ENTRIES = 50
 """Of the feed at once. One may hold hundreds of records, and opening them holds the loop."""
 _WAIT_SECONDS = 1.0
@@ -49,67 +49,10 @@ _HOLD_SECONDS = 600.0
 OTHERS_SECONDS = 1.5
 """How long a databroker that has mended waits for the others; one that is dead must not keep everybody waiting."""
 _LOOK_SECONDS = 0.02
+_BY = b"?"
+"""Between a tag, which is hexadecimal, and who told it."""
 
 _log = structlog.stdlib.get_logger(__name__)
-
-
-def never(_: bytes) -> bool:
-    """Sends nothing at once: everything goes through the queue."""
-    return False
-
-
-@dataclass(eq=False)
-class Watcher:
-    """One stream."""
-
-    id: str
-    types: frozenset[str]
-    if_known: tuple[str, ...] = ()
-    """Those of ``types`` that it would also do without."""
-    queue: "asyncio.Queue[bytes | None]" = field(default_factory=asyncio.Queue)
-    queued_bytes: int = 0
-    position: RecordVersion = NO_VERSION
-    """What has been queued for it."""
-    acknowledged: RecordVersion = NO_VERSION
-    stamp: int | None = None
-    """Its newest ping."""
-    stamped_at: float | None = None
-    """When that ping came, on our monotonic clock; no lease of its own can count from later."""
-    cut: str | None = None
-    """Why it is being cut."""
-    at_once: Callable[[bytes], bool] = never
-    """Sends a response now if the peer takes it; says whether it did."""
-    is_waiting: bool = False
-    """Whether everything that was queued has been sent."""
-    is_consistent: bool = False
-    """Whether it has had all of its snapshot."""
-    owed: int | None = None
-    """A lease that waits for that: what the snapshot comes upon may take it away."""
-
-    def offer(self, data: bytes) -> None:
-        """Send or queue a response, or cut the watcher when it has fallen behind."""
-        if self.cut is not None:
-            return
-        if self.is_waiting and self.queue.empty() and self.at_once(data):
-            # Nearly always: a queue and the task behind it cost three times as much as sending.
-            return
-        if self.queue.qsize() >= QUEUE_LIMIT or self.queued_bytes + len(data) > QUEUE_LIMIT_BYTES:
-            self.end("fell behind")
-            return
-        self.queued_bytes += len(data)
-        self.queue.put_nowait(data)
-
-    def grant(self, stamp: int) -> None:
-        """Offer the lease that echoes ``stamp``."""
-        if self.is_consistent:
-            self.offer(pb.WatchResponse(lease=pb.WatchResponse.Lease(stamp=stamp)).SerializeToString())
-        else:
-            self.owed = stamp
-
-    def end(self, reason: str) -> None:
-        """Cut the watcher."""
-        self.cut = reason
-        self.queue.put_nowait(None)
 
 
 class WatchHub:
@@ -135,6 +78,8 @@ class WatchHub:
         """Types with a change that cannot be read, the newest one, until all their records have been read again."""
         self.unreadable_entries = 0
         """How many such changes there were."""
+        self._mark = secrets.token_hex(4).encode()
+        """Stands behind tags that only we can resume from; see ``_suffix``."""
         self.mended = asyncio.Event()
         """Clear from when the store is seen to have lost history until what can be put back has been."""
         self.mended.set()
@@ -160,6 +105,21 @@ class WatchHub:
     def vouches_for(self, types: frozenset[str]) -> bool:
         """Whether every stored record of these types could be read."""
         return types.isdisjoint(self.unreadable) and not any(record_type in types for record_type, _ in self.damaged)
+
+    def _suffix(self, types: frozenset[str]) -> bytes:
+        """What is added to a tag that is told to watchers of ``types``: they may lack something up to there, and others do not know."""
+        return b"" if self.vouches_for(types) else _BY + self._mark
+
+    def resumed(self, after: Position) -> Position:
+        """The place that a watcher resumes from, in the store's terms.
+
+        Raises:
+            WatchExpiredError: who told it the place did not vouch for what was seen up to there, and that was not us.
+        """
+        tag, _, mark = after.tag.partition(_BY)
+        if mark and mark != self._mark:
+            raise WatchExpiredError(f"nobody has vouched for what was seen up to `{after.version}`")
+        return Position(after.version, tag)
 
     async def run(self) -> None:
         """Follow the feed until cancelled."""
@@ -304,6 +264,7 @@ class WatchHub:
         A databroker that was started after the loss has nothing to compare with; what its watchers hold is the only witness. One that
         was away for so long that its place has been trimmed knows nothing newer, and begins with a snapshot like any other.
         """
+        claimed = self.resumed(claimed)
         if await self._store.contains(claimed):
             return  # what comes after it cannot be read, and it begins with a snapshot
         head = await self._store.head()
@@ -322,7 +283,7 @@ class WatchHub:
         for watcher in tuple(self._watchers):
             responses = encoded.get(watcher.types)
             if responses is None:
-                responses = encoded[watcher.types] = responses_for(entries, watcher.types)
+                responses = encoded[watcher.types] = responses_for(entries, watcher.types, self._suffix(watcher.types))
             for response in responses:
                 if response.version > watcher.position:
                     watcher.offer(response.data)
@@ -347,7 +308,8 @@ class WatchHub:
                 # An older change says nothing about it, nor does the same one: what is stored is not what the feed has.
                 if known is not None and known.version < record.version:
                     del self.damaged[record.type, record.id]
-            self.report(entry.damaged)
+            for one in entry.damaged:
+                self._note(one)
 
     def _note_unreadable(self, entries: Iterable[FeedEntry]) -> None:
         """Cut whoever may lack a change that cannot be read. It must be before any later change moves them on."""
@@ -367,24 +329,38 @@ class WatchHub:
             del self.unreadable[record_type]
 
     def report(self, damaged: Iterable[Damaged]) -> None:
-        """Note records that do not open, whoever has come upon them."""
+        """Note stored records that do not open, whoever has come upon them."""
         for one in damaged:
-            known = self.damaged.get((one.type, one.id))
-            if known is not None and known.version > one.version:
-                continue
-            kind = RECORD_TYPES.get(one.type)
-            if kind is not None and not kind.in_feed:
-                continue  # nobody would hear that it was written anew
-            if (one.type, one.id) not in self.damaged:
-                _log.error("a stored record does not open", type=one.type, id=one.id, reason=one.reason)
-            unknown_since = self._position.version if self._position and one.version == NO_VERSION else None
-            # By a version that cannot be read, any older change would clear it.
-            self.damaged[one.type, one.id] = one if unknown_since is None else replace(one, version=unknown_since)
+            # What stands beside bytes that do not open is not to be trusted: by too low a version any older change would clear it.
+            newest = one.version if self._position is None else max(one.version, self._position.version)
+            self._note(replace(one, version=newest))
+
+    def _note(self, one: Damaged) -> None:
+        known = self.damaged.get((one.type, one.id))
+        if known is not None and known.version > one.version:
+            return
+        kind = RECORD_TYPES.get(one.type)
+        if kind is not None and not kind.in_feed:
+            return  # nobody would hear that it was written anew
+        if known is None:
+            _log.error("a stored record does not open", type=one.type, id=one.id, reason=one.reason)
+        self.damaged[one.type, one.id] = one
 
     def look_later(self, one: Damaged) -> None:
         """Put it behind the others that do not open, if it still is among them."""
-        if self.damaged.pop((one.type, one.id), None) is not None:
-            self.damaged[one.type, one.id] = one
+        newest = self.damaged.pop((one.type, one.id), None)
+        if newest is not None:
+            self.damaged[one.type, one.id] = newest
+
+    def is_written_anew(self, one: Damaged, version: RecordVersion) -> None:
+        """It opens, and watchers get it as the change at ``version``, whichever version it seemed to have before."""
+        known = self.damaged.get((one.type, one.id))
+        if known is None:
+            return
+        if self._position is not None and self._position.version >= version:
+            del self.damaged[one.type, one.id]
+        else:
+            self.damaged[one.type, one.id] = replace(known, version=RecordVersion(version.epoch, version.number - 1))
 
     async def wait_for(self, version: RecordVersion, seconds: float) -> bool:
         """Whether everything up to ``version`` has been handed out within ``seconds``."""
@@ -411,7 +387,7 @@ class WatchHub:
         if after is None:
             await self._store.hold(hold, _HOLD_SECONDS)
         try:
-            start = await self._store.head() if after is None else after
+            start = await self._store.head() if after is None else self.resumed(after)
             # From here on the reader queues for this watcher; what the replay below covers is skipped by position.
             entered = await self._enter(watcher, start.version)
             if after is None:
@@ -422,7 +398,9 @@ class WatchHub:
             if after is None:
                 await self._store.release(hold)
             consistent = pb.WatchResponse.Consistent(
-                version=version_message(entered.version), tag=entered.tag, types=watcher.if_known
+                version=version_message(entered.version),
+                tag=entered.tag + self._suffix(watcher.types),
+                types=watcher.if_known,
             )
             yield pb.WatchResponse(consistent=consistent).SerializeToString()
             watcher.is_consistent = True
@@ -483,7 +461,7 @@ class WatchHub:
                 if not types.isdisjoint(entry.unreadable):
                     raise WatchExpiredError(f"the change at `{entry.version}` cannot be read")
             self._note_damage(wanted)
-            for response in responses_for(wanted, types):
+            for response in responses_for(wanted, types, self._suffix(types)):
                 yield response
             if not wanted or len(wanted) < len(entries):
                 return

@@ -20,8 +20,8 @@ class Encoded:
     version: RecordVersion
 
 
-def responses_for(entries: Sequence[FeedEntry], types: frozenset[str]) -> list[Encoded]:
-    """The entries as few messages as the bounds allow; one put is never split."""
+def responses_for(entries: Sequence[FeedEntry], types: frozenset[str], suffix: bytes = b"") -> list[Encoded]:
+    """The entries as few messages as the bounds allow; one put is never split. ``suffix`` goes behind each tag."""
     responses: list[Encoded] = []
     pending: list[Record] = []
     size = 0
@@ -30,22 +30,22 @@ def responses_for(entries: Sequence[FeedEntry], types: frozenset[str]) -> list[E
         records = [record for record in entry.records if record.type in types]
         more = sum(len(record.data) for record in records)
         if last is not None and pending and (len(pending) + len(records) > BATCH_RECORDS or size + more > PAGE_BYTES):
-            responses.append(_batch(pending, last))
+            responses.append(_batch(pending, last, suffix))
             pending, size = [], 0
         pending += records
         size += more
         last = entry.position
     if last is not None:
         # Also without records: the watcher's version must move on, or it would resume from too far back.
-        responses.append(_batch(pending, last))
+        responses.append(_batch(pending, last, suffix))
     return responses
 
 
-def _batch(records: Sequence[Record], position: Position) -> Encoded:
+def _batch(records: Sequence[Record], position: Position, suffix: bytes) -> Encoded:
     batch = pb.WatchResponse.Batch(
         records=[record_message(record) for record in records],
         version=version_message(position.version),
-        tag=position.tag,
+        tag=position.tag + suffix,
     )
     return Encoded(pb.WatchResponse(batch=batch).SerializeToString(), position.version)
 

@@ -145,6 +145,11 @@ async def rewrite_newest(
         await store._link.run(("XADD", "{dw}:feed", stream_id, *itertools.chain(*fields.items())))
 
 
+def under_another_key(sealed: bytes) -> bytes:
+    """The key's id stands behind the first byte."""
+    return sealed[:1] + bytes(byte ^ 1 for byte in sealed[1:9]) + sealed[9:]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -210,10 +215,12 @@ async def test_a_change_that_cannot_be_read_closes_its_type_until_everybody_has_
     [
         lambda fields: fields.pop(b"t0"),
         lambda fields: fields.update({b"t0": b"Sessiom"}),
+        lambda fields: fields.update({b"t0": b"SpentCode"}),
+        lambda fields: fields.update({b"t0": b"Sessiom", b"b0": under_another_key(fields[b"b0"])}),
         lambda fields: fields.update({b"t1": fields[b"t0"]}),
         lambda fields: fields.pop(b"t"),
     ],
-    ids=["no-type", "other-type", "one-more", "no-tag"],
+    ids=["no-type", "other-type", "unwatched-type", "other-type-and-key", "one-more", "no-tag"],
 )
 async def test_an_entry_that_does_not_say_its_types_makes_everybody_begin_with_a_snapshot(
     server: RedisServer, change: Callable[[dict[bytes, bytes]], object], request: pytest.FixtureRequest
@@ -328,3 +335,91 @@ async def test_a_foreign_database_under_the_same_prefix_is_refused_and_left_as_i
         with pytest.raises(DataCorruptedError):
             await one.store.get("Session", "a")
     assert b"theirs" in server.ask("GET {dw}:r:Session:a")
+
+
+async def test_who_has_missed_a_change_at_one_databroker_is_not_vouched_for_by_another(server: RedisServer):
+    """The other one has read it, and does not know who has not: so whoever comes to it from there begins with a snapshot."""
+    server.ask("FLUSHALL")
+    async with (
+        served(server) as one,
+        served(server, Purpose.RECORDS.value, "other") as other,
+        watching(one.watcher("s")) as sessions,
+    ):
+        await sessions.consistent.wait()
+        await one.put(record("Session", "a"))
+        await until(lambda: sessions.live() == {"a"})
+        before = sessions.position
+        async with served(server, "other", Purpose.RECORDS.value) as ahead:
+            last = await ahead.put(Record(type="Session", id="a", deleted=True))
+        await until(lambda: sessions.position is not None and sessions.position.version >= last.version)
+        assert sessions.live() == {"a"}
+        held = sessions.position
+        assert held is not None
+        async with watching(other.watcher("s"), held) as moved:
+            await moved.ended.wait()
+        assert isinstance(moved.failure, WatchExpiredError)
+        with pytest.raises(WatchExpiredError):
+            await other.hub.report_loss(held)  # as the service does then
+        assert not other.store.lost.is_set(), "nothing is lost"
+        async with watching(other.watcher("s"), before) as resumed:
+            await until(lambda: ("Session", "a") in resumed.records)
+            assert resumed.live() == set()
+        async with watching(one.watcher("s"), held) as again:
+            await again.consistent.wait()  # who knows what it has not told need not tell all the rest anew
+            await one.put(record("Session", "a"))
+            await one.caught_up()
+            await until(lambda: again.live() == {"a"})
+            async with watching(other.watcher("s"), again.position) as vouched:
+                await vouched.consistent.wait()
+
+
+async def test_who_had_a_snapshot_with_damage_in_it_is_not_vouched_for_by_another_databroker(server: RedisServer):
+    server.ask("FLUSHALL")
+    async with served(server) as one, served(server) as other:
+        await one.put(record("SignInStop", "a"))
+        await one.caught_up()
+        await other.caught_up()
+        server.ask("HSET {dw}:r:SignInStop:a b spoiled")
+        async with watching(one.watcher("s", "SignInStop")) as stops:
+            await stops.consistent.wait()
+        async with watching(other.watcher("s", "SignInStop"), stops.position) as moved:
+            await moved.ended.wait()
+        assert isinstance(moved.failure, WatchExpiredError)
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.99", "x"])
+async def test_a_version_beside_what_does_not_open_decides_nothing(server: RedisServer, version: str):
+    """Lower than the true one, an older change would clear the damage; higher, nothing ever would."""
+    server.ask("FLUSHALL")
+    async with served(server) as one:
+        start = await one.put(record("SignInStop", "z"))
+        await one.put(record("SignInStop", "a"))
+        await one.caught_up()
+        server.ask(f"HSET {{dw}}:r:SignInStop:a v {version}")
+        async with watching(one.watcher("s", "SignInStop")) as stops:
+            await stops.consistent.wait()
+            assert stops.live() == {"z"}
+            async with watching(one.watcher("t", "SignInStop"), start) as resumed:
+                await until(lambda: resumed.live() == {"a"})
+            stops.ping(1)
+            await one.heartbeat.beat()
+            await one.put(record("SignInStop", "a"))
+            await one.caught_up()
+            await Rereader(one.store, one.hub).look()
+            await one.caught_up()
+            assert one.hub.damaged == {}
+            stops.ping(2)
+            await one.heartbeat.beat()
+            await until(lambda: stops.leases == [2])
+            assert stops.live() == {"a", "z"}
+
+
+async def test_where_an_epoch_begins_is_known_though_its_first_entry_is_spoiled(server: RedisServer):
+    server.ask("FLUSHALL")
+    async with served(server) as one:
+        start = await one.store.head()
+        await one.caught_up()
+        one.reader.cancel()
+        await one.put(record("Session", "a"))
+        await rewrite_newest(server, one.store, lambda fields: fields.update({b"n": b"x"}))
+        assert not await one.store.contains(start)

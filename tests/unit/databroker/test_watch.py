@@ -20,7 +20,7 @@ from doorward_databroker import watch
 from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.memory import MemoryStore
 from doorward_databroker.store.port import Damaged, FeedEntry, Position
-from doorward_databroker.watch import QUEUE_LIMIT
+from doorward_databroker.watcher import QUEUE_LIMIT
 
 
 def session(name: str, data: bytes = b"x") -> Record:
@@ -221,7 +221,7 @@ async def test_what_is_damaged_stays_so_whatever_was_said_of_it_before(one: Brok
     async with watching(one.watcher("w"), begin) as resumed:
         await until(lambda: resumed.live() == {"a", "c"})
     assert set(one.hub.damaged) == {("Session", "a"), ("Session", "b")}
-    assert one.hub.damaged["Session", "a"] is newest
+    assert one.hub.damaged["Session", "a"].version == newest.version
     await one.put(session("a"), session("b"))
     await one.caught_up()
     assert one.hub.damaged == {}

@@ -71,12 +71,15 @@ def entry_of(entry: RawEntry, after: RecordVersion, codec: Codec) -> FeedEntry:
         record_id = fields.get(b"i%d" % place, b"").decode(errors="replace")
         try:
             records.append(decode(codec, kind, record_id, its_version, fields.get(b"b%d" % place, b"")))
-        except KeyMissingError as error:
-            damaged.append(Damaged(kind, record_id, its_version, str(error)))
         except DataCorruptedError as error:
-            if kind not in RECORD_TYPES:
-                raise WatchExpiredError(f"the feed entry at `{version}` is of no type that is known") from error
-            unreadable.add(kind)
+            known = RECORD_TYPES.get(kind)
+            if known is None or not known.in_feed:
+                # Nobody watches such a type, and whom the change concerns would not hear of it.
+                raise WatchExpiredError(f"the feed entry at `{version}` is of no type that is watched") from error
+            if isinstance(error, KeyMissingError):
+                damaged.append(Damaged(kind, record_id, its_version, str(error)))
+            else:
+                unreadable.add(kind)
     return FeedEntry(version, tuple(records), tag, tuple(damaged), frozenset(unreadable))
 
 

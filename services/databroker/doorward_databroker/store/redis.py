@@ -352,9 +352,10 @@ class RedisStore:
             (found,) = await self._link.run(("XRANGE", self._keys.feed, f"{after.version.epoch}-1", "+", "COUNT", 1))
             if found:
                 first, fields = position_of(found[0][0]), fields_of(found[0][1])
-                begins = first.epoch == after.version.epoch and first.number == int(fields.get(b"n", b"0"))
-                if begins and after.tag in {b"", fields.get(b"p")}:
-                    return Position(after.version, fields[b"p"])
+                begins = first.epoch == after.version.epoch and fields.get(b"n") == b"%d" % first.number
+                before = fields.get(b"p")
+                if begins and before and after.tag in {b"", before}:
+                    return Position(after.version, before)
             raise WatchExpiredError(f"`{after.version}` is not in the retained history")
         place = f"{after.version.epoch}-{after.version.number}"
         (found,) = await self._link.run(("XRANGE", self._keys.feed, place, place))
