@@ -92,6 +92,36 @@ def test_what_is_unread_is_bounded():
     unread = Unread()
     for number in range(1, LIMIT_ENTRIES + 3):
         unread.add(FeedEntry(RecordVersion(1, number), (Record(type="User", id="u"),), b"t"))
-    assert len(unread.after(RecordVersion(1, 0))) == LIMIT_ENTRIES
+    dropped, *known = unread.after(RecordVersion(1, 0))
+    assert len(known) == LIMIT_ENTRIES
+    assert (dropped.version, dropped.records, dropped.unreadable) == (RecordVersion(1, 2), (), {"User"})
     unread.add(FeedEntry(RecordVersion(1, 20_000), (Record(type="User", id="u", data=bytes(17 * 1024 * 1024)),), b"t"))
+    (dropped,) = unread.after(RecordVersion(1, 0))
+    assert (dropped.version, dropped.records) == (RecordVersion(1, 20_000), ())
+    unread.forget(RecordVersion(1, 20_000))
     assert unread.after(RecordVersion(1, 0)) == []
+
+
+async def test_s43_what_is_too_much_to_remember_may_have_been_a_sign_out(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+):
+    server.ask("FLUSHALL")
+    monkeypatch.setattr("doorward_databroker.store.unread.LIMIT_ENTRIES", 2)
+    async with store_on(server) as store, broker(store, SystemClock()) as one:
+        await one.put(Record(type="Session", id="in"), Record(type="Session", id="out"))
+        await one.caught_up()
+        one.reader.cancel()
+        await asyncio.gather(one.reader, return_exceptions=True)
+        bring_back = await copied(store._link)
+        await one.put(Record(type="Session", id="out", deleted=True))
+        for number in range(3):
+            await one.put(Record(type="User", id=f"u{number}"))
+        await bring_back()
+        await store.beat("one", b"alive")
+        reading = asyncio.create_task(one.hub.run())
+        try:
+            await until(lambda: one.hub.mended.is_set() and one.hub.mended_epoch == 2)
+            page = await store.page("Session", "", 10)
+            assert "out" not in [record.id for record in page.records]
+        finally:
+            reading.cancel()

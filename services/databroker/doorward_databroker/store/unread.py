@@ -16,22 +16,34 @@ class Unread:
     def __init__(self) -> None:
         self._entries: deque[FeedEntry] = deque()
         self._bytes = 0
+        self._dropped: FeedEntry | None = None
+        """The newest put that was too much to remember, and the types of all of them. Its records are not known any more."""
 
     def add(self, entry: FeedEntry) -> None:
         """Remember a put that the store has confirmed."""
         self._entries.append(entry)
         self._bytes += _size(entry)
         while len(self._entries) > LIMIT_ENTRIES or self._bytes > LIMIT_BYTES:
-            self._forget_oldest()
+            oldest = self._forget_oldest()
+            types = frozenset(record.type for record in oldest.records)
+            if self._dropped is not None:
+                types |= self._dropped.unreadable
+            self._dropped = FeedEntry(oldest.version, (), oldest.tag, unreadable=types)
 
     def forget(self, until: RecordVersion) -> None:
         """Everything up to ``until`` has been read back."""
         while self._entries and self._entries[0].version <= until:
             self._forget_oldest()
+        if self._dropped is not None and self._dropped.version <= until:
+            self._dropped = None
 
     def after(self, version: RecordVersion) -> list[FeedEntry]:
-        """What was put after ``version``, in its epoch: what is of a newer one was put when the loss was known."""
-        return [one for one in self._entries if one.version > version and one.version.epoch == version.epoch]
+        """What was put after ``version``, in its epoch: what is of a newer one was put when the loss was known.
+
+        What was too much to remember is one entry without records: should it be lost, nobody knows what it was.
+        """
+        known = self._entries if self._dropped is None else (self._dropped, *self._entries)
+        return [one for one in known if one.version > version and one.version.epoch == version.epoch]
 
     def is_missing_in(self, after: RecordVersion, read: Sequence[FeedEntry]) -> bool:
         """Whether the feed's entries after ``after`` lack one of ours, or have another one in its place."""
@@ -40,8 +52,10 @@ class Unread:
         tags = {one.version: one.tag for one in read}
         return any(tags.get(one.version) != one.tag for one in self._entries if after < one.version <= read[-1].version)
 
-    def _forget_oldest(self) -> None:
-        self._bytes -= _size(self._entries.popleft())
+    def _forget_oldest(self) -> FeedEntry:
+        oldest = self._entries.popleft()
+        self._bytes -= _size(oldest)
+        return oldest
 
 
 def _size(entry: FeedEntry) -> int:
