@@ -130,6 +130,8 @@ class ConfigurationReader:
         if self._process is None or self._process.returncode is not None:
             self._held = {}
             self._process = await asyncio.create_subprocess_exec(
+                # Without us there is nobody to read for; by itself it would notice at the end, after a minute of a core.
+                *(sys.executable, "-m", "doorward.runtime.child", str(os.getpid())),
                 *(sys.executable, "-m", "doorward.config.apart", *self._arguments),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,

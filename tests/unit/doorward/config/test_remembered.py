@@ -1,6 +1,9 @@
 """What has not changed is not read again, and what is remembered never differs from what a first reading finds."""
 
 import os
+import select
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -192,6 +195,23 @@ def test_remembering_changes_nothing_of_what_is_found(edits: list[tuple[str, str
             assert outcome(folder, remembered) == outcome(folder, None)
 
 
+_PLANE = """
+import asyncio, sys
+from pathlib import Path
+from doorward.config.apart import ConfigurationReader
+
+async def main():
+    reader = ConfigurationReader(Path(sys.argv[1]))
+    reading = asyncio.create_task(reader.load())
+    while reader._process is None:
+        await asyncio.sleep(0)
+    print(reader._process.pid, flush=True)
+    await reading
+
+asyncio.run(main())
+"""
+
+
 def outcome(folder: Path, remembered: Remembered | None) -> object:
     try:
         found = load(folder, secrets=no_secret, remembered=remembered)
@@ -270,3 +290,17 @@ async def test_a_reader_ends_with_whoever_asks_it(folder: Path):
     assert process.stdin is not None
     process.stdin.close()
     assert await process.wait() == 0
+
+
+def test_a_reader_in_the_middle_of_its_work_ends_with_a_plane_that_is_killed(folder: Path):
+    """It has a session of its own, so nothing that is sent to the plane's group reaches it."""
+    (folder / "doorward.yaml").unlink()
+    os.mkfifo(folder / "doorward.yaml")
+    with subprocess.Popen([sys.executable, "-c", _PLANE, str(folder)], stdout=subprocess.PIPE) as plane:
+        assert plane.stdout is not None
+        reader = os.pidfd_open(int(plane.stdout.readline()))
+        # It is at work once somebody waits for the other end of the pipe.
+        with (folder / "doorward.yaml").open("wb"):
+            plane.kill()
+            assert select.select([reader], [], [], 10)[0]
+        os.close(reader)
