@@ -48,13 +48,14 @@ class FolderWatch:
                 os.close(self._descriptor)
                 raise error
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
         return self
 
-    def __exit__(
+    async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._descriptor)
+        # The kernel waits until nobody looks at the watches any more: 5 to 30 ms, in which checks would wait too.
+        await asyncio.to_thread(os.close, self._descriptor)
 
     async def changed(self) -> None:
         """Return once something has happened since the watch began, and then nothing for a moment."""

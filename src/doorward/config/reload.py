@@ -102,7 +102,7 @@ async def _changed(folders: set[Path], sources: tuple[Source, ...]) -> None:
     """Return when something in ``folders`` may have changed since it looked like ``sources``."""
     names = {Path(name).name for name, *_ in sources}
     try:
-        with FolderWatch([folder for folder in folders if folder.is_dir()], names) as watch:
+        async with FolderWatch([folder for folder in folders if folder.is_dir()], names) as watch:
             # Now the folders are watched; what has changed just before would not be heard of.
             if sources_of([Path(name) for name, *_ in sources], None) == sources:
                 with contextlib.suppress(TimeoutError):

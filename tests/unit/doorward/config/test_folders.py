@@ -1,11 +1,15 @@
 """What happens in a watched folder is heard of, and what others write beside the configuration is not."""
 
 import asyncio
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from doorward.config import folders
 from doorward.config.folders import FolderWatch
 
 
@@ -35,19 +39,33 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("happening", HAPPENS)
 async def test_what_may_be_a_change_is_heard_of(folder: Path, happening: str):
-    with FolderWatch([folder], ["doorward.yaml"]) as watch:
+    async with FolderWatch([folder], ["doorward.yaml"]) as watch:
         HAPPENS[happening](folder)  # before anybody listens
         async with asyncio.timeout(10):
             await watch.changed()
 
 
-def test_what_is_written_to_another_file_is_not(folder: Path):
-    with FolderWatch([folder], ["doorward.yaml"]) as watch:
+async def test_what_is_written_to_another_file_is_not(folder: Path):
+    async with FolderWatch([folder], ["doorward.yaml"]) as watch:
         append(folder / "other")
         assert not watch._heard()
         append(folder / "doorward.yaml")
         append(folder / "other")
         assert watch._heard()
+
+
+async def test_nobody_waits_while_the_kernel_takes_a_watch_away(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    closed_by = []
+
+    def close(descriptor: int) -> None:
+        closed_by.append(threading.get_ident())
+        os.close(descriptor)
+
+    monkeypatch.setattr(folders, "os", SimpleNamespace(**{**vars(os), "close": close}))
+    async with FolderWatch([folder], []):
+        pass
+    assert closed_by
+    assert threading.get_ident() not in closed_by
 
 
 def test_a_folder_that_is_not_there_is_not_watched_silently(folder: Path):
