@@ -166,7 +166,12 @@ class Sweeper:
 
     async def _delete(self, record_type: str, found: Sequence[Expired], fence: Fence | None) -> int:
         writes = [
-            Write(record=Record(type=record_type, id=one.id, deleted=True), expected=one.version) for one in found
+            Write(
+                record=Record(type=record_type, id=one.id, deleted=True),
+                expected=one.version,
+                absent=one.version is None,
+            )
+            for one in found
         ]
         try:
             await self._store.put(writes, secrets.token_hex(16), fence)

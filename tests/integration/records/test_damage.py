@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
+from prometheus_client import CollectorRegistry
 from tests.support.broker import Broker, broker, until, watching
 from tests.support.key_material import keyring
 from tests.support.redis_server import RedisServer, redis_server
@@ -17,10 +18,12 @@ from doorward.keys.keyring import Keyring
 from doorward.keys.store import Purpose
 from doorward.records.record import Record, RecordVersion, Write
 from doorward_databroker.damage import Rereader
+from doorward_databroker.metrics import DatabrokerMetrics
 from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.connection import Link
 from doorward_databroker.store.redis import RedisStore
 from doorward_databroker.store.servers import Servers
+from doorward_databroker.sweeper import GRACE_SECONDS, Sweeper
 
 
 @pytest.fixture(scope="module")
@@ -423,3 +426,22 @@ async def test_where_an_epoch_begins_is_known_though_its_first_entry_is_spoiled(
         await one.put(record("Session", "a"))
         await rewrite_newest(server, one.store, lambda fields: fields.update({b"n": b"x"}))
         assert not await one.store.contains(start)
+
+
+async def test_what_has_vanished_is_swept_when_its_end_is_over(server: RedisServer):
+    """It would not count any more, and what stays at the front of the line would keep the sweeper from what comes behind."""
+    server.ask("FLUSHALL")
+    async with served(server) as one:
+        ended = one.clock.now() - GRACE_SECONDS - 1
+        for name, ends in (("gone", ended), ("gone later", ended + 3600), ("there", ended)):
+            await one.put(Record(type="Session", id=name.replace(" ", "-"), expires_at=ends))
+        await one.caught_up()
+        for name in ("gone", "gone-later"):
+            server.ask(f"DEL {{dw}}:r:Session:{name}")
+        one.hub.report((await one.store.page("Session", "", 10)).damaged)
+        assert set(one.hub.damaged) == {("Session", "gone"), ("Session", "gone-later")}
+        sweeper = Sweeper(one.store, ["Session"], one.clock, "me", DatabrokerMetrics(CollectorRegistry()))
+        assert await sweeper.sweep() == 2
+        await one.caught_up()
+        assert set(one.hub.damaged) == {("Session", "gone-later")}
+        assert await sweeper.sweep() == 0

@@ -54,7 +54,8 @@ class Expired:
     """A record whose end is over, in the state that ended."""
 
     id: str
-    version: RecordVersion
+    version: RecordVersion | None
+    """``None`` where the record itself has vanished."""
 
 
 @dataclass(frozen=True, slots=True)

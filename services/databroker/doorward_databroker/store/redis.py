@@ -222,9 +222,9 @@ class RedisStore:
         # Version and end are read together: a record that was written meanwhile has another end, and is not told.
         rows = await self._link.run(*(("HMGET", self._keys.record(record_type, name), "v", "x") for name in names))
         return [
-            Expired(name, readable_version(version))
+            Expired(name, None if version is None else readable_version(version))
             for name, (version, ends) in zip(names, rows, strict=True)
-            if version is not None and ends and int(ends) <= bound
+            if version is None or (ends and int(ends) <= bound)
         ]
 
     async def put(
