@@ -43,8 +43,8 @@ def made(deployment: Site) -> Iterator[Site]:
     deployment.routes = before
     deployment.write()
     wait_for(lambda: upstream_of(deployment) == "old", what="the routes of before")
+    wait_for(lambda: status(deployment, "closed") == 401, 60, what="the route that is closed")
     wait_for(lambda: sign_in(deployment) != "", 60, what="a sign-in")
-    assert status(deployment, "closed") == 401
 
 
 def upstream_of(made: Site) -> str:

@@ -13,7 +13,8 @@ from starlette.requests import Request
 from doorward.demo.identity_provider import Client, IdentityProvider
 from doorward.demo.upstreams import admin_app, public_app
 from doorward.web.pages import Pages
-from doorward_authorize.pages import content_security_policy, page
+from doorward.web.refusal_page import content_security_policy
+from doorward_authorize.pages import page
 
 AUTHENTICATE, PROXY = "doorward_authenticate", "doorward_proxy.endpoints"
 _FAILED, _AWAY = HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE

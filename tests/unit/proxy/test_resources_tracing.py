@@ -16,6 +16,7 @@ from doorward_proxy.gate import admit
 from doorward_proxy.resources.build import build_snapshot
 from doorward_proxy.resources.messages import packed
 from doorward_proxy.resources.surroundings import TRACES_CLUSTER
+from doorward_proxy.resources.tracing import early_mutations
 
 
 def traced(settings: Settings, endpoint: str = "http://127.0.0.1:4318") -> Settings:
@@ -43,7 +44,9 @@ def test_without_tracing_nothing_of_it_is_there_and_with_it_nothing_else_changes
             manager = HttpConnectionManager()
             assert chain.filters[0].typed_config.Unpack(manager)
             manager.ClearField("tracing")
+            assert list(manager.early_header_mutation_extensions) == early_mutations(traced=True)
             manager.ClearField("early_header_mutation_extensions")
+            manager.early_header_mutation_extensions.extend(early_mutations(traced=False))
             manager.ClearField("request_id_extension")
             chain.filters[0].typed_config.CopyFrom(packed(manager))
     assert snapshot.listeners == without.listeners
