@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import struct
+import sys
 import time
 from pathlib import Path
 
@@ -120,6 +121,8 @@ async def watch(folder: Path, count: int, seconds: float) -> None:
         with contextlib.suppress(OSError):
             transport.abort()
     late = sorted(shared.late)
+    if not late:
+        sys.exit("no watcher has seen a change; give it more --seconds")
     print(
         json.dumps(
             {
