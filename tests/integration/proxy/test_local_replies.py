@@ -1,5 +1,6 @@
 """What clients get where Envoy refuses by itself: safe words in their own form, an id that is Envoy's, and never in place of ours."""
 
+import base64
 import json
 import re
 from collections.abc import AsyncIterator
@@ -102,6 +103,25 @@ async def test_grpc_gets_its_status_and_no_page(proxy: RunningProxy, authorizer:
     assert (answer.status, headers["grpc-status"]) == (200, "14")
     assert not headers.keys() & {"retry-after", "grpc-message", "content-security-policy"}
     assert answer.body == b""
+
+
+@pytest.mark.parametrize("kind", ["application/grpc-web", "application/grpc-web-text"])
+async def test_grpc_web_gets_its_status_in_a_frame_of_its_own(proxy: RunningProxy, authorizer: Worded, kind: str):
+    asked = f"Content-Type: {kind}+thrift\r\n{BROWSER}"
+    away = await proxy.get("/", host="away.localhost", method="POST", headers=asked)
+    authorizer.broken = True
+    undecided = await proxy.get("/", method="POST", headers=asked)
+    for answer, words in ((away, b"does not answer"), (undecided, UNAVAILABLE_TEXT.encode())):
+        headers = headers_of(answer)
+        assert (answer.status, headers["content-type"]) == (200, f"{kind}+proto")
+        assert is_private(headers)
+        assert "retry-after" not in headers
+        frame = base64.b64decode(answer.body, validate=True) if "text" in kind else answer.body
+        assert frame[:5] == b"\x80" + (len(frame) - 5).to_bytes(4, "big")
+        told = dict(line.split(b":", 1) for line in frame[5:].removesuffix(b"\r\n").split(b"\r\n"))
+        assert told.keys() == {b"grpc-status", b"grpc-message"}
+        assert told[b"grpc-status"] == b"14"
+        assert words in told[b"grpc-message"]
 
 
 @pytest.mark.parametrize("wanted", ["", BROWSER])

@@ -275,7 +275,7 @@ VIOLATIONS: dict[str, Callable[[], Snapshot]] = {
     "original address detection": lambda: in_manager(lambda m: m.original_ip_detection_extensions.add(name="x")),
     "another local reply": lambda: in_manager(lambda m: m.local_reply_config.mappers.add()),
     "a local reply that lets in": lambda: in_manager(
-        lambda m: setattr(m.local_reply_config.mappers[2].status_code, "value", 200)
+        lambda m: setattr(m.local_reply_config.mappers[-1].status_code, "value", 200)
     ),
     "no TLS": lambda: planted(lambda listener, _, __: listener.filter_chains[0].ClearField("transport_socket")),
     "a default filter chain": lambda: planted(lambda listener, _, __: listener.default_filter_chain.SetInParent()),

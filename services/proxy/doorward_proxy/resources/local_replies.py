@@ -4,9 +4,12 @@ Two kinds of refusal are worded: nobody could decide, and the application behind
 it is, refusals that authorize has worded first of all: to Envoy they are local replies too, told apart by the details of the response.
 """
 
+import base64
 import html
 import json
+import struct
 from collections.abc import Iterator
+from http import HTTPStatus
 
 from doorward.envoy_api.envoy.config.accesslog.v3.accesslog_pb2 import AccessLogFilter, ExtensionFilter
 from doorward.envoy_api.envoy.config.core.v3.base_pb2 import DataSource
@@ -24,7 +27,7 @@ from doorward.web.refusal_page import (
     refusal_page,
 )
 from doorward.web.retry_after import RETRY_AFTER
-from doorward_proxy.resources.messages import overwritten, packed
+from doorward_proxy.resources.messages import count, overwritten, packed
 
 _FILTER = "envoy.access_loggers.extension_filters.cel"
 _UNDECIDED = "response.code_details == 'ext_authz_error'"
@@ -34,8 +37,10 @@ _UNANSWERED = (
     "response.code_details in ['no_healthy_upstream', 'response_timeout', 'request_overall_timeout'])"
 )
 # A condition about a header that is missing holds nowhere, so each asks first.
-_GRPC = "('content-type' in request.headers && request.headers['content-type'].startsWith('application/grpc'))"
+_GRPC, _WEB = "application/grpc", "application/grpc-web"
+_TRAILERS = 0x80
 _HTML = "('accept' in request.headers && request.headers['accept'].contains('text/html'))"
+_GRPC_UNAVAILABLE = "14"
 _REQUEST_ID = "%REQ(X-REQUEST-ID)%"
 """Envoy's command. The id is Envoy's own and nothing to escape: :func:`doorward_proxy.resources.tracing.early_mutations`."""
 _ID_STANDS_HERE = "request-id-stands-here"
@@ -47,9 +52,11 @@ def local_replies() -> LocalReplyConfig:
     """The same in every configuration. The first mapper whose condition holds is the only one that counts."""
     return LocalReplyConfig(
         mappers=[
+            *_grpc_web(_UNDECIDED, UNAVAILABLE_TEXT),
+            *_grpc_web(_UNANSWERED, _UNANSWERED_TEXT),
             # gRPC has no such header, and its status says all; but the text of a failed connection is nothing for clients.
-            ResponseMapper(filter=_when(_UNDECIDED, _GRPC)),
-            _mapper(_when(_UNANSWERED, _GRPC), _UNANSWERED_TEXT, "text/plain"),
+            ResponseMapper(filter=_when(_UNDECIDED, _sends(_GRPC))),
+            _mapper(_when(_UNANSWERED, _sends(_GRPC)), _UNANSWERED_TEXT, "text/plain"),
             *_worded(_UNDECIDED, "unavailable", UNAVAILABLE_TITLE, UNAVAILABLE_TEXT, (RETRY_AFTER,)),
             # Whether and when an application comes back is not known here: no `Retry-After`.
             *_worded(_UNANSWERED, "no-answer", _UNANSWERED_TITLE, _UNANSWERED_TEXT),
@@ -73,6 +80,24 @@ def _worded(
     yield _mapper(_when(condition), told, "application/json", headers)
 
 
+def _grpc_web(condition: str, text: str) -> Iterator[ResponseMapper]:
+    """To Envoy gRPC-Web is no gRPC. Its clients read the status where they read trailers: in a last frame of the body.
+
+    Source: the gRPC-Web protocol, "Message framing". In the text form the body is Base64.
+    """
+    trailers = f"grpc-status:{_GRPC_UNAVAILABLE}\r\ngrpc-message:{text}\r\n".encode()
+    frame = struct.pack(">BI", _TRAILERS, len(trailers)) + trailers
+    for kind, body in ((f"{_WEB}-text", base64.b64encode(frame)), (_WEB, frame)):
+        yield ResponseMapper(
+            filter=_when(condition, _sends(kind)),
+            status_code=count(HTTPStatus.OK),
+            headers_to_add=overwritten(SECURITY_HEADERS),
+            body_format_override=SubstitutionFormatString(
+                text_format_source=DataSource(inline_bytes=body), content_type=f"{kind}+proto"
+            ),
+        )
+
+
 def _mapper(
     condition: AccessLogFilter, body: str, content_type: str, headers: tuple[tuple[str, str], ...] = ()
 ) -> ResponseMapper:
@@ -84,6 +109,11 @@ def _mapper(
             text_format_source=DataSource(inline_string=body), content_type=content_type
         ),
     )
+
+
+def _sends(content_type: str) -> str:
+    """The condition that a request is of this type, or of one that begins so."""
+    return f"('content-type' in request.headers && request.headers['content-type'].startsWith('{content_type}'))"
 
 
 def _when(*conditions: str) -> AccessLogFilter:
