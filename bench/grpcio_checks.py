@@ -1,6 +1,8 @@
 """Our authorizer's own `Check` behind grpcio's asynchronous server: the same plane, another transport. Run by ``ext_authz.py``."""
 
+import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -16,7 +18,10 @@ from doorward_authorize import main as plane
 class GrpcioServer:
     """What `GrpcServer` is to the plane, on grpcio."""
 
-    def __init__(self, methods: Methods, **_: object) -> None:
+    def __init__(self, methods: Methods | Callable[[asyncio.BaseTransport], Methods], **_: object) -> None:
+        # Over a socket of our own nobody shows a certificate, so everybody gets the same.
+        methods = methods if isinstance(methods, Methods) else methods(asyncio.BaseTransport())
+        self.connections: set[object] = set()
         self._server = grpc.aio.server(options=[("grpc.max_concurrent_streams", 10_000)])
         self._server.add_generic_rpc_handlers((_Handlers(methods),))
 
