@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any as Json
 
 import grpc
+import httpx
 import psutil
 import yaml
 from envoy_cases import (
@@ -40,10 +41,12 @@ from tests.support.deployment import Running, free_port, short_folder, start, wa
 from tests.support.http_client import BrowserlessClient
 
 from doorward.cli.keys import export_plane, init_keys
+from doorward.config.endpoints import LocalEndpoints
 from doorward.config.load import load_settings
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse, OkHttpResponse
 from doorward.keys.plane_authority import AUTHORITIES_FILE, CERTIFICATE_FILE, KEY_FILE, plane_host, plane_uri
 from doorward.route.internal import CLIENT_ADDRESS_HEADER
+from doorward.rpc.planes import Plane
 
 
 def main() -> None:
@@ -170,11 +173,17 @@ def grpcio_checks(running: Running, run_dir: Path, log: Path) -> AbstractContext
     return another_authorizer(command, run_dir / "check.grpcio.9.sock", log)
 
 
-def second_worker(running: Running, run_dir: Path, log: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
-    """A second authorizer as ``doorward run`` starts it with `authorize.workers: 2`."""
+@contextmanager
+def second_worker(running: Running, run_dir: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A second authorizer as ``doorward run`` starts it with `authorize.workers: 2`, ready to decide."""
     command = [sys.executable, "-m", "doorward.cli.app", "serve", "authorize", "--worker", "1"]
     command += ["--config", str(running.data / "demo.yaml"), "--data", str(running.data), "--run-dir", str(run_dir)]
-    return another_authorizer(command, run_dir / "check.1.sock", log)
+    probes = LocalEndpoints(run_dir).probes(Plane.AUTHORIZE, 1)  # the last that it opens
+    transport = httpx.HTTPTransport(uds=str(probes))
+    with another_authorizer(command, probes, log) as process, httpx.Client(transport=transport) as http:
+        # Until it has its snapshot it hands checks on.
+        wait_for(lambda: http.get("http://authorize/readyz").is_success, 20, what="the second authorizer")
+        yield process
 
 
 @contextmanager
