@@ -13,7 +13,7 @@ from typing import Any
 
 from envoy_cases import CHECK_PATH
 from ext_authz import check_request, second_worker, sign_in, sockets_of
-from open_loop import change
+from open_loop import change, readers_rest
 from paced_calls import PacedCalls
 from tests.support.deployment import Running, short_folder, start
 
@@ -39,12 +39,14 @@ def live(seconds: int, routes: int, people: int) -> dict[str, Any]:
         alone = client.saturated(socket, *call, seconds * 5_000)
         report: dict[str, Any] = {"check_rate": round(alone / 2)}
         change(running, routes, "a")
+        readers_rest(running)
         for key, work in (
             ("check", lambda: None),
             ("reload_check", lambda: change(running, routes, "b")),
             ("directory_check", lambda: asyncio.run(people_change(running, people))),
         ):
             report |= measured(client, socket, call, round(alone / 2), seconds, key, work)
+            readers_rest(running)
         stack.enter_context(second_worker(running, socket.parent, folder / "second.log"))
         second = socket.with_name("check.1.sock")
         report["workers"] = {1: round(alone), 2: round(together(client, (socket, second), call, seconds * 5_000))}
