@@ -224,6 +224,9 @@ class WatchHub:
         known = self._position
         if known is None or self._store.lost.is_set() or not await self._store.contains(known):
             return False
+        unread = self._store.unread(known.version)
+        if unread and not await self._store.contains(unread[-1].position):
+            return False  # what was put here after it is lost, though others have put as much since
         head = await self._store.head()
         if self._store.lost.is_set() or head.version.epoch != known.version.epoch:
             return False

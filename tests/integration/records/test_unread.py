@@ -47,8 +47,8 @@ async def copied(link: Link) -> Callable[[], Awaitable[None]]:
     return bring_back
 
 
-@pytest.mark.parametrize("has_regrown", [False, True], ids=["at once", "when as much was put since"])
-async def test_s43_a_lost_sign_out_that_nobody_has_read_yet_is_put_back(server: RedisServer, has_regrown: bool):
+@pytest.mark.parametrize("since", ["nothing", "as much was put", "as much was put, and its place trimmed"])
+async def test_s43_a_lost_sign_out_that_nobody_has_read_yet_is_put_back(server: RedisServer, since: str):
     """Whoever was told *done* must not be let in again, and nobody else has to sign in anew for it."""
     server.ask("FLUSHALL")
     async with store_on(server) as store, store_on(server) as other, broker(store, SystemClock()) as one:
@@ -59,11 +59,16 @@ async def test_s43_a_lost_sign_out_that_nobody_has_read_yet_is_put_back(server: 
         bring_back = await copied(store._link)
         lost = await one.put(Record(type="Session", id="out", deleted=True))
         await bring_back()
-        if has_regrown:
+        if since == "nothing":
+            await store.beat("one", b"alive")  # it hears of a head behind its own
+        else:
             for number in range(3):
                 await other.put([Write(record=Record(type="User", id=f"u{number}"))], f"r{number}")
-        else:
-            await store.beat("one", b"alive")  # it hears of a head behind its own
+            if "trimmed" in since:
+                await other.trim(1, 0.0)
+                oldest = await other.oldest()
+                assert oldest is not None
+                assert oldest > lost.version
         reading = asyncio.create_task(one.hub.run())
         try:
             await until(lambda: one.hub.position is not None and one.hub.position > lost.version)
@@ -102,8 +107,9 @@ def test_what_is_unread_is_bounded():
     assert unread.after(RecordVersion(1, 0)) == []
 
 
+@pytest.mark.parametrize("has_regrown", [False, True], ids=["at once", "when as much was put since"])
 async def test_s43_what_is_too_much_to_remember_may_have_been_a_sign_out(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, has_regrown: bool
 ):
     server.ask("FLUSHALL")
     monkeypatch.setattr("doorward_databroker.store.unread.LIMIT_ENTRIES", 2)
@@ -117,7 +123,13 @@ async def test_s43_what_is_too_much_to_remember_may_have_been_a_sign_out(
         for number in range(3):
             await one.put(Record(type="User", id=f"u{number}"))
         await bring_back()
-        await store.beat("one", b"alive")
+        if has_regrown:
+            async with store_on(server) as other:
+                # The feed is read as far as what was too much, and no further: the rest is missed later.
+                await other.put([Write(record=Record(type="User", id="other"))], "r")
+                await other.put([Write(record=Record(type="User", id="another"))], "s")
+        else:
+            await store.beat("one", b"alive")
         reading = asyncio.create_task(one.hub.run())
         try:
             await until(lambda: one.hub.mended.is_set() and one.hub.mended_epoch == 2)

@@ -47,10 +47,11 @@ class Unread:
 
     def is_missing_in(self, after: RecordVersion, read: Sequence[FeedEntry]) -> bool:
         """Whether the feed's entries after ``after`` lack one of ours, or have another one in its place."""
-        if not self._entries or self._entries[0].version > read[-1].version:
+        oldest = self._dropped or (self._entries[0] if self._entries else None)
+        if oldest is None or oldest.version > read[-1].version:
             return False  # nearly always
         tags = {one.version: one.tag for one in read}
-        return any(tags.get(one.version) != one.tag for one in self._entries if after < one.version <= read[-1].version)
+        return any(tags.get(one.version) != one.tag for one in self.after(after) if one.version <= read[-1].version)
 
     def _forget_oldest(self) -> FeedEntry:
         oldest = self._entries.popleft()
