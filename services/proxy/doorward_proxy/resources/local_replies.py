@@ -93,7 +93,7 @@ def _grpc_web(condition: str, text: str) -> Iterator[ResponseMapper]:
             status_code=count(HTTPStatus.OK),
             headers_to_add=overwritten(SECURITY_HEADERS),
             body_format_override=SubstitutionFormatString(
-                text_format_source=DataSource(inline_bytes=body), content_type=f"{kind}+proto"
+                text_format_source=DataSource(inline_bytes=body.replace(b"%", b"%%")), content_type=f"{kind}+proto"
             ),
         )
 

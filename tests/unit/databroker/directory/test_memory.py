@@ -105,7 +105,7 @@ async def test_what_was_stored_before_is_found_like_what_is_new(both: tuple[Memo
     again = Memory(lambda: MODEL, lambda: NOW)
     for one in reversed(list(ours.people)):
         again.keep(ours.people[one], ours.people.text(one) + b" ")
-    again.keep(ours.group("g0"), b"")
+    again.keep(ours.group("g0"))
     for query in ({}, {"filter": 'userName eq "RENAMED"'}, {"filter": 'externalId eq "E2"'}, {"sortBy": "userName"}):
         request = SearchRequest[MODEL].model_validate(query)  # type: ignore[valid-type]
         assert await again.look([PERSON], request) == await ours.look([PERSON], request)

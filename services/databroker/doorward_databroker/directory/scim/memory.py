@@ -55,8 +55,8 @@ class PackedPeople(MutableMapping[str, Resource[Any]]):
         del self._texts[resource_id]
 
     @contextlib.contextmanager
-    def known_text(self, text: bytes) -> Iterator[None]:
-        """Whoever is set meanwhile is stored as ``text`` already."""
+    def known_text(self, text: bytes | None) -> Iterator[None]:
+        """Whoever is set meanwhile is stored as ``text`` already, if there is one."""
         self._known_text = text
         try:
             yield
@@ -118,8 +118,8 @@ class Memory(InMemoryStorage):
         """The group itself."""
         return self._resources["Group"][group_id]
 
-    def keep(self, resource: Resource[Any], text: bytes) -> None:
-        """Take in a resource that was stored before, as ``text``; to make a person's anew costs as much as all the rest."""
+    def keep(self, resource: Resource[Any], text: bytes | None = None) -> None:
+        """Take in a resource that was stored before, a person as ``text``: to make that anew costs as much as all the rest."""
         with self.people.known_text(text):
             self._store(resource, self._values_of(resource))
 

@@ -269,7 +269,7 @@ class ScimStorage(AsyncScimStorage):
         stored = await load_stored(self._settings, self._records)
         members = Members(self._settings, stored.state)
         memory = self._new_memory()
-        groups: list[tuple[Group, bytes]] = []
+        groups: list[Group] = []
         numbers: dict[str, int] = {}
         in_group: dict[str, list[str]] = defaultdict(list)
         self._entries = {}
@@ -278,7 +278,7 @@ class ScimStorage(AsyncScimStorage):
             if record.id.startswith(prefix):
                 resource, message = self._parsed(record)
                 if isinstance(resource, Group):
-                    groups.append((resource, message.json))
+                    groups.append(resource)
                     numbers[str(resource.id)] = message.number
                     continue
                 person_id = str(resource.id)
@@ -286,12 +286,12 @@ class ScimStorage(AsyncScimStorage):
                 members.set_person(person_id, self._person(resource))
                 for group_id in message.group_ids:
                     in_group[group_id].append(person_id)
-        for group, text in groups:
+        for group in groups:
             await asyncio.sleep(0)
             group_id = str(group.id)
             people = in_group.pop(group_id, [])
             group.members = [*(group.members or []), *map(self._user_entry, people)] or None
-            memory.keep(group, text)
+            memory.keep(group)
             _, children = _members_of(group, members)
             members.set_group(group_id, group.display_name or "", numbers[group_id], people, children)
         # A number that a resource has is taken, whether or not the state has come to be written.
