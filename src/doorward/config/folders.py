@@ -4,23 +4,17 @@ A thread that looks every few milliseconds takes the interpreter from whoever an
 """
 
 import asyncio
-import ctypes
+import contextlib
 import os
-import struct
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-_MODIFY, _ATTRIBUTES, _CLOSE_WRITE = 0x2, 0x4, 0x8
-_WRITTEN = _MODIFY | _ATTRIBUTES | _CLOSE_WRITE
-_MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x40, 0x80, 0x100, 0x200
-_DELETE_SELF, _MOVE_SELF = 0x400, 0x800
-_ONLY_FOLDERS = 0x1000000
-_WANTED = _WRITTEN | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF | _ONLY_FOLDERS
-_EVENT = struct.Struct("iIII")
-"""Watch, what happened, cookie, length of the name behind it; in the machine's order."""
-_READ_BYTES = 64 * 1024
+from asyncinotify import Event, Inotify, Mask
+
+_WRITTEN = Mask.MODIFY | Mask.ATTRIB | Mask.CLOSE_WRITE
+_WANTED = _WRITTEN | Mask.MOVE | Mask.CREATE | Mask.DELETE | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR
 _QUIET_SECONDS = 0.02
 _LONGEST_SECONDS = 0.2
 """Who writes a file in pieces, or several files, is waited for so long."""
@@ -37,16 +31,14 @@ class FolderWatch:
         Raises:
             OSError: the kernel gives no more watches, or a folder is not there.
         """
-        self._files = frozenset(os.fsencode(name) for name in files)
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        if self._descriptor < 0:
-            raise _last_error()
-        for folder in folders:
-            if libc.inotify_add_watch(self._descriptor, os.fsencode(folder), _WANTED) < 0:
-                error = _last_error()
-                os.close(self._descriptor)
-                raise error
+        self._files = frozenset(files)
+        self._inotify = Inotify()
+        try:
+            for folder in folders:
+                self._inotify.add_watch(folder, _WANTED)
+        except OSError:
+            self._inotify.close()
+            raise
 
     async def __aenter__(self) -> Self:
         return self
@@ -55,41 +47,21 @@ class FolderWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # The kernel waits until nobody looks at the watches any more: 5 to 30 ms, in which checks would wait too.
-        await asyncio.to_thread(os.close, self._descriptor)
+        await asyncio.to_thread(self._inotify.close)
 
     async def changed(self) -> None:
         """Return once something has happened since the watch began, and then nothing for a moment."""
-        loop = asyncio.get_running_loop()
-        heard = asyncio.Event()
+        await self._next()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LONGEST_SECONDS):
+                while True:
+                    async with asyncio.timeout(_QUIET_SECONDS):
+                        await self._next()
 
-        def readable() -> None:
-            if self._heard():
-                heard.set()
-
-        loop.add_reader(self._descriptor, readable)
-        try:
-            await heard.wait()
-            deadline = loop.time() + _LONGEST_SECONDS
-            while heard.is_set() and loop.time() < deadline:
-                heard.clear()
-                await asyncio.sleep(_QUIET_SECONDS)
-        finally:
-            loop.remove_reader(self._descriptor)
-
-    def _heard(self) -> bool:
-        """Take what there is to hear; whether any of it matters."""
-        data = os.read(self._descriptor, _READ_BYTES)
-        position, matters = 0, False
-        while position < len(data):
-            _, happened, _, length = _EVENT.unpack_from(data, position)
-            position += _EVENT.size
-            name = data[position : position + length].rstrip(b"\0")
-            position += length
-            # Anything else, as that events were lost or a folder is gone: look.
-            matters = matters or bool(happened & ~_WRITTEN) or name in self._files
-        return matters
-
-
-def _last_error() -> OSError:
-    number = ctypes.get_errno()
-    return OSError(number, os.strerror(number))
+    async def _next(self) -> Event:
+        """The next event that matters."""
+        while True:
+            event = await self._inotify.get()
+            # Anything but writing, as that events were lost or a folder is gone: look.
+            if event.mask & ~_WRITTEN or os.fspath(event.name or "") in self._files:
+                return event

@@ -1,15 +1,13 @@
 """What happens in a watched folder is heard of, and what others write beside the configuration is not."""
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from asyncinotify import Inotify
 
-from doorward.config import folders
 from doorward.config.folders import FolderWatch
 
 
@@ -48,20 +46,37 @@ async def test_what_may_be_a_change_is_heard_of(folder: Path, happening: str):
 async def test_what_is_written_to_another_file_is_not(folder: Path):
     async with FolderWatch([folder], ["doorward.yaml"]) as watch:
         append(folder / "other")
-        assert not watch._heard()
         append(folder / "doorward.yaml")
-        append(folder / "other")
-        assert watch._heard()
+        async with asyncio.timeout(10):
+            heard = await watch._next()
+    assert heard.name == Path("doorward.yaml")
+
+
+async def test_who_writes_all_the_time_is_not_waited_for(folder: Path):
+    async with FolderWatch([folder], ["doorward.yaml"]) as watch:
+        writing = asyncio.create_task(keeps_writing(folder / "doorward.yaml"))
+        try:
+            async with asyncio.timeout(10):
+                await watch.changed()
+        finally:
+            writing.cancel()
+
+
+async def keeps_writing(path: Path) -> None:
+    while True:
+        append(path)
+        await asyncio.sleep(0)
 
 
 async def test_nobody_waits_while_the_kernel_takes_a_watch_away(folder: Path, monkeypatch: pytest.MonkeyPatch):
     closed_by = []
+    close = Inotify.close
 
-    def close(descriptor: int) -> None:
+    def noted(inotify: Inotify) -> None:
         closed_by.append(threading.get_ident())
-        os.close(descriptor)
+        close(inotify)
 
-    monkeypatch.setattr(folders, "os", SimpleNamespace(**{**vars(os), "close": close}))
+    monkeypatch.setattr(Inotify, "close", noted)
     async with FolderWatch([folder], []):
         pass
     assert closed_by
