@@ -148,6 +148,18 @@ async def watching(watcher: TestWatcher, after: Position | None = None) -> Async
         await asyncio.gather(task, return_exceptions=True)
 
 
+async def session_ids(store: RecordStore) -> set[str]:
+    """Of every session that the store has."""
+    found: set[str] = set()
+    after = ""
+    while True:
+        page = await store.page("Session", after, 500)
+        found |= {record.id for record in page.records}
+        after = page.next_id
+        if not after:
+            return found
+
+
 async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
     """Return once ``condition()`` holds."""
     async with asyncio.timeout(seconds):

@@ -38,15 +38,20 @@ async def two_stores(servers: Topology, clock: Clock) -> AsyncIterator[list[Redi
             await store.close()
 
 
+async def due_at(sides: list[StoreRecords]) -> tuple[World, list[Refresher], str]:
+    """Somebody whose tokens have just come due, and who may refresh them: one at each of ``sides``."""
+    world = World(records=sides[0])
+    session_id = await world.sign_in()
+    world.clock.advance(LIFE)
+    return world, [world.another_replica(side) for side in sides], session_id
+
+
 async def test_s48_two_hundred_uses_at_expiry_through_two_databrokers_refresh_once():
     with topology("valkey") as servers:
         clock = FakeClock()
         async with two_stores(servers, clock) as stores:
             sides = [StoreRecords(clock, store) for store in stores]
-            world = World(records=sides[0])
-            refreshers = [world.another_replica(side) for side in sides]
-            session_id = await world.sign_in()
-            clock.advance(LIFE)
+            world, refreshers, session_id = await due_at(sides)
 
             async def use(number: int) -> Attended:
                 return await refreshers[number % 2].attend(session_id)
@@ -141,10 +146,7 @@ async def test_s48_who_has_lost_the_lease_begins_no_refresh():
         clock = FakeClock()
         async with two_stores(servers, clock) as stores:
             sides = [StoreRecords(clock, store) for store in stores]
-            world = World(records=sides[0])
-            refreshers = [world.another_replica(side) for side in sides]
-            session_id = await world.sign_in()
-            clock.advance(LIFE)
+            world, refreshers, session_id = await due_at(sides)
             async with hold_lease(sides[0], LEASE, "one", 0.6) as slow:  # type: ignore[arg-type]  # has what is used
                 servers.primary.ask(f"DEL {{dw}}:l:{LEASE}")  # as when it runs out
                 async with hold_lease(sides[1], LEASE, "two", 30.0) as quick:  # type: ignore[arg-type]  # as above

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from tests.support.broker import Broker, TestWatcher, broker, until, watching
+from tests.support.broker import Broker, TestWatcher, broker, session_ids, until, watching
 from tests.support.deployment import short_folder
 from tests.support.held_disk import HeldDisk
 from tests.support.key_material import keyring
@@ -88,17 +88,6 @@ async def store_on(url: str, replicas: int = 0) -> AsyncIterator[RedisStore]:
         yield store
     finally:
         await store.close()
-
-
-async def sessions(store: RedisStore) -> set[str]:
-    found: set[str] = set()
-    after = ""
-    while True:
-        page = await store.page("Session", after, 1000)
-        found |= {record.id for record in page.records}
-        after = page.next_id
-        if not after:
-            return found
 
 
 class Writers:
@@ -177,7 +166,7 @@ async def lost_when_killed(machine: Machine, disk: HeldDisk) -> tuple[set[str], 
                 assert disk.lose_power(log) > 0
             await machine.start()
             async with store_on(machine.url) as store:
-                lost.append(acknowledged - await sessions(store))
+                lost.append(acknowledged - await session_ids(store))
             await machine.kill()
         return lost[0], lost[1]
     finally:
@@ -252,7 +241,7 @@ def replicated_store(kind: str) -> Iterator[tuple[str, RedisServer, RedisServer]
 
 async def holds_all(url: str, acknowledged: Iterable[str]) -> None:
     async with store_on(url) as fresh:
-        assert set(acknowledged) <= await sessions(fresh)
+        assert set(acknowledged) <= await session_ids(fresh)
 
 
 async def was_told_all(one: Broker, watcher: TestWatcher, acknowledged: Iterable[str]) -> None:
