@@ -75,9 +75,7 @@ def test_ctrl_c_ends_every_child(shared: Running):
 
 
 def test_a_second_start_is_quick_keeps_sessions_and_says_who_holds_the_folder(data: Path):
-    began = time.monotonic()
     first = start_demo(data)
-    first_seconds = time.monotonic() - began
     try:
         with pytest.raises(RuntimeError, match="exit status 1"):
             start_demo(data)
@@ -100,9 +98,8 @@ def test_a_second_start_is_quick_keeps_sessions_and_says_who_holds_the_folder(da
             assert answer.json()["assertion"]["claims"]["email"] == person["email"]
     finally:
         second.stop()
-    # The promise is five seconds on a laptop; a shared machine in a test run is allowed twice that, and one that is so busy that the first
-    # start takes longer, as much as that.
-    assert seconds < max(10, first_seconds), f"the second start took {seconds:.1f} s, the first {first_seconds:.1f} s"
+    # The promise is five seconds on a laptop; a shared machine in a test run is allowed twice that.
+    assert seconds < 10, f"the second start took {seconds:.1f} s"
 
 
 def test_make_run_in_a_terminal_shows_progress_and_ends_with_ctrl_c(data: Path):

@@ -44,8 +44,8 @@ def partitioned() -> Iterator[Apart]:
 async def test_s43_no_request_that_begins_after_applied_is_let_in(made: Site):
     history = History(seed=secrets.randbits(32))
     driver = Driver(OneMachine(made), history)
-    await driver.run(2.0, faults=False)
-    await driver.run(10.0, faults=True)
+    await driver.run(4.0, faults=False)
+    await driver.run(12.0, faults=True)
     assert history.violations == [], f"seed {history.seed}: {history.faults}"
     assert history.lost == [], f"seed {history.seed}: {history.faults}"
     assert history.allowed > 20
