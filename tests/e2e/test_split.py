@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -145,6 +146,23 @@ def test_an_authorizer_that_hangs_costs_nobody_a_request(split: Split):
         checker.wait_for_load()
     report("authorize-1 hangs and goes on", checker)
     assert failed(checker.allowed.all) <= 0.001
+
+
+def test_a_sign_in_waits_for_an_authenticate_plane_that_hangs_for_a_moment(split: Split):
+    process = split.processes["authenticate"].popen
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    try:
+        healthy = "cluster.doorward-authenticate.membership_healthy"
+        wait_for(lambda: split.envoy_stat("proxy-1", healthy) == 0, 20, what="Envoy to see that it hangs")
+        with ThreadPoolExecutor(1) as pool:
+            signing_in = pool.submit(sign_in, split)
+            waiting = [f"cluster.doorward-authenticate.upstream_rq_{kind}" for kind in ("active", "pending_active")]
+            wait_for(lambda: any(split.envoy_stat("proxy-1", name) for name in waiting), 20, what="a waiting request")
+            process.send_signal(signal.SIGCONT)
+            assert signing_in.result(30)
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 @pytest.mark.parametrize("victim", ["authorize-1", "authenticate", "proxy-2"])

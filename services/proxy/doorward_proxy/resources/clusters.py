@@ -90,7 +90,7 @@ def clusters(
         ),
         GUARD_CLUSTER: _guard(surroundings.guard_socket, settings.max_streams),
         PAGES_CLUSTER: _own(PAGES_CLUSTER, Plane.PROXY, [surroundings.pages_socket], _LEAST_LIMIT),
-        AUTHENTICATE_CLUSTER: _watched(_own(AUTHENTICATE_CLUSTER, Plane.AUTHENTICATE, sign_in, _LEAST_LIMIT)),
+        AUTHENTICATE_CLUSTER: _patient(_watched(_own(AUTHENTICATE_CLUSTER, Plane.AUTHENTICATE, sign_in, _LEAST_LIMIT))),
     }
     if settings.tracing is not None:
         found[TRACES_CLUSTER] = _collector(settings.tracing, surroundings.trust_store)
@@ -257,6 +257,13 @@ def _prompt(cluster: Cluster) -> Cluster:
     """Connections to what hangs or is cut off are closed early enough for the request to be asked again elsewhere."""
     keepalive = KeepaliveSettings(interval=seconds(_PING_SECONDS), timeout=seconds(_PONG_SECONDS))
     _set_protocol(cluster, _plane_protocol(keepalive))
+    return cluster
+
+
+def _patient(cluster: Cluster) -> Cluster:
+    """When all look dead, asks them anyway and waits: a person would rather see a slow page than a refusal."""
+    cluster.connect_timeout.CopyFrom(seconds(_CONNECT_SECONDS))
+    cluster.common_lb_config.healthy_panic_threshold.CopyFrom(Percent(value=1))
     return cluster
 
 

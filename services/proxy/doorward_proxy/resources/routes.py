@@ -174,6 +174,7 @@ def _own_page(match: RouteMatch, cluster: str, route_id: InternalRoute, host: st
         match=match,
         route=RouteAction(
             cluster=cluster,
+            retry_policy=_retry_of_what_never_arrived(),
             timeout=seconds(OWN_PAGES_SECONDS),
             max_stream_duration=_bound(OWN_PAGES_SECONDS),
         ),
@@ -189,14 +190,18 @@ def _unmatched(host: str) -> list[EnvoyRoute]:
     ]
 
 
+def _retry_of_what_never_arrived() -> RetryPolicy:
+    """Only what certainly never reached an application is sent again."""
+    return RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=count(1))
+
+
 def _operator_route(route: Route) -> EnvoyRoute:
     match = _match(route)
     if route.broken is not None:
         return _broken(match, route.host)
     action = RouteAction(
         cluster=upstream_cluster_name(route),
-        # Only what certainly never reached an application is sent again.
-        retry_policy=RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=count(1)),
+        retry_policy=_retry_of_what_never_arrived(),
     )
     # The public host goes on in the configuration's words: a client may write any port, and more, after the name.
     to_set = list(route.set_request_headers)
