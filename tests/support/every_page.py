@@ -1,6 +1,7 @@
 """Every page of ours, as the planes answer it, with values as long and as odd as they come."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from http import HTTPStatus
 from importlib import resources
@@ -15,6 +16,7 @@ from doorward.demo.upstreams import admin_app, public_app
 from doorward.web.pages import Pages
 from doorward.web.refusal_page import content_security_policy
 from doorward_authorize.pages import page
+from doorward_proxy.resources.local_replies import local_replies
 
 AUTHENTICATE, PROXY = "doorward_authenticate", "doorward_proxy.endpoints"
 _FAILED, _AWAY = HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE
@@ -78,7 +80,7 @@ def unlisted() -> set[tuple[str, str]]:
 
 
 def all_pages() -> list[Shown]:
-    return [*_of_planes(), *_of_authorize(), *asyncio.run(_of_the_demo())]
+    return [*_of_planes(), *_of_authorize(), *_of_envoy(), *asyncio.run(_of_the_demo())]
 
 
 def _of_planes() -> Iterator[Shown]:
@@ -104,6 +106,24 @@ def _of_authorize() -> Iterator[Shown]:
     ):
         text = page("You may not open this page", ("The rules do not let you in.", "Ask IT."), "d-1-1", who, told)
         yield Shown(f"authorize, {name}", text, content_security_policy())
+
+
+def _of_envoy() -> Iterator[Shown]:
+    """What the proxy plane gives Envoy to say where nobody else does."""
+    for number, mapper in enumerate(local_replies().mappers):
+        form = mapper.body_format_override
+        if not form.content_type.startswith("text/html"):
+            continue
+        text = _as_envoy_writes(form.text_format_source.inline_string)
+        headers = {item.header.key: _as_envoy_writes(item.header.value) for item in mapper.headers_to_add}
+        yield Shown(f"envoy {number}", text, headers["content-security-policy"])
+
+
+def _as_envoy_writes(template: str) -> str:
+    """A text in Envoy's format language, where the only command is the request's id."""
+    written = template.replace("%REQ(X-REQUEST-ID)%", "0" * 36)
+    assert "%" not in re.sub("%%", "", written), "a command that is not known here"
+    return written.replace("%%", "%")
 
 
 async def _of_the_demo() -> list[Shown]:

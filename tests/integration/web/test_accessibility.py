@@ -1,4 +1,7 @@
-"""What axe finds wrong with our pages: contrast, names, landmarks, order of headings. In light and in dark, by a real browser."""
+"""What axe finds wrong with our pages: contrast, names, landmarks, order of headings. In light and in dark, by a real browser.
+
+And what a narrow screen does not show of them.
+"""
 
 import base64
 import hashlib
@@ -17,6 +20,11 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 AXE = Path(__file__).parents[2] / "support" / "accessibility" / "node_modules" / "axe-core" / "axe.min.js"
 PAGES = all_pages()
 ADDRESS = "http://page.test/"
+WIDE, NARROW = 900, 320
+"""In CSS pixels. The narrow one is that of WCAG 2.2, section 1.4.10: a large one at four times its size."""
+BEYOND = """() => [...document.querySelectorAll("*")]
+    .filter(item => item.scrollWidth > document.documentElement.clientWidth || item.getBoundingClientRect().left < 0)
+    .map(item => item.outerHTML)"""
 Finding = tuple[str, str, list[str]]
 
 
@@ -42,6 +50,17 @@ class Reader:
             for rule in (*result["violations"], *result["incomplete"])
         ]
 
+    def beyond(self, shown: Shown) -> list[str]:
+        """What a narrow screen shows only to those who move it sideways."""
+        self._be_under(shown.policy)
+        self._page.set_viewport_size({"width": NARROW, "height": WIDE})
+        try:
+            self._page.set_content(shown.text)
+            found: list[str] = self._page.evaluate(BEYOND)
+        finally:
+            self._page.set_viewport_size({"width": WIDE, "height": WIDE})
+        return found
+
     def _be_under(self, policy: str) -> None:
         """Have ``policy`` in force: a style sheet that it keeps out would not be looked at. What is written anew stays under it."""
         if policy == self._policy:
@@ -60,7 +79,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     authority = tmp_path_factory.mktemp("nobody") / "ca.crt"
     authority.write_text(ClientAuthority().pem)
     with chromium(authority) as browser:
-        yield Reader(browser.new_context(viewport={"width": 900, "height": 900}).new_page())
+        yield Reader(browser.new_context(viewport={"width": WIDE, "height": WIDE}).new_page())
 
 
 def test_no_template_is_left_out():
@@ -73,6 +92,11 @@ def test_axe_finds_nothing(reader: Reader, shown: Shown):
     assert not found, json.dumps(found, indent=2)
 
 
+@pytest.mark.parametrize("shown", PAGES, ids=[shown.name for shown in PAGES])
+def test_a_narrow_screen_shows_all_of_it(reader: Reader, shown: Shown):
+    assert reader.beyond(shown) == []
+
+
 def test_axe_would_find_something_and_no_other_style_counts(reader: Reader):
     """Else all of these would hold whatever the pages look like."""
     ours = "main{background:#fff;color:#000}@media (prefers-color-scheme: dark){main{color:#eee}}"
@@ -83,3 +107,4 @@ def test_axe_would_find_something_and_no_other_style_counts(reader: Reader):
     rules = {(scheme, rule.partition(":")[0]) for scheme, rule, _ in found}
     assert rules >= {("light", "html-has-lang"), ("light", "label"), ("light", "link-name"), ("dark", "color-contrast")}
     assert ("light", "color-contrast") not in rules
+    assert reader.beyond(Shown("wide", f"<!doctype html><p>{'w' * 100}", "default-src 'none'"))
