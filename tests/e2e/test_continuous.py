@@ -309,12 +309,22 @@ def test_the_end_of_the_guard_is_the_end_of_its_streams(world: World, number: si
 
 
 def test_a_guard_that_is_stopped_is_given_up(world: World):
-    """Its calls are open and nobody would cut them: Envoy must notice by itself."""
-    stream = world.websocket(world.sign_in()["live"])
+    """Its calls are open and nobody would cut them: Envoy must notice by itself. Whoever comes meanwhile reads why nothing opens."""
+    cookie = world.sign_in()["live"]
+    stream = world.websocket(cookie)
     guard = world.site.run.member("guard")
     guard.suspend()
     try:
+        refused = world.websocket(cookie)
+        assert refused.status == 503
+        assert {"retry-after: 5", "content-type: application/json"} <= set(refused.head.lower().splitlines())
         assert stream.has_ended(8)
+        # Its connection has been given up by now; a new one to it gets no answer either.
+        place = world.place("live")
+        asked = f"host: {place.host}:{place.port}\ncookie: {cookie}\naccept: text/html\nconnection: close"
+        page = world.open(place, f"GET /hello HTTP/1.1\n{asked}\n\n")
+        assert page.status == 503
+        assert b"Open connections cannot be watched at this moment." in page.read()
     finally:
         guard.resume()
         # Whether its own watchdog ends it now is a matter of chance; the next test is not to see that.

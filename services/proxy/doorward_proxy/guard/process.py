@@ -1,6 +1,6 @@
 """The guard's life, seen from the proxy plane: started before Envoy, started again when it ends, ended after Envoy.
 
-While it is away Envoy answers 500 on guarded routes and has reset their streams: closed, never open.
+While it is away Envoy answers 503 on guarded routes and has reset their streams: closed, never open.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """What clients get where Envoy itself must refuse: a safe text, the request's id and, where it helps, when to come again.
 
-Two kinds of refusal are worded: nobody could decide, and the application behind the route gives no answer. Everything else goes out as
-it is, refusals that authorize has worded first of all: to Envoy they are local replies too, told apart by the details of the response.
+Four kinds of refusal are worded, each for browsers, programs, gRPC and gRPC-Web: see ``_KINDS``. Everything else goes out as it is,
+refusals that authorize has worded first of all: to Envoy they are local replies too, told apart by the details of the response.
 """
 
 import base64
@@ -9,6 +9,7 @@ import html
 import json
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from doorward.envoy_api.envoy.config.accesslog.v3.accesslog_pb2 import AccessLogFilter, ExtensionFilter
@@ -30,80 +31,121 @@ from doorward.web.retry_after import RETRY_AFTER
 from doorward_proxy.resources.messages import count, overwritten, packed
 
 _FILTER = "envoy.access_loggers.extension_filters.cel"
-_UNDECIDED = "response.code_details == 'ext_authz_error'"
-# Envoy's names: `source/common/stream_info/stream_info.h`, `ResponseCodeDetailValues`.
-_UNANSWERED = (
-    "(response.code_details.startsWith('upstream_') || "
-    "response.code_details in ['no_healthy_upstream', 'response_timeout', 'request_overall_timeout'])"
-)
 # A condition about a header that is missing holds nowhere, so each asks first.
 _GRPC, _WEB = "application/grpc", "application/grpc-web"
 _TRAILERS = 0x80
 _HTML = "('accept' in request.headers && request.headers['accept'].contains('text/html'))"
-_GRPC_UNAVAILABLE = "14"
 _REQUEST_ID = "%REQ(X-REQUEST-ID)%"
 """Envoy's command. The id is Envoy's own and nothing to escape: :func:`doorward_proxy.resources.tracing.early_mutations`."""
 _ID_STANDS_HERE = "request-id-stands-here"
-_UNANSWERED_TITLE = "No answer"
-_UNANSWERED_TEXT = "The application behind this address does not answer at this moment. Try again later."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """One reason why Envoy refuses, and its words."""
+
+    condition: str
+    """In CEL. Names of details: `ResponseCodeDetailValues` in Envoy's `source/common/stream_info/stream_info.h`, and `ErrorPrefix`
+    in its `ext_proc.cc`."""
+    error: str
+    """A program's word for it."""
+    title: str
+    text: str
+    status: HTTPStatus | None = None
+    """In place of the one that Envoy has for it."""
+    grpc_status: int = 14
+    """What a gRPC-Web client gets; Envoy itself makes the same of ``status`` for gRPC."""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+_AS_IT_IS = "response.code < 500 || response.code_details == 'ext_authz_denied'"
+"""Most of what Envoy answers by itself. One expression tells it apart; else each such answer would pay for all of them."""
+_UNANSWERED = (
+    "(response.code_details.startsWith('upstream_') || "
+    "response.code_details in ['no_healthy_upstream', 'response_timeout', 'request_overall_timeout'])"
+)
+_KINDS = (
+    _Kind(
+        condition="response.code_details == 'ext_authz_error'",
+        error="unavailable",
+        title=UNAVAILABLE_TITLE,
+        text=UNAVAILABLE_TEXT,
+        headers=(RETRY_AFTER,),
+    ),
+    # The guard has cut the request before there was an answer: what authorize allowed at first, it does not allow any more.
+    _Kind(
+        condition="response.code_details.startsWith('ext_proc_error_gRPC_error_7{')",
+        error="ended",
+        title="Access has ended",
+        text="Access to this address has ended. Open it again to see why.",
+        status=HTTPStatus.FORBIDDEN,
+        grpc_status=7,
+    ),
+    # Envoy has 500 for a guard that is away and 504 for one that hangs; to clients it is all the same.
+    _Kind(
+        condition="response.code_details.startsWith('ext_proc_error')",
+        error="unavailable",
+        title=UNAVAILABLE_TITLE,
+        text="Open connections cannot be watched at this moment. Try again soon.",
+        status=HTTPStatus.SERVICE_UNAVAILABLE,
+        headers=(RETRY_AFTER,),
+    ),
+    # Whether and when an application comes back is not known here: no `Retry-After`.
+    _Kind(
+        condition=_UNANSWERED,
+        error="no-answer",
+        title="No answer",
+        text="The application behind this address does not answer at this moment. Try again later.",
+    ),
+)
+"""The first whose condition holds is the only one that counts."""
 
 
 def local_replies() -> LocalReplyConfig:
-    """The same in every configuration. The first mapper whose condition holds is the only one that counts."""
-    return LocalReplyConfig(
-        mappers=[
-            *_grpc_web(_UNDECIDED, UNAVAILABLE_TEXT),
-            *_grpc_web(_UNANSWERED, _UNANSWERED_TEXT),
-            # gRPC has no such header, and its status says all; but the text of a failed connection is nothing for clients.
-            ResponseMapper(filter=_when(_UNDECIDED, _sends(_GRPC))),
-            _mapper(_when(_UNANSWERED, _sends(_GRPC)), _UNANSWERED_TEXT, "text/plain"),
-            *_worded(_UNDECIDED, "unavailable", UNAVAILABLE_TITLE, UNAVAILABLE_TEXT, (RETRY_AFTER,)),
-            # Whether and when an application comes back is not known here: no `Retry-After`.
-            *_worded(_UNANSWERED, "no-answer", _UNANSWERED_TITLE, _UNANSWERED_TEXT),
-        ]
-    )
+    """The same in every configuration."""
+    unworded = ResponseMapper(filter=_when(_AS_IT_IS))
+    return LocalReplyConfig(mappers=[unworded, *(mapper for kind in _KINDS for mapper in _worded(kind))])
 
 
-def _worded(
-    condition: str, error: str, title: str, text: str, headers: tuple[tuple[str, str], ...] = ()
-) -> Iterator[ResponseMapper]:
-    """A page for browsers, JSON for everybody else."""
-    page = refusal_page(title, f"<p>{html.escape(text)}</p>", "Request", _ID_STANDS_HERE)
-    told = json.dumps({"error": error, "message": text, "request_id": _ID_STANDS_HERE}) + "\n"
-    headers = (*SECURITY_HEADERS, *headers)
-    yield _mapper(
-        _when(condition, _HTML),
-        page,
-        "text/html; charset=utf-8",
-        (*headers, ("content-security-policy", content_security_policy())),
-    )
-    yield _mapper(_when(condition), told, "application/json", headers)
+def _worded(kind: _Kind) -> Iterator[ResponseMapper]:
+    """GRPC's own forms, a page for browsers, JSON for everybody else."""
+    yield from _grpc_web(kind)
+    # gRPC has no `Retry-After`: its status says all, and the text becomes its message.
+    yield _mapper(kind, _sends(_GRPC), kind.text, "text/plain", ())
+    page = refusal_page(kind.title, f"<p>{html.escape(kind.text)}</p>", "Request", _ID_STANDS_HERE)
+    told = json.dumps({"error": kind.error, "message": kind.text, "request_id": _ID_STANDS_HERE}) + "\n"
+    headers = (*SECURITY_HEADERS, *kind.headers)
+    policy = ("content-security-policy", content_security_policy())
+    yield _mapper(kind, _HTML, page, "text/html; charset=utf-8", (*headers, policy))
+    yield _mapper(kind, None, told, "application/json", headers)
 
 
-def _grpc_web(condition: str, text: str) -> Iterator[ResponseMapper]:
+def _grpc_web(kind: _Kind) -> Iterator[ResponseMapper]:
     """To Envoy gRPC-Web is no gRPC. Its clients read the status where they read trailers: in a last frame of the body.
 
     Source: the gRPC-Web protocol, "Message framing". In the text form the body is Base64.
     """
-    trailers = f"grpc-status:{_GRPC_UNAVAILABLE}\r\ngrpc-message:{text}\r\n".encode()
+    trailers = f"grpc-status:{kind.grpc_status}\r\ngrpc-message:{kind.text}\r\n".encode()
     frame = struct.pack(">BI", _TRAILERS, len(trailers)) + trailers
-    for kind, body in ((f"{_WEB}-text", base64.b64encode(frame)), (_WEB, frame)):
+    for content_type, body in ((f"{_WEB}-text", base64.b64encode(frame)), (_WEB, frame)):
         yield ResponseMapper(
-            filter=_when(condition, _sends(kind)),
+            filter=_when(kind.condition, _sends(content_type)),
             status_code=count(HTTPStatus.OK),
             headers_to_add=overwritten(SECURITY_HEADERS),
             body_format_override=SubstitutionFormatString(
-                text_format_source=DataSource(inline_bytes=body.replace(b"%", b"%%")), content_type=f"{kind}+proto"
+                text_format_source=DataSource(inline_bytes=body.replace(b"%", b"%%")),
+                content_type=f"{content_type}+proto",
             ),
         )
 
 
 def _mapper(
-    condition: AccessLogFilter, body: str, content_type: str, headers: tuple[tuple[str, str], ...] = ()
+    kind: _Kind, asked: str | None, body: str, content_type: str, headers: tuple[tuple[str, str], ...]
 ) -> ResponseMapper:
     body = body.replace("%", "%%").replace(_ID_STANDS_HERE, _REQUEST_ID)
     return ResponseMapper(
-        filter=condition,
+        filter=_when(kind.condition) if asked is None else _when(kind.condition, asked),
+        status_code=None if kind.status is None else count(kind.status),
         headers_to_add=overwritten(headers),
         body_format_override=SubstitutionFormatString(
             text_format_source=DataSource(inline_string=body), content_type=content_type
