@@ -1,6 +1,8 @@
 """What clients get where Envoy refuses by itself: safe words in their own form, an id that is Envoy's, and never in place of ours."""
 
+import asyncio
 import base64
+import contextlib
 import json
 import re
 from collections.abc import AsyncIterator
@@ -8,12 +10,22 @@ from collections.abc import AsyncIterator
 import grpc.aio
 import pytest
 import pytest_asyncio
-from tests.support.envoy import EchoUpstream, FakeAuthorizer, Raw, RunningProxy, free_port, route, running_proxy
+from tests.support.envoy import (
+    SIGN_IN_HOST,
+    EchoUpstream,
+    FakeAuthorizer,
+    Raw,
+    RunningProxy,
+    free_port,
+    route,
+    running_proxy,
+)
 from tests.support.envoy import settings_of as settings
 
 from doorward.envoy_api.envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
 from doorward.envoy_api.envoy.service.auth.v3 import external_auth_pb2
 from doorward.web.refusal_page import UNAVAILABLE_TEXT
+from doorward_proxy.resources import routes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -172,6 +184,60 @@ async def test_an_application_that_is_away_is_told_apart_and_nothing_of_it_is_to
         assert "retry-after" not in headers_of(answer), "nobody here knows when it comes back"
     assert is_private(headers_of(page))
     assert is_private(headers_of(told))
+
+
+async def test_pages_of_our_own_that_are_away_are_no_application(proxy: RunningProxy, authorizer: Worded):
+    """Nobody serves the sign-in host here."""
+    aside = proxy.endpoints.proxy_pages.rename(proxy.endpoints.proxy_pages.with_suffix(".aside"))
+    try:
+        for host, path in ((SIGN_IN_HOST, "/"), ("app.localhost", "/.doorward/callback")):
+            page = await proxy.get(path, host=host, headers=BROWSER)
+            told = await proxy.get(path, host=host)
+            called = await proxy.get(path, host=host, method="POST", headers=GRPC)
+            web = await proxy.get(path, host=host, method="POST", headers="Content-Type: application/grpc-web\r\n")
+            assert (page.status, told.status, called.status, web.status) == (503, 503, 200, 200)
+            assert "<h1>Signing in and out is not possible right now</h1>" in page.body.decode()
+            assert f"<code>{headers_of(page)['x-request-id']}</code>" in page.body.decode()
+            body = json.loads(told.body)
+            assert (body["error"], body["request_id"]) == ("unavailable", headers_of(told)["x-request-id"])
+            assert headers_of(page)["retry-after"] == headers_of(told)["retry-after"] == "5"
+            assert (headers_of(called)["grpc-status"], framed(web)["grpc-status"]) == ("14", "14")
+            assert headers_of(called)["grpc-message"] == framed(web)["grpc-message"] == body["message"]
+            for answer in (page, told, called, web):
+                assert b"The sign-in service does not answer." in answer.data
+                assert b"application behind" not in answer.data
+    finally:
+        aside.rename(proxy.endpoints.proxy_pages)
+    assert (await proxy.get("/.doorward/whoami")).status == 200
+
+
+async def test_what_takes_too_long_is_worded_like_what_is_away(monkeypatch: pytest.MonkeyPatch):
+    """The bound of a whole exchange: Envoy has another name for its end, and 504."""
+    monkeypatch.setattr(routes, "OWN_PAGES_SECONDS", 0.5)
+    upstream = EchoUpstream(free_port(), delay_seconds=20)
+    to = [("http", "127.0.0.1", upstream.port)]
+    async with (
+        upstream.running(),
+        running_proxy(settings(route(to=to, timeout_seconds=0.5))) as proxy,
+        await asyncio.start_unix_server(hang, proxy.endpoints.authenticate_pages),
+    ):
+        slow = await proxy.get(headers=BROWSER)
+        ours = await proxy.get(host=SIGN_IN_HOST, headers=BROWSER)
+        late = f"POST / HTTP/1.1\r\nHost: app.localhost\r\n{BROWSER}Content-Length: 9\r\n\r\n"
+        unfinished = await proxy.raw(late.encode())
+    assert (slow.status, ours.status, unfinished.status) == (504, 503, 408)
+    assert "<h1>No answer</h1>" in slow.body.decode()
+    assert "retry-after" not in headers_of(slow)
+    assert "<h1>Signing in and out is not possible right now</h1>" in ours.body.decode()
+    assert headers_of(ours)["retry-after"] == "5"
+    assert b"<h1>" not in unfinished.body, "it is the client who is late"
+
+
+async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Take everything, say nothing."""
+    with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+        while await reader.read(65536):
+            pass
 
 
 @pytest.mark.parametrize("sent", ["abc<script>", "3b241101-e2bb-4255-8caf-4136c566a962", '"},"forged":{"'])

@@ -1,6 +1,6 @@
 """What clients get where Envoy itself must refuse: a safe text, the request's id and, where it helps, when to come again.
 
-Four kinds of refusal are worded, each for browsers, programs, gRPC and gRPC-Web: see ``_KINDS``. Everything else goes out as it is,
+Five kinds of refusal are worded, each for browsers, programs, gRPC and gRPC-Web: see ``_KINDS``. Everything else goes out as it is,
 refusals that authorize has worded first of all: to Envoy they are local replies too, told apart by the details of the response.
 """
 
@@ -29,6 +29,7 @@ from doorward.web.refusal_page import (
 )
 from doorward.web.retry_after import RETRY_AFTER
 from doorward_proxy.resources.messages import count, overwritten, packed
+from doorward_proxy.resources.surroundings import AUTHENTICATE_CLUSTER, PAGES_CLUSTER
 
 _FILTER = "envoy.access_loggers.extension_filters.cel"
 # A condition about a header that is missing holds nowhere, so each asks first.
@@ -59,10 +60,12 @@ class _Kind:
 
 
 _AS_IT_IS = "response.code < 500 || response.code_details == 'ext_authz_denied'"
-"""Most of what Envoy answers by itself. One expression tells it apart; else each such answer would pay for all of them."""
+"""Most of what Envoy answers by itself, and 408 where a client has not sent all of its request in time. One expression tells it apart;
+else each such answer would pay for all of them."""
 _UNANSWERED = (
     "(response.code_details.startsWith('upstream_') || "
-    "response.code_details in ['no_healthy_upstream', 'response_timeout', 'request_overall_timeout'])"
+    "response.code_details in ['no_healthy_upstream', 'response_timeout', 'request_overall_timeout', "
+    "'max_duration_timeout', 'stream_idle_timeout'])"
 )
 _KINDS = (
     _Kind(
@@ -87,6 +90,14 @@ _KINDS = (
         error="unavailable",
         title=UNAVAILABLE_TITLE,
         text="Open connections cannot be watched at this moment. Try again soon.",
+        status=HTTPStatus.SERVICE_UNAVAILABLE,
+        headers=(RETRY_AFTER,),
+    ),
+    _Kind(
+        condition=f"{_UNANSWERED} && xds.cluster_name in ['{AUTHENTICATE_CLUSTER}', '{PAGES_CLUSTER}']",
+        error="unavailable",
+        title="Signing in and out is not possible right now",
+        text="The sign-in service does not answer. Nothing is wrong with your account. Try again soon.",
         status=HTTPStatus.SERVICE_UNAVAILABLE,
         headers=(RETRY_AFTER,),
     ),
