@@ -1,6 +1,7 @@
 """Feed entries as they stand in the stream."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from doorward.errors import DataCorruptedError, KeyMissingError, WatchExpiredError
@@ -10,8 +11,8 @@ from doorward_databroker.store.port import FeedEntry, Position
 from doorward_databroker.store.types import RECORD_TYPES
 
 RawEntry: TypeAlias = tuple[bytes, Mapping[bytes, bytes]]
-"""Stream id and fields: ``p`` and ``t`` chain tags, ``m`` when (ms), ``n`` how many records, then for each ``t<i>`` type,
-``i<i>`` id, ``v<i>`` version, ``b<i>`` sealed bytes."""
+"""Stream id and fields: ``p`` and ``t`` chain tags, ``m`` when (ms), ``n`` how many records, ``s`` a proof of their names, then for each
+``t<i>`` type, ``i<i>`` id, ``v<i>`` version, ``b<i>`` sealed bytes."""
 
 
 def fields_of(raw: Any) -> dict[bytes, bytes]:
@@ -48,14 +49,23 @@ def readable_version(text: bytes) -> RecordVersion:
         return NO_VERSION
 
 
+def names_in(after: RecordVersion, names: Sequence[tuple[str, str]]) -> bytes:
+    """What is attested of the entry that comes next after ``after``: type and id of each of its records.
+
+    What opens is bound to its name by its own seal; this holds where it does not open.
+    """
+    return "\0".join((str(after), str(len(names)), *itertools.chain.from_iterable(names))).encode()
+
+
 def entry_of(entry: RawEntry, after: RecordVersion, codec: Codec) -> FeedEntry:
     """The changes in ``entry``, the next one after ``after``. Versions have no gaps, so how many they are is known.
 
-    A record sealed under a key that is not held is told as damaged. Where one does not open for another reason, what the entry says of
-    it cannot be trusted, the id neither: then its type is told as unreadable. What the entry says of other records is delivered.
+    A record sealed under a key that is not held is told as damaged. Where one does not open for another reason, its type is told as
+    unreadable. Either is believed only of names that are attested: anybody who can write to the store can put others beside bytes that
+    do not open. What the entry says of other records is delivered.
 
     Raises:
-        WatchExpiredError: it does not even say of which types it is, or how the chain goes on.
+        WatchExpiredError: nobody can say of which types it is, or how the chain goes on.
     """
     stream_id, fields = entry
     version = position_of(stream_id)
@@ -63,15 +73,20 @@ def entry_of(entry: RawEntry, after: RecordVersion, codec: Codec) -> FeedEntry:
     kinds = [fields.get(b"t%d" % place, b"").decode(errors="replace") for place in range(min(count, len(fields)))]
     if not tag or version.epoch != after.epoch or len(kinds) != count or b"t%d" % count in fields:
         raise WatchExpiredError(f"the feed entry at `{version}` has lost its shape")
+    names = [(kind, fields.get(b"i%d" % place, b"").decode(errors="replace")) for place, kind in enumerate(kinds)]
+    are_true: bool | None = None
     records: list[Record] = []
     damaged: list[Damaged] = []
     unreadable: set[str] = set()
-    for place, kind in enumerate(kinds):
+    for place, (kind, record_id) in enumerate(names):
         its_version = RecordVersion(version.epoch, after.number + place + 1)
-        record_id = fields.get(b"i%d" % place, b"").decode(errors="replace")
         try:
             records.append(decode(codec, kind, record_id, its_version, fields.get(b"b%d" % place, b"")))
         except DataCorruptedError as error:
+            if are_true is None:
+                are_true = codec.is_attested(names_in(after, names), fields.get(b"s", b""))
+            if not are_true:
+                raise WatchExpiredError(f"nobody vouches for what the feed entry at `{version}` is about") from error
             known = RECORD_TYPES.get(kind)
             if known is None or not known.in_feed:
                 # Nobody watches such a type, and whom the change concerns would not hear of it.

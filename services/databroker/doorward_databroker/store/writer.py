@@ -31,7 +31,7 @@ from doorward.errors import (
 from doorward.records.record import NO_VERSION, Fence, Record, RecordVersion, Write
 from doorward_databroker.store.codec import Codec
 from doorward_databroker.store.connection import Call, Link, Script, refusal
-from doorward_databroker.store.feed import version_from
+from doorward_databroker.store.feed import names_in, version_from
 from doorward_databroker.store.indexing import Indexing
 from doorward_databroker.store.keyspace import Keyspace
 from doorward_databroker.store.port import FeedEntry, Position
@@ -229,6 +229,7 @@ class Writer:
             head.version.epoch, head.version.number, head.tag, job.tag, int(now * 1000), RESULT_MS, FEED_LENGTH,
             CHAIN_LENGTH, TOMBSTONE_MS, ENDLESS_TOMBSTONE_MS,
             "" if job.fence is None else f"{job.fence.number} {job.fence.holder}",
+            self._codec.attest(names_in(head.version, [(record.type, record.id) for record in job.changed])),
             ",".join(map(str, job.versions)), len(job.writes), *body,
         ]  # fmt: skip
         after = head

@@ -4,7 +4,8 @@
 --       record, its type's list, its type's ends, the index entries to leave, the index entries to enter.
 -- ARGV  1 expected epoch, 2 expected head, 3 expected chain tag, 4 new chain tag, 5 now (ms), 6 how long results are kept
 --       (ms), 7 longest feed, 8 longest chain, 9 how long a tombstone is kept (ms), 10 the same where the record had no end,
---       11 expected fence ('' for none), 12 result to keep, 13 number of writes; then for each write: type, id, in feed (1/0), deleted (1/0),
+--       11 expected fence ('' for none), 12 proof of the names, 13 result to keep,
+--       14 number of writes; then for each write: type, id, in feed (1/0), deleted (1/0),
 --       precondition ('', 'absent' or 'epoch.number'), end (ms, or ''), new version, stored bytes, number of index entries to
 --       leave, and to enter.
 --
@@ -26,8 +27,8 @@ if ARGV[11] ~= '' and redis.call('GET', KEYS[4]) ~= ARGV[11] then return {'fence
 local epoch, number, tag = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'number', 'tag'))
 
 local now, writes, stale = tonumber(ARGV[5]), {}, false
-local key, argument = 6, 14
-for position = 1, tonumber(ARGV[13]) do
+local key, argument = 6, 15
+for position = 1, tonumber(ARGV[14]) do
   local write = {
     record = KEYS[key], list = KEYS[key + 1], ending = KEYS[key + 2], type = ARGV[argument], id = ARGV[argument + 1],
     feed = ARGV[argument + 2] == '1', deleted = ARGV[argument + 3] == '1', ends = ARGV[argument + 5],
@@ -96,7 +97,7 @@ end
 
 if head then
   local last = string.sub(head, string.find(head, '.', 1, true) + 1)
-  local fields = {'p', ARGV[3], 't', ARGV[4], 'm', ARGV[5], 'n', #entry / 4}
+  local fields = {'p', ARGV[3], 't', ARGV[4], 'm', ARGV[5], 'n', #entry / 4, 's', ARGV[12]}
   for index = 1, #entry, 4 do
     local place = (index - 1) / 4
     for offset, letter in ipairs({'t', 'i', 'v', 'b'}) do
@@ -149,5 +150,5 @@ for _, write in ipairs(writes) do
     end
   end
 end
-redis.call('SET', KEYS[3], ARGV[12], 'PX', ARGV[6])
+redis.call('SET', KEYS[3], ARGV[13], 'PX', ARGV[6])
 return {'ok'}
