@@ -23,20 +23,22 @@ from redis.exceptions import NoScriptError
 from doorward.clock import Clock
 from doorward.errors import (
     ConflictError,
+    DataCorruptedError,
     DoorwardError,
     InvalidArgumentError,
     OutcomeUnknownError,
     UnavailableError,
+    WatchExpiredError,
 )
 from doorward.records.record import NO_VERSION, Fence, Record, RecordVersion, Write
 from doorward_databroker.store.codec import Codec
 from doorward_databroker.store.connection import Call, Link, Script, refusal
-from doorward_databroker.store.feed import names_in, version_from
+from doorward_databroker.store.feed import entry_of, fields_of, names_in, version_from
 from doorward_databroker.store.indexing import Indexing
 from doorward_databroker.store.keyspace import Keyspace
 from doorward_databroker.store.port import FeedEntry, Position
 from doorward_databroker.store.types import INDEX_ENTRIES_LIMIT, type_of
-from doorward_databroker.store.unread import Unread
+from doorward_databroker.store.unread import Unread, is_same
 
 FEED_LENGTH = 400_000
 """Entries at which a put trims the feed itself, should nobody else do it."""
@@ -252,7 +254,7 @@ class Writer:
                     self.unread.add(FeedEntry(self.guess.version, tuple(job.changed), job.tag))
                 _tell(job, tuple(job.versions))
             case b"done":
-                _tell(job, tuple(version_from(part) for part in answer[1].split(b",")))
+                await self._settle_repeat(job, answer[1])
             case b"moved":
                 self.guess = await self._heard(answer[1:4], known)
                 return True
@@ -270,6 +272,36 @@ class Writer:
             case _:
                 _fail([job], OutcomeUnknownError("the store gave an answer that is not understood"))
         return False
+
+    async def _settle_repeat(self, job: _Job, outcome: bytes) -> None:
+        """Tell the caller what became of the first one, and remember that: who put it may not have heard that it was confirmed.
+
+        Where the feed does not have it any more, or has another put there, nobody can say that it happened.
+        """
+        try:
+            versions = tuple(version_from(part) for part in outcome.split(b","))
+            numbered = [version for version in versions if version.number]
+            if [bool(version.number) for version in versions] != [bool(version.number) for version in job.versions]:
+                raise DataCorruptedError("it is another put's")
+            if numbered:
+                first = await self._first(numbered[0], numbered[-1])
+                if not is_same(first.records, job.changed):
+                    raise DataCorruptedError("the history has another put there")
+                self.note(first.version)
+                self.unread.add(first)
+        except DoorwardError as error:
+            _fail([job], OutcomeUnknownError(f"the first outcome of a repeated put cannot be confirmed: {error}"))
+        else:
+            _tell(job, versions)
+
+    async def _first(self, begin: RecordVersion, end: RecordVersion) -> FeedEntry:
+        """The entry of the feed that has these versions."""
+        place = f"{end.epoch}-{end.number}"
+        (found,) = await self._link.run(("XRANGE", self._keys.feed, place, place))
+        if not found:
+            raise WatchExpiredError("it is not in the history")
+        before = RecordVersion(begin.epoch, begin.number - 1)
+        return entry_of((found[0][0], fields_of(found[0][1])), before, self._codec)
 
 
 def _written(record: Record, version: RecordVersion, now: float) -> Record:
