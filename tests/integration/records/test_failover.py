@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import itertools
 import secrets
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 
@@ -15,11 +17,12 @@ from tests.support.redis_server import RedisServer, Topology, redis_server, repl
 from tests.support.redis_server import sentinel as sentinel_of
 
 from doorward.clock import SystemClock
-from doorward.errors import DoorwardError, OutcomeUnknownError, WatchExpiredError
+from doorward.errors import DoorwardError, OutcomeUnknownError, UnavailableError, WatchExpiredError
 from doorward.keys.store import Purpose
 from doorward.records.record import Record, RecordVersion, Write
 from doorward_databroker.store.codec import SealedCodec
 from doorward_databroker.store.redis import RedisStore
+from doorward_databroker.store.servers import ANSWER_SECONDS, Servers
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -182,6 +185,33 @@ async def test_another_sentinel_is_asked_when_the_first_one_names_a_primary_that
             async with asyncio.timeout(10):
                 await put_at_last(store, session("a"))
             assert new.ask("EXISTS {dw}:r:Session:a") == b":1\r\n"
+
+
+@pytest.mark.parametrize("name", ["redis", "valkey"])
+async def test_of_what_sentinels_say_the_newest_counts(name: str):
+    """One that was cut off when the others replaced the primary still names the old one, which may still take writes."""
+    with ExitStack() as stack, socket.create_server(("127.0.0.1", 0)) as silent:
+        old = stack.enter_context(redis_server(name, port=free_port()))
+        primary, replica = replicated(stack, name, "--repl-diskless-sync-delay", "0")
+        late = [sentinel_of(stack, old.port, replicas=0, name=name) for _ in range(2)]
+        knows = sentinel_of(stack, primary.port, name=name)
+        wait_for(
+            lambda: knows.ask("SENTINEL FAILOVER records").startswith(b"+OK"), 20, what="a replica that may be promoted"
+        )
+        wait_for(lambda: b"role:master" in replica.ask("INFO replication"), 20)
+        wait_for(lambda: b"%d" % replica.port in knows.ask("SENTINEL GET-MASTER-ADDR-BY-NAME records"), 20)
+        ports = [*(server.port for server in (*late, knows)), silent.getsockname()[1], free_port()]
+        for order in itertools.permutations(ports[:3]):
+            servers = Servers.parse(
+                "redis+sentinel://" + ",".join(f"127.0.0.1:{port}" for port in (*order, *ports[3:])) + "/records"
+            )
+            async with asyncio.timeout(ANSWER_SECONDS):  # nobody waits for one that hangs
+                assert await servers.primary(len(order)) == ("127.0.0.1", replica.port)
+        only_late = Servers.parse(f"redis+sentinel://127.0.0.1:{late[0].port},127.0.0.1:{free_port()}/records")
+        assert await only_late.primary() == ("127.0.0.1", old.port)
+        unknown = Servers.parse(f"redis+sentinel://127.0.0.1:{knows.port}/others")
+        with pytest.raises(UnavailableError, match="knows no primary"):
+            await unknown.primary()
 
 
 async def test_a_slot_that_moves_to_its_replica_is_followed():

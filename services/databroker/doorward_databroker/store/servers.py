@@ -10,6 +10,7 @@ to talk to, found here and found again after it has failed, moved or become a re
 
 import asyncio
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,13 @@ from doorward_databroker.store.wire import Wire
 
 ANSWER_SECONDS = 2.0
 CONNECT_SECONDS = 1.0
+OTHERS_SECONDS = 0.5
+"""How long the other sentinels are waited for once one has named a primary."""
 CONNECTIONS = 64
 """Most connections to the server at once, and as many again for reading the feed."""
 _PORT = 6379
 _SENTINEL_PORT = 26379
+_NO_EPOCH = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,39 +169,83 @@ class Servers:
     async def primary(self, first: int = 0) -> tuple[str, int] | None:
         """The server that takes writes now; ``None`` for the one on a socket.
 
-        Who is asked first follows from ``first``. It should be another one after a primary has failed: whoever is cut off together
-        with one that has been replaced goes on naming it.
+        All are asked at once, and of what they say the newest counts: whoever is cut off together with a primary that has been
+        replaced goes on naming it. Among those that are equally new, ``first`` says who is believed. It should be another one
+        after a primary has failed.
 
         Raises:
             UnavailableError: nobody can say.
         """
         if self.kind == "node":
             return self.nodes[0] if self.nodes else None
-        reason = "no server named"
         start = first % max(1, len(self.nodes))
-        for node in (*self.nodes[start:], *self.nodes[:start]):
-            client = self.client(node, login=self.kind == "cluster")
-            try:
-                found = await self._ask(client)
-            except (RedisError, OSError, ValueError, LookupError, TypeError) as error:
-                reason = type(error).__name__
-                continue
-            finally:
-                await client.aclose()
-            if found is not None:
-                return found
-            reason = f"`{node[0]}:{node[1]}` knows no primary"
-        raise UnavailableError(f"the store's primary cannot be found: {reason}")
+        asked = [asyncio.create_task(self._word_of(node)) for node in (*self.nodes[start:], *self.nodes[:start])]
+        try:
+            words = await _heard(asked)
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        named = [word for word in words if word.primary is not None]
+        if not named:
+            reason = words[-1].reason if words else "no server named"
+            raise UnavailableError(f"the store's primary cannot be found: {reason}")
+        return max(named, key=lambda word: word.epoch).primary  # the first one of the newest
 
-    async def _ask(self, client: Any) -> tuple[str, int] | None:
-        if self.kind == "sentinel":
-            answer = await client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
-            return None if answer is None else (answer[0].decode(), int(answer[1]))
+    async def _word_of(self, node: tuple[str, int]) -> "_Word":
+        client = self.client(node, login=self.kind == "cluster")
+        try:
+            found = await (self._ask_sentinel(client) if self.kind == "sentinel" else self._ask_cluster(client))
+        except (RedisError, OSError, ValueError, LookupError, TypeError) as error:
+            return _Word(reason=type(error).__name__)
+        finally:
+            await client.aclose()
+        return found or _Word(reason=f"`{node[0]}:{node[1]}` knows no primary")
+
+    async def _ask_sentinel(self, client: Any) -> "_Word | None":
+        answer = await client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
+        if answer is None:
+            return None
+        try:
+            epoch = _epoch_in(await client.execute_command("SENTINEL", "MASTER", self.service))
+        except (RedisError, ValueError, LookupError, TypeError):
+            epoch = _NO_EPOCH  # it may not be asked that; what it names is better than nothing
+        return _Word((_text_of(answer[0]), int(answer[1])), epoch)
+
+    async def _ask_cluster(self, client: Any) -> "_Word | None":
         slot = key_slot(b"{dw}")
         for shard in await client.execute_command("CLUSTER", "SLOTS"):
             if int(shard[0]) <= slot <= int(shard[1]):
-                return _text_of(shard[2][0]), int(shard[2][1])
+                return _Word((_text_of(shard[2][0]), int(shard[2][1])))
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """What a sentinel or node says."""
+
+    primary: tuple[str, int] | None = None
+    epoch: int = _NO_EPOCH
+    """Grows with each failover, and is given by the majority that agrees to one: by it sentinels settle which of them is right."""
+    reason: str = ""
+    """Why it names none."""
+
+
+async def _heard(asked: Sequence["asyncio.Task[_Word]"]) -> list[_Word]:
+    """The answers in order; when one names a primary, the others get a moment more, for one may hang or be cut off from us."""
+    waiting = set(asked)
+    while waiting:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if any(task.result().primary is not None for task in done):
+            await asyncio.wait(asked, timeout=OTHERS_SECONDS)
+            break
+    return [task.result() for task in asked if task.done()]
+
+
+def _epoch_in(answer: Any) -> int:
+    """The epoch in what a sentinel says of a primary: pairs, which RESP3 may give as a mapping."""
+    pairs = answer.items() if isinstance(answer, dict) else zip(answer[::2], answer[1::2], strict=True)
+    return next(int(value) for name, value in pairs if _text_of(name) == "config-epoch")
 
 
 def _node(text: str, default_port: int) -> tuple[str, int]:
