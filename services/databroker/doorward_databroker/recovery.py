@@ -109,6 +109,23 @@ async def _common(store: RecordStore, window: Window, known: Position) -> Record
     return entries[low - 1].version if low else None
 
 
+async def stand_by(store: RecordStore, put: Sequence[FeedEntry], common: RecordVersion, clock: Clock) -> None:
+    """Put back what was ``put`` here after ``common``, could not be read back, and is not what the store has.
+
+    Whoever was told that it happened relies on it, and what the store has may be older: somebody put it there.
+
+    Raises:
+        DoorwardError: the store does not take it now.
+    """
+    newest = {(record.type, record.id): record for entry in put for record in entry.records}
+    for record in newest.values():
+        stored = await store.stored_version(record.type, record.id)
+        if stored is not None and stored[0] >= record.version:
+            continue  # should it not be what it says, it does not open
+        if await _put_back(store, record, common, clock):
+            _log.error("what was put here is not in the store", type=record.type, version=str(record.version))
+
+
 async def _put_back(store: RecordStore, record: Record, common: RecordVersion | None, clock: Clock) -> bool:
     stored = await store.stored_version(record.type, record.id)
     if record.deleted:

@@ -29,7 +29,7 @@ from doorward.clock import Clock
 from doorward.errors import DataCorruptedError, DoorwardError, UnavailableError, WatchExpiredError
 from doorward.records.record import Damaged, RecordVersion, version_message
 from doorward.telemetry.seldom import Seldom
-from doorward_databroker.recovery import Window, mend
+from doorward_databroker.recovery import Window, mend, stand_by
 from doorward_databroker.store.port import FeedEntry, Position, RecordStore
 from doorward_databroker.store.types import RECORD_TYPES
 from doorward_databroker.watch_messages import BATCH_RECORDS, Encoded, joined, responses_for
@@ -142,6 +142,7 @@ class WatchHub:
                     self.mended_epoch = position.version.epoch
                     await self._move(position)
                 entries = await self._read(position)
+                await self._stand_by(position, entries)
             except WatchExpiredError as error:
                 await self._start_over(str(error))
                 continue
@@ -174,6 +175,13 @@ class WatchHub:
             if not reading.done():
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
+
+    async def _stand_by(self, position: Position, entries: Sequence[FeedEntry]) -> None:
+        """Make sure of what was put here and does not open in ``entries``."""
+        spoiled = {entry.version for entry in entries if entry.unreadable or entry.damaged}
+        if spoiled:
+            put = [entry for entry in self._store.unread(position.version) if entry.version in spoiled]
+            await stand_by(self._store, put, position.version, self._clock)
 
     async def _start_over(self, reason: str) -> None:
         """The store does not continue what was handed out: begin again, in a new epoch if history is lost and nobody has yet.
@@ -230,6 +238,7 @@ class WatchHub:
         head = await self._store.head()
         if self._store.lost.is_set() or head.version.epoch != known.version.epoch:
             return False
+        await stand_by(self._store, unread, known.version, self._clock)
         try:
             await self._store.changes(head, 1, 0.001)
         except WatchExpiredError:

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from tests.support.broker import Broker, broker, until, watching
 from tests.support.key_material import keyring
 from tests.support.redis_server import RedisServer, redis_server
-from tests.support.spoiled_feed import rewrite_newest
+from tests.support.spoiled_feed import rewrite_newest, under_another_key
 
 from doorward.clock import SystemClock
 from doorward.errors import DataCorruptedError, NotFoundError, WatchExpiredError
@@ -133,11 +133,6 @@ async def test_a_deletion_that_did_not_open_reaches_the_watchers_that_hold_the_r
         assert await rereader.look() == 1
         await until(lambda: sessions.live() == set())
         assert one.hub.damaged == {}
-
-
-def under_another_key(sealed: bytes) -> bytes:
-    """The key's id stands behind the first byte."""
-    return sealed[:1] + bytes(byte ^ 1 for byte in sealed[1:9]) + sealed[9:]
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ class RecordStore(Protocol):
 
         Raises:
             NotFoundError: none, deleted, or expired.
-            DataCorruptedError: it does not open; never reported as absent.
+            DataCorruptedError: it does not open, or is older than what `changes` has brought; never reported as absent.
             UnavailableError: the store does not answer.
         """
         ...

@@ -14,15 +14,12 @@ import structlog
 
 from doorward.api.databroker.v1 import databroker_pb2
 from doorward.clock import Clock
-from doorward.errors import (
-    DataCorruptedError,
-    NotFoundError,
-    WatchExpiredError,
-)
+from doorward.errors import DataCorruptedError, NotFoundError, WatchExpiredError
 from doorward.records.record import NO_VERSION, Damaged, Fence, Record, RecordVersion, Write, record_of
 from doorward_databroker.store.codec import Codec, decode
 from doorward_databroker.store.connection import BLOCK_SECONDS, Call, Link, Script
 from doorward_databroker.store.feed import RawEntry, chained, fields_of, position_of, readable_version, version_from
+from doorward_databroker.store.floor import Floor, Row
 from doorward_databroker.store.indexing import Indexing, under
 from doorward_databroker.store.keyspace import Keyspace
 from doorward_databroker.store.migration import SCHEMA, Migration, check_schema, schema_of
@@ -58,6 +55,7 @@ class RedisStore:
         self._rows_script = Script.load("rows")
         self._indexing = Indexing(link, self._keys, codec)
         self._writer = Writer(link, self._keys, codec, self._indexing, clock, self.head, self._heard)
+        self._floor = Floor(lambda: self._writer.newest)
         self._migration = Migration(link, self._keys)
         self._migrating = asyncio.Lock()
         self._has_our_form = False
@@ -72,8 +70,7 @@ class RedisStore:
         """See ``RecordStore.get``."""
         type_of(record_type)
         await self._in_our_form()
-        (row,) = await self._link.run(("HMGET", self._keys.record(record_type, record_id), *_FIELDS))
-        record = self._decode(record_type, record_id, row)
+        record = self._decode(record_type, record_id, await self._row(record_type, record_id))
         if record is None and type_of(record_type).in_feed:
             record = await self._found_again(record_type, record_id)
         if record is None or not record.is_live(self._clock.now()):
@@ -88,10 +85,15 @@ class RedisStore:
         """
         if not await self._listed(record_type, [record_id]):
             return None
-        (row,) = await self._link.run(("HMGET", self._keys.record(record_type, record_id), *_FIELDS))
+        row = await self._row(record_type, record_id)
         if row[0] is None:
             raise DataCorruptedError(f"a stored `{record_type}` has vanished")
         return self._decode(record_type, record_id, row)
+
+    async def _row(self, record_type: str, record_id: str) -> Row:
+        seen = self._floor.seen
+        rows = await self._link.run(("HMGET", self._keys.record(record_type, record_id), *_FIELDS))
+        return self._floor.checked(record_type, [record_id], rows, seen)[0]
 
     async def _listed(self, record_type: str, ids: Sequence[str]) -> list[str]:
         """Those of ``ids`` that should be there."""
@@ -134,9 +136,7 @@ class RedisStore:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
 
-    async def _read_ahead(
-        self, record_type: str, ids: Sequence[str], limit: int
-    ) -> tuple[list[tuple[bytes | None, ...]], list[str]]:
+    async def _read_ahead(self, record_type: str, ids: Sequence[str], limit: int) -> tuple[list[Row], list[str]]:
         """What is stored of ``ids``, and the ids that come after them."""
         if not ids:
             return [], []
@@ -150,11 +150,12 @@ class RedisStore:
         (found,) = await self._link.run(_range(self._keys.listing(record_type), after_id, limit))
         return _merged([found])
 
-    async def _rows_of(self, record_type: str, ids: Sequence[str]) -> list[tuple[bytes | None, ...]]:
+    async def _rows_of(self, record_type: str, ids: Sequence[str]) -> list[Row]:
         """What is stored of the first of ``ids``: of all, unless that would be too much at once."""
         keys = [self._keys.record(record_type, record_id) for record_id in ids]
+        seen = self._floor.seen
         found = await self._link.read(Call(self._rows_script, keys, [PAGE_BYTES]))
-        return list(zip(found[::3], found[1::3], found[2::3], strict=True))
+        return self._floor.checked(record_type, ids, zip(found[::3], found[1::3], found[2::3], strict=True), seen)
 
     async def _opened(
         self, record_type: str, ids: Sequence[str], rows: Sequence[Sequence[bytes | None]]
@@ -337,6 +338,7 @@ class RedisStore:
             self.lost.set()
             raise WatchExpiredError("a put that was confirmed is not in the history")
         self._writer.note(entries[-1].version)
+        self._floor.note(entries)
         return entries
 
     async def _placed(self, after: Position) -> Position:
