@@ -15,6 +15,8 @@ from tests.support.deployment import Running, free_port, start, wait_for
 from tests.support.http_client import BrowserlessClient
 from tests.support.raw_http import raw
 
+from doorward.config.sources import ROUTES_FOLDER
+
 SECRET = "site-secret"
 
 
@@ -42,6 +44,11 @@ class Site:
     @property
     def data(self) -> Path:
         return self.folder / "data"
+
+    @property
+    def where(self) -> Path:
+        """What the planes are told to read: the folder, when there are files with routes of their own in it."""
+        return self.folder if (self.folder / ROUTES_FOLDER).is_dir() else self.config
 
     def url(self, name: str) -> str:
         return f"https://{name}.localhost:{self.port}"
@@ -154,7 +161,7 @@ def site(
             stack.enter_context(_identity_provider(made, "second", made.second_port))
         for provider_port in filter(None, (made.provider_port, made.second_port)):
             wait_for(functools.partial(_answers, provider_port), what="the identity provider")
-        made.running = start(["run", "--config", str(made.config)], made.data)
+        made.running = start(["run", "--config", str(made.where)], made.data)
         try:
             yield made
         finally:

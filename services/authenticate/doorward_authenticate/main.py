@@ -55,7 +55,7 @@ def run(options: ServeOptions) -> int:
 
 async def serve(options: ServeOptions, stop: Stop) -> None:
     """Serve until ``stop``. Identity providers and databroker are looked for when they are needed."""
-    reader = ConfigurationReader(options.config_path)
+    reader = ConfigurationReader(options.config_path, in_brief=True)
     settings = await reader.settings()
     clock = SystemClock()
     neighbours = Neighbours(Plane.AUTHENTICATE, options, settings.planes, clock)

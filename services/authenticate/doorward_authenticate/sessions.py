@@ -90,7 +90,7 @@ class SessionLimits:
             lifetime_seconds=settings.session_lifetime_seconds,
             most_sessions=settings.session_limit,
             directories={item.identity_provider_id: item for item in settings.directories},
-            provider_tokens=settings.provider_tokens,
+            provider_tokens=settings.routes_in_brief.provider_tokens,
             rhythm=Rhythm(ask_every_seconds=settings.ask_provider_seconds, idle_seconds=settings.session_idle_seconds),
         )
 

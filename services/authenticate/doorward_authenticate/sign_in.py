@@ -96,7 +96,7 @@ class SignInPages:
             wanted = self._signer.verify(request.url.query, self._clock.now())
         except InvalidTokenError as error:
             return self._refused(request, "sign-in request refused", error)
-        if wanted.authority not in {item.route.authority for item in self.settings.routes}:
+        if wanted.authority not in self.settings.routes_in_brief.authorities:
             return self._refused(request, "sign-in request for an unknown host", InvalidTokenError(wanted.authority))
         try:
             live = await self._live(request)

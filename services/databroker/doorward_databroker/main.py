@@ -68,8 +68,8 @@ def run(options: ServeOptions) -> int:
 async def serve(options: ServeOptions, stop: Stop) -> None:
     """Serve until ``stop``. A store that is away makes calls fail, and never ends the process."""
     gc.set_threshold(*_COLLECT_AFTER)
-    settings = load_settings(options.config_path, secrets=no_secret, store_secrets=read_secret)
-    reader = ConfigurationReader(options.config_path, secrets=no_secret)
+    settings = load_settings(options.config_path, secrets=no_secret, store_secrets=read_secret).in_brief
+    reader = ConfigurationReader(options.config_path, secrets=no_secret, in_brief=True)
     clock = SystemClock()
     neighbours = Neighbours(Plane.DATABROKER, options, settings.planes, clock)
     keys = KeyStore(options.keys_dir)

@@ -28,6 +28,7 @@ from doorward.config.references import SecretReader, no_secret, read_secret
 from doorward.config.remembered import Remembered
 from doorward.config.settings import RoutePolicy, Settings
 from doorward.errors import ConfigurationError
+from doorward.priority import Priority
 
 _SLICE = 10
 """Routes in one piece: well under a millisecond to take apart."""
@@ -36,14 +37,13 @@ _LENGTH_BYTES = 4
 _PIECE_LIMIT = 256 * 1024 * 1024
 _SECONDS = 120.0
 _REST_SECONDS = 300.0
-_NICE = 5
-_SESSION_NICE = 10
+_NICE = 10
 """So much nicer than we are: every plane reads a change at the same moment, and checks must not wait behind all of that."""
 _PATIENCE_SECONDS = 30.0
 """Then the change has waited long enough: what it forbids is still allowed meanwhile."""
+_IMPATIENT_NICE = 5
+"""Still behind checks: the readers of all planes together must not weigh more than who answers them."""
 _AT_ONCE, _ASIDE = b"at once\n", b"aside\n"
-_SESSION = Path("/proc/self/autogroup")
-_AGAIN_SECONDS = 0.13
 _MANY_ROUTES = 1_000
 """A reader of fewer routes is ended when it has rested: it costs more memory than it saves time."""
 
@@ -55,17 +55,14 @@ class ReaderEndedError(ConfigurationError):
 class ConfigurationReader:
     """Reads the configuration at ``path`` again and again, and each time only what has changed.
 
-    ``secrets`` as in ``load.load``. Concurrency: belongs to one event loop; one reading at a time.
+    ``secrets`` as in ``load.load``. ``in_brief`` is for planes without a use for routes: they are read and checked all the same, since a
+    configuration is usable by all planes or by none, but not handed over. Concurrency: belongs to one event loop; one reading at a time.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        secrets: SecretReader = read_secret,
-    ) -> None:
+    def __init__(self, path: Path, *, secrets: SecretReader = read_secret, in_brief: bool = False) -> None:
         self.path = path
-        self._arguments = [str(path), "secrets" if secrets is read_secret else "none"]
+        self._arguments = [str(path), "secrets" if secrets is read_secret else "none", "brief" if in_brief else "whole"]
+        self._routes = 0
         self._process: Process | None = None
         self._held: dict[int, RoutePolicy] = {}
         self._rest: asyncio.TimerHandle | None = None
@@ -94,7 +91,7 @@ class ConfigurationReader:
                     [f"{self.path}: error: its reader ended without an answer ({type(error).__name__})"]
                 ) from None
             raise
-        if len(self._held) < _MANY_ROUTES:
+        if self._routes < _MANY_ROUTES:
             self._rest = asyncio.get_running_loop().call_later(_REST_SECONDS, self._end)
         if isinstance(loaded, list):
             raise ConfigurationError(loaded)
@@ -160,6 +157,8 @@ class ConfigurationReader:
             kept.update((number, held[number]) for number in some)
             await asyncio.sleep(0)
         self._held = kept
+        brief = first.settings.known_in_brief
+        self._routes = len(routes) if brief is None else brief.count
         return dataclasses.replace(first, settings=dataclasses.replace(first.settings, routes=tuple(routes)))
 
 
@@ -171,9 +170,10 @@ async def _piece(stream: asyncio.StreamReader) -> Any:
 class _Child:
     """Answers each line with what became of the configuration."""
 
-    def __init__(self, path: Path, secrets: SecretReader, answers: BinaryIO) -> None:
+    def __init__(self, path: Path, secrets: SecretReader, answers: BinaryIO, *, in_brief: bool) -> None:
         self._path = path
         self._secrets = secrets
+        self._in_brief = in_brief
         self._answers = answers
         self._remembered = Remembered()
         self._sent: dict[int, tuple[int, RoutePolicy]] = {}
@@ -190,6 +190,8 @@ class _Child:
         if settings is None:
             self._send(loaded)
             return
+        if self._in_brief:
+            settings = settings.in_brief
         self._send(dataclasses.replace(loaded, settings=dataclasses.replace(settings, routes=())))
         fresh: list[tuple[int, RoutePolicy]] = []
         sent: dict[int, tuple[int, RoutePolicy]] = {}
@@ -212,64 +214,38 @@ class _Child:
         self._answers.flush()
 
 
-class _Session:
-    """How nice our session is to others.
+@contextlib.contextmanager
+def _giving_way(priority: Priority, patience_seconds: float = _PATIENCE_SECONDS) -> Iterator[None]:
+    """Take what cores others leave, for as long as is bearable."""
+    priority.lower()
+    done = threading.Event()
 
-    Linux weighs sessions first, and then the processes of a session against each other (sched(7), "autogroup"); every plane is a
-    session. Among its plane's own a reader's niceness would count against that plane alone: hence a session of its own, which is nice
-    too. Within a control group, as in a container, sessions do not count, and the process's niceness does.
-    """
+    def give_way() -> None:
+        priority.become(_NICE, done)
+        if not done.wait(patience_seconds):
+            priority.become(_IMPATIENT_NICE, done)
 
-    def __init__(self, group: Path = _SESSION, patience_seconds: float = _PATIENCE_SECONDS) -> None:
-        self._group = group
-        self._patience_seconds = patience_seconds
-        self._nice = 0
-
-    @contextlib.contextmanager
-    def gives_way(self) -> Iterator[None]:
-        """Take what cores others leave, for as long as is bearable."""
-        done = threading.Event()
-        thread = threading.Thread(target=self._give_way, args=(done,))
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-
-    def _give_way(self, done: threading.Event) -> None:
-        self._become(_SESSION_NICE, done)
-        if not done.wait(self._patience_seconds):
-            self._become(0, done)
-
-    def _become(self, nice: int, done: threading.Event) -> None:
-        while nice != self._nice:
-            try:
-                with self._group.open("wb", buffering=0) as group:
-                    if group.write(str(nice).encode()) is not None:
-                        self._nice = nice
-                        return
-            except OSError:  # the kernel has no such groups, or we may not
-                return
-            if done.wait(_AGAIN_SECONDS):  # it allows this ten times a second to all together
-                return
+    thread = threading.Thread(target=give_way)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def main() -> None:
     """The child: reads when it is asked, until nobody is left to ask."""
     secrets = read_secret if sys.argv[2] == "secrets" else no_secret
-    child = _Child(Path(sys.argv[1]), secrets, sys.stdout.buffer)
+    child = _Child(Path(sys.argv[1]), secrets, sys.stdout.buffer, in_brief=sys.argv[3] == "brief")
     gc.disable()  # trees are no cycles, and looking for some in ten thousand routes takes longer than reading one file
-    session, is_nice = _Session(), False
+    priority = Priority()
     with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
         while question := sys.stdin.buffer.readline():
             if question == _AT_ONCE:
                 child.answer()
                 continue
-            if not is_nice:
-                os.nice(_NICE)  # for good: only root may take that back
-                is_nice = True
-            with session.gives_way():
+            with _giving_way(priority):
                 child.answer()
 
 

@@ -52,9 +52,10 @@ async def _watch(
     generation = (current.generation, current.secrets_digest)
     rejected: tuple[str, ...] = ()
     while True:
-        looked = sources_of([Path(name) for name, *_ in sources] or [main_file(path)], None)
+        looked = sources_of([name for name, *_ in sources] or [main_file(path)], None)
         if sources and sources == looked:
-            await _changed({Path(name).parent for name, *_ in sources} | _folders(path), sources)
+            one_of_each = {name.rpartition("/")[0]: name for name, *_ in sources}.values()
+            await _changed({Path(name).parent for name in one_of_each} | _folders(path), sources)
             continue
         # A file changed while it was read: what was read and the hashes of it may belong to different texts.
         is_torn = any(was != now and not any(was[1:]) for was, now in zip(sources, looked, strict=False))
@@ -100,11 +101,11 @@ def _errors(loaded: Loaded) -> tuple[str, ...]:
 
 async def _changed(folders: set[Path], sources: tuple[Source, ...]) -> None:
     """Return when something in ``folders`` may have changed since it looked like ``sources``."""
-    names = {Path(name).name for name, *_ in sources}
+    names = {name.rpartition("/")[2] for name, *_ in sources}
     try:
         async with FolderWatch([folder for folder in folders if folder.is_dir()], names) as watch:
             # Now the folders are watched; what has changed just before would not be heard of.
-            if sources_of([Path(name) for name, *_ in sources], None) == sources:
+            if sources_of([name for name, *_ in sources], None) == sources:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_POLL_SECONDS):
                         await watch.changed()

@@ -1,6 +1,6 @@
 """What the planes get: frozen, parsed values, replaced whole and never patched."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -141,6 +141,17 @@ class RoutePolicy:
     policy: Policy
 
 
+@dataclass(frozen=True, slots=True)
+class RoutesInBrief:
+    """What planes need to know of the routes that neither decide nor route."""
+
+    count: int
+    authorities: frozenset[str]
+    """Where people come from when they sign in."""
+    provider_tokens: frozenset[Variable]
+    """The identity providers' tokens that some route puts into a header."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """One generation of the configuration, checked."""
@@ -199,7 +210,8 @@ class Settings:
     gateways: tuple[GatewaySettings, ...] = ()
     """Who else may ask authorizers."""
     routes: tuple[RoutePolicy, ...]
-    """In file order: within a host the first match wins."""
+    """In file order: within a host the first match wins. Empty where they are ``known_in_brief``."""
+    known_in_brief: RoutesInBrief | None = None
     broken_hosts: tuple[tuple[str, str], ...] = ()
     """Hosts that answer 503 as a whole because one of their matches cannot be built, each with the reason."""
     warnings: tuple[Problem, ...] = ()
@@ -237,9 +249,20 @@ class Settings:
         return tuple(sorted(asking - dict(self.broken_hosts).keys()))
 
     @property
-    def provider_tokens(self) -> frozenset[Variable]:
-        """The identity providers' tokens that some route puts into a header."""
-        return frozenset().union(*(item.route.provider_tokens for item in self.routes))
+    def in_brief(self) -> "Settings":
+        """The same without the routes."""
+        return replace(self, routes=(), known_in_brief=self.routes_in_brief)
+
+    @property
+    def routes_in_brief(self) -> RoutesInBrief:
+        """What there is to know of all routes together."""
+        if self.known_in_brief is not None:
+            return self.known_in_brief
+        return RoutesInBrief(
+            count=len(self.routes),
+            authorities=frozenset(item.route.authority for item in self.routes),
+            provider_tokens=frozenset().union(*(item.route.provider_tokens for item in self.routes)),
+        )
 
     def gateway(self, name: str) -> GatewaySettings | None:
         """The gateway of this name, if it may ask at all."""

@@ -103,7 +103,7 @@ async def test_one_persons_token_is_nobody_elses(world: UpstreamWorld):
 
 async def test_a_route_that_asks_for_one_token_gets_that_one(world: UpstreamWorld):
     world.give()
-    assert world.settings.provider_tokens == {"access_token", "id_token"}
+    assert world.settings.routes_in_brief.provider_tokens == {"access_token", "id_token"}
     response = await world.check("half", cookie=world.sign_in(host=HOSTS["half"]))
     assert set_headers(response)["authorization"] == "Bearer acc"
     assert "idt" not in str(response)

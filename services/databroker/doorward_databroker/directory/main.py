@@ -12,6 +12,7 @@ from doorward.config.load import load_settings
 from doorward.config.references import no_secret
 from doorward.config.reload import watch_settings
 from doorward.config.settings import Settings
+from doorward.priority import Priority
 from doorward.records.client import RecordClient
 from doorward.rpc.planes import Plane
 from doorward.rpc.server import start_all, stop_all
@@ -27,17 +28,22 @@ from doorward_databroker.directory.synchroniser import new_holder
 from doorward_databroker.directory.worker import DirectoryMetrics, Worker
 
 _STOP_SECONDS = 1.0
+NICE = 5
+"""A directory is a matter of minutes; checks must not wait behind it."""
 
 
 def run(options: ServeOptions) -> int:
     """Run the worker until a signal ends it, and return the exit status."""
+    priority = Priority()
+    priority.lower()
+    priority.become(NICE)
     return run_service(options, serve)
 
 
 async def serve(options: ServeOptions, stop: Stop) -> None:
     """Serve until ``stop``. Directories that are away are looked for until they are back."""
-    settings = load_settings(options.config_path, secrets=no_secret)
-    reader = ConfigurationReader(options.config_path, secrets=no_secret)
+    settings = load_settings(options.config_path, secrets=no_secret).in_brief
+    reader = ConfigurationReader(options.config_path, secrets=no_secret, in_brief=True)
     clock = SystemClock()
     neighbours = Neighbours(Plane.DIRECTORY, options, settings.planes, clock)
     client = http_client()

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, MutableSequence, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -25,6 +26,7 @@ from doorward_databroker.directory.port import Phase, Progress, Source
 from doorward_databroker.directory.roster import Roster
 
 _REVOKES_AT_ONCE = 16
+_LONGEST_PAUSE_SECONDS = 0.5
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -91,8 +93,11 @@ async def synchronise(
     plan = await asyncio.to_thread(make_plan, settings, roster, stored, now, accept_removals=accept_removals)
     progress.enter(Phase.WRITING, len(plan.writes))
     for batch in plan.batches():
+        began = time.monotonic()
         await records.put(batch, fence)
         progress.done += len(batch)
+        # Half of the time is others': everybody who follows the records takes these too, beside what they are there for.
+        await asyncio.sleep(min(time.monotonic() - began, _LONGEST_PAUSE_SECONDS))
     ended = await end_sessions(plan, records)
     return Outcome(
         users=plan.after.state.users, groups=plan.after.state.groups, written=len(plan.writes), sessions_ended=ended

@@ -5,6 +5,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +17,11 @@ from hypothesis import strategies as st
 from doorward.config import apart
 from doorward.config import load as loading
 from doorward.config.apart import ConfigurationReader
-from doorward.config.load import Loaded, load
+from doorward.config.load import Loaded, load, load_settings
 from doorward.config.references import no_secret
 from doorward.config.remembered import Remembered
 from doorward.errors import ConfigurationError
+from doorward.priority import Priority
 
 HEAD = """\
 version: 1
@@ -243,6 +245,25 @@ async def test_a_reader_apart_sends_what_has_changed_and_keeps_the_rest(folder: 
         await reader.close()
 
 
+async def test_a_plane_that_has_no_use_for_routes_is_not_sent_any(folder: Path):
+    reader = ConfigurationReader(folder, secrets=no_secret, in_brief=True)
+    try:
+        whole = load_settings(folder, secrets=no_secret)
+        first = await reader.settings()
+        assert first == whole.in_brief
+        assert (first.generation, first.routes) == (whole.generation, ())
+        assert first.routes_in_brief == whole.routes_in_brief
+        assert whole.routes_in_brief.authorities == {item.route.authority for item in whole.routes}
+        (folder / "routes.d" / "b.yaml").write_text(route("b2") + route("b3"))
+        settings = (await reader.load()).settings
+        assert settings == load_settings(folder, secrets=no_secret).in_brief
+        assert settings.generation != first.generation
+        (folder / "routes.d" / "b.yaml").write_text("no list of routes")
+        assert (await reader.load()).settings is None, "what is no configuration for others is none here"
+    finally:
+        await reader.close()
+
+
 async def test_a_reader_beside_a_plane_that_serves_takes_what_cores_others_leave(folder: Path):
     reader = ConfigurationReader(folder, secrets=no_secret)
     own = os.getpriority(os.PRIO_PROCESS, 0)
@@ -259,12 +280,26 @@ async def test_a_reader_beside_a_plane_that_serves_takes_what_cores_others_leave
         await reader.close()
 
 
-def test_a_session_gives_way_until_a_change_has_waited_long_enough(tmp_path: Path):
-    group = tmp_path / "autogroup"
-    for patience_seconds, nice in ((60.0, "10"), (0.0, "0")):
-        with apart._Session(group, patience_seconds).gives_way():
+class ToldPriority(Priority):
+    """Remembers what it was told, and changes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[int] = []
+
+    def lower(self) -> None:
+        pass
+
+    def become(self, nice: int, done: threading.Event | None = None) -> None:
+        self.told.append(nice)
+
+
+def test_a_reader_gives_way_until_a_change_has_waited_long_enough():
+    for patience_seconds, wanted in ((60.0, [10]), (0.0, [10, 5])):
+        priority = ToldPriority()
+        with apart._giving_way(priority, patience_seconds):
             deadline = time.monotonic() + 10
-            while not group.exists() or group.read_text() != nice:
+            while priority.told != wanted:
                 assert time.monotonic() < deadline
                 time.sleep(0.001)
 
