@@ -89,7 +89,7 @@ bench: $(STAMPS)/test generate system ## measure everything, some 20 minutes: be
 	@$(BIN)/python bench/all.py $(BENCH)
 
 latency: $(STAMPS)/test generate system ## latency at a fixed rate for half a minute; nothing fails for being slow
-	@$(BIN)/python bench/open_loop.py --seconds 4 --routes 100 --people 100
+	@$(BIN)/python bench/open_loop.py --seconds 4
 
 fuzz: $(STAMPS)/test generate ## look for texts and values that break the policy engine or an HTTP/2 speaker, and for checks that get a wrong yes; FUZZ_SECONDS=60
 	@$(UV) pip install --quiet --group fuzz

@@ -23,6 +23,7 @@ SCRIPTS: dict[str, list[str]] = {
     "policy": ["policy.py"],
     "ext_authz": ["ext_authz.py", "--seconds", "4", "--front", "h1", "h2", "h1-tls", "h2-tls", "--workers", "2"],
     "open_loop": ["open_loop.py", "--seconds", "30"],
+    "changes": ["changes.py"],
     "scale": ["scale.py"],
     "revocation": ["revocation.py", "--trials", "1000", "--streams", "1000"],
     "databroker": ["databroker.py"],

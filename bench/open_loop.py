@@ -2,11 +2,10 @@
 
 Two parts, each with what the instrument itself costs beside it. The whole path: requests through Envoy, bare and with our check. The check
 alone: CheckRequests on the authorizer's socket at half the rate that saturates it, from a client in C, and the same server's health answer,
-which decides nothing; then all routes change and a batch of records of people arrives, and the figures are given for the whole time and
-for the part of it until every plane has read everything. The last line is JSON.
+which decides nothing. ``changes.py`` asks the same while much changes. The last line is JSON.
 
-    bench/open_loop.py --seconds 120                              ten minutes, by hand
-    bench/open_loop.py --seconds 4 --routes 100 --people 100      half a minute, as in CI
+    bench/open_loop.py --seconds 120       ten minutes, by hand
+    bench/open_loop.py --seconds 4         half a minute, as in CI
 """
 
 import argparse
@@ -15,7 +14,7 @@ import gc
 import json
 import time
 from collections import deque
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from envoy_cases import (
     Front,
     answers,
     cluster,
-    cpu,
     envoy_process,
     fixed_reply,
     loopback,
@@ -36,14 +34,10 @@ from envoy_cases import (
 from ext_authz import check_request, our_answer, sign_in, sockets_of
 from paced_calls import PacedCalls
 from tests.support.deployment import Running, free_port, short_folder, start, wait_for
-from tests.support.http_client import BrowserlessClient
 
 CONNECTIONS = 16
-REST = 6
-"""Looks at the readers, a fifth of a second apart."""
 SATURATING = 100_000
 """Calls of the closed loop that finds the rate."""
-MARK = "  # What follows is the measurement's own.\n"
 
 
 def main() -> None:
@@ -55,10 +49,6 @@ def main() -> None:
     )
     arguments.add_argument(
         "--reloads", type=int, default=1, help="configuration changes during each case of the whole path"
-    )
-    arguments.add_argument("--routes", type=int, default=10_000, help="routes that change while the socket is measured")
-    arguments.add_argument(
-        "--people", type=int, default=10_000, help="records that arrive while the socket is measured"
     )
     options = arguments.parse_args()
     with ExitStack() as stack:
@@ -93,92 +83,26 @@ def measure(stack: ExitStack, folder: Path, running: Running, options: argparse.
         request = f"GET / HTTP/1.1\r\nhost: x\r\ncookie: {cookie}\r\n\r\n".encode()
         times = asyncio.run(http1(case.port, request, options, running))
         report[case.name] = shown(case.name, times)
-    report |= on_the_socket(folder, running, check_socket, check_request(cookie, context), options)
+    report |= on_the_socket(folder, check_socket, check_request(cookie, context), options)
     for quantile in ("p50", "p99", "p999"):
         report[f"added_{quantile}_ms"] = round(report["doorward"][quantile] - report["bare"][quantile], 3)
     return report
 
 
-def on_the_socket(
-    folder: Path, running: Running, socket: Path, check: bytes, options: argparse.Namespace
-) -> dict[str, Any]:
-    """The check beside a handler that does nothing, and again while much changes."""
+def on_the_socket(folder: Path, socket: Path, check: bytes, options: argparse.Namespace) -> dict[str, Any]:
+    """The check beside a handler that does nothing."""
     client = PacedCalls(folder)
     checks, nothing = ("/" + CHECK_PATH, check), ("/grpc.health.v1.Health/Check", b"")
     saturated = client.saturated(socket, *checks, SATURATING)
     rate = options.check_rate or round(saturated / 2)
     report: dict[str, Any] = {"check_saturated_rps": round(saturated), "check_rate": rate}
     print(f"on the socket, {rate} calls a second of {saturated:.0f}:")
-    change(running, options.routes, "a")
-    readers_rest(running)
-    for name, call, changing in (
-        ("empty handler", nothing, False),
-        ("check", checks, False),
-        ("check, changes", checks, True),
-    ):
-        calls = client.start(socket, *call, rate, rate * options.seconds)
-        window = slice(0, 0)
-        if changing:
-            began = time.monotonic()
-            time.sleep(options.seconds / 4)  # when in the run, not until something holds
-            change(running, options.routes, "b", wait=False)
-            people_arrive(running, folder / "people.jsonl", options.people)
-            readers_rest(running)
-            window = slice(rate * options.seconds // 4, int(rate * (time.monotonic() - began)))
-        times = calls.times()
-        key = name.replace(", ", "_").replace(" ", "_")
-        if changing:
-            report[key + "_meanwhile"] = shown("  until all is read", times.from_due[window])
+    for name, call in (("empty handler", nothing), ("check", checks)):
+        times = client.start(socket, *call, rate, rate * options.seconds).times()
+        key = name.replace(" ", "_")
         report[key] = shown(name, times.from_due)
         report[key + "_from_written"] = shown(name + ", written", times.from_written)
     return report
-
-
-def change(running: Running, count: int, generation: str, *, wait: bool = True) -> None:
-    """Put ``count`` routes beside the demo's own, each with another policy than in the generation before."""
-    config = running.data / "demo.yaml"
-    own = config.read_text().partition(MARK)[0]
-    host = running.ready["urls"]["admin"]
-    config.write_text(
-        own
-        + MARK
-        + "".join(
-            f"  - {{name: more-{n}, from: '{host}', prefix: /more/{n}, to: 'http://127.0.0.1:9', "
-            f"policy: [{{allow: {{and: [{{groups: {{has: team-{n}-{generation}}}}}]}}}}]}}\n"
-            for n in range(count)
-        )
-    )
-    if wait:
-        with BrowserlessClient(running.ca_file) as client:
-            wait_for(
-                lambda: client.request("GET", f"{host}/more/{count - 1}").status_code == 401, 120, what="the last route"
-            )
-
-
-def readers_rest(running: Running) -> None:
-    """Return once no reader of a configuration has used the processor for a second: the last plane may be far behind the first one."""
-    seen: list[float] = []
-
-    def rest() -> bool:
-        used = 0.0
-        for process in running.members():
-            with suppress(psutil.Error):
-                used += cpu(process) if "doorward.config.apart" in process.cmdline() else 0.0
-        seen.append(used)
-        time.sleep(0.2)
-        return len(seen) > REST and seen[-1] - seen[-REST] < 0.02  # two ticks of the clock by which time is counted
-
-    wait_for(rest, 240, what="the end of reading")
-
-
-def people_arrive(running: Running, file: Path, count: int) -> None:
-    """Records about ``count`` people, as a personnel department would send them."""
-    file.write_text(
-        "".join(json.dumps({"email": f"person{n}@example.com", "team": f"t{n % 100}"}) + "\n" for n in range(count))
-    )
-    told = running.command("records", "put", str(file), "--type", "bench.example/person", "--join", "verified_email")
-    if told.returncode:
-        raise SystemExit(told.stderr)
 
 
 def shown(name: str, seconds: list[float]) -> dict[str, float]:

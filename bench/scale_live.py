@@ -7,15 +7,16 @@ import asyncio
 import secrets
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from envoy_cases import CHECK_PATH
+import psutil
+from envoy_cases import CHECK_PATH, cpu
 from ext_authz import check_request, second_worker, sign_in, sockets_of
-from open_loop import change, readers_rest
 from paced_calls import PacedCalls
-from tests.support.deployment import Running, short_folder, start
+from tests.support.deployment import Running, short_folder, start, wait_for
+from tests.support.http_client import BrowserlessClient
 
 from doorward.config.endpoints import LocalEndpoints, default_run_folder
 from doorward.identity.directory import USER_TYPE, DirectoryUser, directory_user_id
@@ -25,6 +26,9 @@ from doorward.rpc.client import open_channel
 from doorward.rpc.planes import Plane
 
 BATCH = 250
+REST = 6
+"""Looks at the readers, a fifth of a second apart."""
+MARK = "  # What follows is the measurement's own.\n"
 
 
 def live(seconds: int, routes: int, people: int) -> dict[str, Any]:
@@ -70,6 +74,42 @@ def measured(
     found = {name: round(times[int((len(times) - 1) * part)] * 1e3, 2) for name, part in (("p50", 0.5), ("p99", 0.99))}
     print(f"{key:>16}  {found} ms, {len(times)} checks in {time.monotonic() - began:.0f} s")
     return {f"{key}_{name}_ms": value for name, value in found.items()}
+
+
+def change(running: Running, count: int, generation: str) -> None:
+    """Put ``count`` routes beside the demo's own, each with another policy than in the generation before."""
+    config = running.data / "demo.yaml"
+    own = config.read_text().partition(MARK)[0]
+    host = running.ready["urls"]["admin"]
+    config.write_text(
+        own
+        + MARK
+        + "".join(
+            f"  - {{name: more-{n}, from: '{host}', prefix: /more/{n}, to: 'http://127.0.0.1:9', "
+            f"policy: [{{allow: {{and: [{{groups: {{has: team-{n}-{generation}}}}}]}}}}]}}\n"
+            for n in range(count)
+        )
+    )
+    with BrowserlessClient(running.ca_file) as client:
+        wait_for(
+            lambda: client.request("GET", f"{host}/more/{count - 1}").status_code == 401, 120, what="the last route"
+        )
+
+
+def readers_rest(running: Running) -> None:
+    """Return once no reader of a configuration has used the processor for a second: the last plane may be far behind the first one."""
+    seen: list[float] = []
+
+    def rest() -> bool:
+        used = 0.0
+        for process in running.members():
+            with suppress(psutil.Error):
+                used += cpu(process) if "doorward.config.apart" in process.cmdline() else 0.0
+        seen.append(used)
+        time.sleep(0.2)
+        return len(seen) > REST and seen[-1] - seen[-REST] < 0.02  # two ticks of the clock by which time is counted
+
+    wait_for(rest, 240, what="the end of reading")
 
 
 async def people_change(running: Running, count: int) -> None:
