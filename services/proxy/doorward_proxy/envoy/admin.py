@@ -1,5 +1,6 @@
 """Envoy's admin interface, over its Unix socket."""
 
+import ssl
 import urllib.parse
 from pathlib import Path
 
@@ -15,6 +16,8 @@ class EnvoyAdmin:
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
+        # There is no TLS here; without this each call would read the system's authorities, which takes 20 ms.
+        self._trusts_nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
     async def is_live(self) -> bool:
         """Whether Envoy serves: it has its first configuration and its workers run."""
@@ -61,7 +64,7 @@ class EnvoyAdmin:
         return {line.partition(": ")[0]: _value(line) for line in text.splitlines() if line}
 
     async def _call(self, method: str, target: str) -> str:
-        transport = httpx.AsyncHTTPTransport(uds=str(self._socket))
+        transport = httpx.AsyncHTTPTransport(uds=str(self._socket), verify=self._trusts_nobody)
         try:
             async with httpx.AsyncClient(
                 transport=transport, base_url="http://envoy", timeout=_TIMEOUT_SECONDS, trust_env=False
