@@ -15,7 +15,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter
 
 from doorward.clock import Clock
-from doorward.config.token_issuers import TokenIssuerSettings
+from doorward.config.settings import TokenIssuerSettings
 from doorward.errors import ConflictError, DataCorruptedError, DoorwardError, NotFoundError
 from doorward.identity.issuer_keys import RECORD_TYPE, IssuerKeys, issuer_keys_id, usable_keys
 from doorward.records.client import RecordClient

@@ -12,8 +12,7 @@ from joserfc.jwk import Key
 
 from doorward.clock import Clock
 from doorward.config.directory_settings import DirectorySettings
-from doorward.config.settings import Settings
-from doorward.config.token_issuers import TokenIssuerSettings
+from doorward.config.settings import Settings, TokenIssuerSettings
 from doorward.errors import DataCorruptedError, InvalidTokenError
 from doorward.identity import user as users
 from doorward.identity.directory import directory_user_id, join_value

@@ -9,7 +9,6 @@ import grpc.aio
 
 from doorward.clock import SystemClock
 from doorward.config.endpoints import LocalEndpoints, Place, PlaneAddresses, default_run_folder
-from doorward.config.load import load_plane_addresses
 from doorward.errors import ConfigurationError
 from doorward.rpc.client import open_channel
 from doorward.rpc.credentials import PlaneIdentity
@@ -82,7 +81,11 @@ class Access:
             yield channel
 
     def _addresses(self) -> PlaneAddresses:
-        return load_plane_addresses(self.config) if self.config is not None else PlaneAddresses()
+        if self.config is None:
+            return PlaneAddresses()
+        from doorward.config.load import load_plane_addresses  # noqa: PLC0415  # on one machine there is no file to read
+
+        return load_plane_addresses(self.config)
 
     def _identity(self, addresses: PlaneAddresses) -> PlaneIdentity | None:
         if not addresses.any:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from doorward.cli.access import Access
 from doorward.cli.operate import with_records
-from doorward.config.document import parse_duration
+from doorward.config.words import parse_duration
 from doorward.errors import ConfigurationError, NotFoundError
 from doorward.identity.external_record import (
     JOINS,

@@ -10,9 +10,7 @@ from rich.table import Table
 
 from doorward.cli.access import Access
 from doorward.cli.operate import end_record, print_table, with_records
-from doorward.config.document import NAME, parse_duration
-from doorward.config.load import load_settings
-from doorward.config.references import no_secret
+from doorward.config.words import NAME, parse_duration
 from doorward.errors import ConfigurationError
 from doorward.identity import user as users
 from doorward.identity.address import canonical_email
@@ -99,6 +97,9 @@ def _check_kind(access: Access, name: str, seconds: float) -> None:
     """With a configuration at hand, what it would not let count is said now instead of at the door."""
     if access.config is None:
         return
+    from doorward.config.load import load_settings  # noqa: PLC0415  # as in access.py: most commands have no file
+    from doorward.config.references import no_secret  # noqa: PLC0415
+
     kinds = {kind.name: kind for kind in load_settings(access.config, secrets=no_secret).grants}
     kind = kinds.get(name)
     if kind is None:

@@ -13,7 +13,7 @@ from doorward.api.process.v1.process_pb2 import Process, ReportRequest
 from doorward.api.process.v1.process_pb2_grpc import ProcessServiceStub
 from doorward.cli.access import Access
 from doorward.clock import SystemClock
-from doorward.config.document import NAME, parse_duration
+from doorward.config.words import NAME, parse_duration
 from doorward.errors import ConfigurationError
 from doorward.keys import rotation
 from doorward.keys.assertion import public_id

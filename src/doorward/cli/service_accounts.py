@@ -12,7 +12,7 @@ from rich.table import Table
 from doorward.cli.access import Access
 from doorward.cli.grants import user_id_of
 from doorward.cli.operate import end_record, print_table, with_records
-from doorward.config.document import parse_duration
+from doorward.config.words import parse_duration
 from doorward.errors import ConfigurationError
 from doorward.identity.service_account import ID_PREFIX, RECORD_TYPE, ServiceAccount
 from doorward.keys.service_token import SECRET_BYTES, TokenHasher, new_token

@@ -13,6 +13,7 @@ import array
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import gc
 import os
 import pickle
@@ -23,10 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from doorward.config.load import Loaded, load
 from doorward.config.references import SecretReader, no_secret, read_secret
-from doorward.config.remembered import Remembered
-from doorward.config.settings import RoutePolicy, Settings
+from doorward.config.settings import Loaded, RoutePolicy, Settings
 from doorward.errors import ConfigurationError
 from doorward.priority import Priority
 
@@ -171,18 +170,20 @@ class _Child:
     """Answers each line with what became of the configuration."""
 
     def __init__(self, path: Path, secrets: SecretReader, answers: BinaryIO, *, in_brief: bool) -> None:
-        self._path = path
-        self._secrets = secrets
+        # For the child alone: a plane is given settings, and starts sooner without what makes them of files.
+        from doorward.config.load import load  # noqa: PLC0415
+        from doorward.config.remembered import Remembered  # noqa: PLC0415
+
         self._in_brief = in_brief
         self._answers = answers
-        self._remembered = Remembered()
+        self._load = functools.partial(load, path, secrets=secrets, remembered=Remembered())
         self._sent: dict[int, tuple[int, RoutePolicy]] = {}
         """Number and route by the route's identity; the route is kept, so that no other object gets it."""
         self._next = 0
 
     def answer(self) -> None:
         try:
-            loaded = load(self._path, secrets=self._secrets, remembered=self._remembered)
+            loaded = self._load()
         except ConfigurationError as error:
             self._send(error.problems)
             return

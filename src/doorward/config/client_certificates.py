@@ -5,7 +5,6 @@ decision, for connections live long.
 """
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -14,24 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from doorward.config.document import ClientCertificatesDocument
 from doorward.config.references import read_text
+from doorward.config.settings import ClientCertificateSettings
 from doorward.config.validation import position_of
 from doorward.source import Mapping, Position, Problems
 
 _LIST = re.compile(r"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----\s*", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientCertificateSettings:
-    """What vouches for clients."""
-
-    authorities_pem: str
-    revocation_pem: str | None = None
-    intermediates: int = 0
-    """Most certificates between a client's and an authority's."""
-    revoked: frozenset[tuple[bytes, int]] = frozenset()
-    """Issuer (the name in DER) and serial number of each certificate that was taken back."""
-    lists_end_at: float = float("inf")
-    """When the first revocation list runs out, in seconds since the Unix epoch; from then on no certificate counts."""
 
 
 def read_client_certificates(

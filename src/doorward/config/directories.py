@@ -18,9 +18,10 @@ from doorward.config.directory_settings import (
     OktaConnection,
     ScimConnection,
 )
-from doorward.config.document import NAME, Duration, IdentityProviderDocument, StrictDocument
+from doorward.config.document import Duration, IdentityProviderDocument, StrictDocument
 from doorward.config.references import Reference, check_reference
 from doorward.config.validation import position_of, validate
+from doorward.config.words import NAME
 from doorward.identity.directory import VERIFIED_EMAIL
 from doorward.source import Mapping, Node, Position, Problems, Scalar, Sequence, suggestion
 

@@ -8,20 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from doorward.source import duration_seconds
+from doorward.config.words import NAME, parse_duration
 
 WORD = r"^[!-~]{1,200}$"
-NAME = r"^[a-z0-9](?:[a-z0-9_.-]{0,62}[a-z0-9])?$"
-
-
-def parse_duration(value: object) -> float:
-    """Seconds of a text such as ``1h30m``; raises ``ValueError`` for anything else."""
-    seconds = duration_seconds(value) if isinstance(value, str) else None
-    if seconds is None:
-        raise ValueError("expected a duration such as `30s`, `250ms` or `1h30m`")
-    return seconds
-
-
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 
 

@@ -8,10 +8,9 @@ import dataclasses
 import hashlib
 import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-from doorward.config.client_certificates import ClientCertificateSettings, read_client_certificates
+from doorward.config.client_certificates import read_client_certificates
 from doorward.config.directories import DirectoriesReader
 from doorward.config.directory_settings import DirectorySettings
 from doorward.config.document import Document, PlanesDocument
@@ -26,9 +25,10 @@ from doorward.config.route_checks import check_listed_issuers
 from doorward.config.route_lists import RouteList, RouteReading, join
 from doorward.config.routes import RouteReader, parse_origin
 from doorward.config.settings import (
+    ClientCertificateSettings,
     DecisionLogSettings,
+    Loaded,
     Settings,
-    Source,
     StalenessLimits,
     TlsSettings,
     TracingSettings,
@@ -45,20 +45,6 @@ LIMIT_BYTES = 64 * 1024 * 1024
 _LISTEN = re.compile(r"(\[[0-9a-fA-F:]+\]|[0-9.]+|localhost):([0-9]{1,5})\Z", re.ASCII)
 _OPAQUE = frozenset({"routes", "directories", "sets", "policies"})
 _STAND_INS: dict[str, object] = {"version": 1, "authenticate_url": "", "routes": None}
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """What became of a file."""
-
-    settings: Settings | None
-    """``None`` when the file cannot be used at all."""
-    problems: tuple[Problem, ...]
-    """Everything found, in file order, errors and warnings."""
-    files: tuple[Path, ...]
-    """Every file that was read; a change in any of them is a change of the configuration."""
-    sources: tuple[Source, ...] = ()
-    """How they looked."""
 
 
 def load_settings(

@@ -13,8 +13,7 @@ import structlog
 
 from doorward.config.apart import ConfigurationReader, ReaderEndedError
 from doorward.config.folders import FolderWatch
-from doorward.config.load import Loaded
-from doorward.config.settings import Settings, Source
+from doorward.config.settings import Loaded, Settings, Source
 from doorward.config.sources import ROUTES_FOLDER, main_file, sources_of
 from doorward.errors import ConfigurationError
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from doorward.config.settings import IdentityProviderSettings, RoutePolicy
-from doorward.config.token_issuers import TokenIssuerSettings
+from doorward.config.settings import IdentityProviderSettings, RoutePolicy, TokenIssuerSettings
 from doorward.policy import Facts, Policy, RequestFacts
 from doorward.policy.access import PERSON, Reach, judge_access
 from doorward.policy.checker import Known, check_known

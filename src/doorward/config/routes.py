@@ -4,11 +4,12 @@ import re
 from collections.abc import Mapping as Headers
 from pathlib import Path
 
-from doorward.config.document import NAME, RouteDocument
+from doorward.config.document import RouteDocument
 from doorward.config.references import read_text
 from doorward.config.route_lists import RouteList, nobody
 from doorward.config.settings import RoutePolicy
 from doorward.config.validation import position_of, salvaged, validate
+from doorward.config.words import NAME
 from doorward.policy import Library, Policy, check_policy, parse_policy
 from doorward.route.header_template import Template, has_variables, parse_template, reads_certificate
 from doorward.route.methods import FORBIDDEN_METHODS, ORDINARY_METHODS, is_method

@@ -1,13 +1,14 @@
-"""What the planes get: frozen, parsed values, replaced whole and never patched."""
+"""What the planes get: frozen, parsed values, replaced whole and never patched.
+
+Planes do not read the file themselves: nothing here needs what reads and checks it, so that a plane starts without that.
+"""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from doorward.config.client_certificates import ClientCertificateSettings
 from doorward.config.directory_settings import DirectorySettings
 from doorward.config.endpoints import Address, PlaneAddresses
-from doorward.config.token_issuers import TokenIssuerSettings
 from doorward.keys.secret import Secret
 from doorward.policy import Policy
 from doorward.route.header_template import Variable
@@ -52,6 +53,35 @@ class TlsSettings:
     certificate_file: Path | None
     """PEM chain; ``None`` means the local authority, which makes a certificate for exactly the configured hosts."""
     key_file: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientCertificateSettings:
+    """What vouches for clients."""
+
+    authorities_pem: str
+    revocation_pem: str | None = None
+    intermediates: int = 0
+    """Most certificates between a client's and an authority's."""
+    revoked: frozenset[tuple[bytes, int]] = frozenset()
+    """Issuer (the name in DER) and serial number of each certificate that was taken back."""
+    lists_end_at: float = float("inf")
+    """When the first revocation list runs out, in seconds since the Unix epoch; from then on no certificate counts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenIssuerSettings:
+    """One issuer whose tokens count without a sign-in."""
+
+    id: str
+    issuer: str
+    """Compared exactly with `iss`."""
+    audiences: frozenset[str]
+    """One of them must be among a token's."""
+    signing_algorithms: frozenset[str]
+    key_set_url: str | None
+    """``None``: found in the issuer's metadata."""
+    groups_claim: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,3 +305,17 @@ class Settings:
     def identity_provider(self, provider_id: str) -> IdentityProviderSettings | None:
         """The identity provider with this id, or ``None`` when it is no longer configured."""
         return next((item for item in self.identity_providers if item.id == provider_id), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What became of a file."""
+
+    settings: Settings | None
+    """``None`` when the file cannot be used at all."""
+    problems: tuple[Problem, ...]
+    """Everything found, in file order, errors and warnings."""
+    files: tuple[Path, ...]
+    """Every file that was read; a change in any of them is a change of the configuration."""
+    sources: tuple[Source, ...] = ()
+    """How they looked."""

@@ -1,29 +1,14 @@
 """Issuers whose tokens count without a sign-in, on the routes that list them."""
 
 import re
-from dataclasses import dataclass
 
 from doorward.config.document import TokenIssuerDocument
+from doorward.config.settings import TokenIssuerSettings
 from doorward.config.validation import position_of
 from doorward.source import Mapping, Position, Problems
 
 _ISSUER = re.compile(r"(https|http)://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?(/[!-~]*)?\Z", re.ASCII)
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenIssuerSettings:
-    """One issuer."""
-
-    id: str
-    issuer: str
-    """Compared exactly with `iss`."""
-    audiences: frozenset[str]
-    """One of them must be among a token's."""
-    signing_algorithms: frozenset[str]
-    key_set_url: str | None
-    """``None``: found in the issuer's metadata."""
-    groups_claim: str | None
 
 
 def read_token_issuers(

@@ -14,7 +14,7 @@ from tests.support.client_certificates import SERVER, ClientAuthority, Issued
 from tests.support.envoy import EchoUpstream, RunningProxy, free_port, route, running_proxy, settings_of
 from tests.support.http2 import http2_request
 
-from doorward.config.client_certificates import ClientCertificateSettings
+from doorward.config.settings import ClientCertificateSettings
 from doorward.route.route import CertificateUse
 from doorward_authorize.certificate import parse_certificate
 

@@ -7,7 +7,7 @@ import pytest
 from tests.support.fake_clock import FakeClock
 from tests.support.token_issuer import CI, TokenIssuer
 
-from doorward.config.token_issuers import TokenIssuerSettings
+from doorward.config.settings import TokenIssuerSettings
 from doorward.errors import NotFoundError
 from doorward.identity.issuer_keys import RECORD_TYPE, IssuerKeys, issuer_keys_id
 from doorward.records.record import Fence, Record, Write

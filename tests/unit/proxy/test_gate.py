@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from tests.support.envoy import route, settings_of
 from tests.unit.proxy.examples import CERTIFIED, EXAMPLES, surroundings
 
-from doorward.config.client_certificates import ClientCertificateSettings
-from doorward.config.settings import RoutePolicy, Settings, TracingSettings
+from doorward.config.settings import ClientCertificateSettings, RoutePolicy, Settings, TracingSettings
 from doorward.envoy_api.envoy.config.cluster.v3.cluster_pb2 import Cluster
 from doorward.envoy_api.envoy.config.listener.v3.listener_pb2 import Listener
 from doorward.envoy_api.envoy.config.route.v3.route_components_pb2 import FilterConfig, Route, VirtualHost

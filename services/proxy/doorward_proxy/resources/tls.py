@@ -3,7 +3,7 @@
 import ipaddress
 from pathlib import Path
 
-from doorward.config.client_certificates import ClientCertificateSettings
+from doorward.config.settings import ClientCertificateSettings
 from doorward.envoy_api.envoy.config.core.v3.base_pb2 import DataSource, TransportSocket
 from doorward.envoy_api.envoy.extensions.transport_sockets.tls.v3.common_pb2 import (
     CertificateValidationContext,

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from tests.support.client_certificates import ClientAuthority
 
-from doorward.config.load import Loaded, load
+from doorward.config.load import load
 from doorward.config.references import no_secret
+from doorward.config.settings import Loaded
 
 HEAD = "version: 1\nauthenticate_url: https://sign-in.example.com\n"
 ROUTE = (

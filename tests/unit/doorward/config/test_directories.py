@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from doorward.config.directories import DOCUMENTS
-from doorward.config.load import Loaded, load
+from doorward.config.load import load
+from doorward.config.settings import Loaded
 
 ROOT = Path(__file__).resolve().parents[4]
 HEAD = """\

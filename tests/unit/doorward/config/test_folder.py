@@ -9,10 +9,10 @@ from tests.unit.doorward.config.test_reload import replace
 
 from doorward.config import apart
 from doorward.config.apart import ConfigurationReader
-from doorward.config.load import Loaded, load, load_plane_addresses, load_settings
+from doorward.config.load import load, load_plane_addresses, load_settings
 from doorward.config.references import SecretReader, no_secret, read_secret
 from doorward.config.reload import watch_settings
-from doorward.config.settings import Settings
+from doorward.config.settings import Loaded, Settings
 from doorward.errors import ConfigurationError
 
 MAIN = """\

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from tests.unit.authorize.builders import CONFIG
 
-from doorward.config.load import Loaded, load
+from doorward.config.load import load
+from doorward.config.settings import Loaded
 
 EDGE = "gateways:\n  - name: edge\n    routes: [app, admin]\n"
 

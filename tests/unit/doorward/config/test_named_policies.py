@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from tests.support.policy import facts
 
-from doorward.config.load import Loaded, load
+from doorward.config.load import load
+from doorward.config.settings import Loaded
 from doorward.policy import Effect, compile_policy
 
 FILE = """\

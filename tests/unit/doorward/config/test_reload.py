@@ -12,9 +12,9 @@ from doorward.config import load as loading
 from doorward.config import reload
 from doorward.config.apart import ConfigurationReader, ReaderEndedError
 from doorward.config.folders import FolderWatch
-from doorward.config.load import Loaded, load_settings
+from doorward.config.load import load_settings
 from doorward.config.reload import watch_settings
-from doorward.config.settings import Settings
+from doorward.config.settings import Loaded, Settings
 from doorward.errors import ConfigurationError
 
 TEXT = """\

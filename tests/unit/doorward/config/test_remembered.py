@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from doorward.config import apart
 from doorward.config import load as loading
 from doorward.config.apart import ConfigurationReader
-from doorward.config.load import Loaded, load, load_settings
+from doorward.config.load import load, load_settings
 from doorward.config.references import no_secret
 from doorward.config.remembered import Remembered
+from doorward.config.settings import Loaded
 from doorward.errors import ConfigurationError
 from doorward.priority import Priority
 
