@@ -8,7 +8,7 @@ import pytest
 from tests.support.client_certificates import ClientAuthority
 from tests.support.collector import Collector, collector
 from tests.support.deployment import Running, free_port, short_folder, start
-from tests.support.echo import EchoServer, echo_server
+from tests.support.echo import EchoServer, echo_server, grpc_echo, websocket_echo
 from tests.support.http_client import BrowserlessClient
 from tests.support.listener import Listener, listener
 from tests.support.site import Site, everyone, group, signed_in, site
@@ -74,6 +74,20 @@ def http2_port() -> int:
 
 
 @pytest.fixture(scope="session")
+def socket_port() -> Iterator[int]:
+    """The upstream of the route `socket` of `open_site`, which sends messages back."""
+    with websocket_echo() as port:
+        yield port
+
+
+@pytest.fixture(scope="session")
+def calls_port() -> Iterator[int]:
+    """The upstream of the route `calls` of `open_site`, which answers gRPC."""
+    with grpc_echo() as port:
+        yield port
+
+
+@pytest.fixture(scope="session")
 def token_issuer() -> Iterator[TokenIssuer]:
     """Whose tokens `open_site` trusts on the route `builds`."""
     with key_server(TokenIssuer()) as issuer:
@@ -110,6 +124,8 @@ def tunnel_end(shared_tunnel: Listener) -> Listener:
 def open_site(
     shared_echo: EchoServer,
     http2_port: int,
+    socket_port: int,
+    calls_port: int,
     token_issuer: TokenIssuer,
     client_authority: ClientAuthority,
     collected: Collector,
@@ -156,6 +172,8 @@ def open_site(
             "set_request_headers": {"authorization": "Bearer ${access_token}", "x-id-token": "${id_token}"},
         },
         {"name": "rpc", "from": "rpc", "to": f"h2c://127.0.0.1:{http2_port}", "policy": signed_in(), "continuous": True},
+        {"name": "socket", "from": "socket", "to": f"http://127.0.0.1:{socket_port}", "policy": signed_in(), "websocket": True},
+        {"name": "calls", "from": "calls", "to": f"h2c://127.0.0.1:{calls_port}", "policy": signed_in(), "continuous": True},
         {"name": "builds", "from": "builds", "to": to, "policy": signed_in(), "token_issuers": ["ci"]},
         {
             "name": "devices", "from": "devices", "to": to, "client_certificate": "fact",
