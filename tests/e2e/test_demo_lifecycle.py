@@ -7,6 +7,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -28,29 +30,48 @@ def start_demo(data: Path) -> Running:
     return start(["demo", "--port", "0"], data)
 
 
+@dataclass
+class Demo:
+    """One folder and who runs on it: the tests of this file are its life, from the first start to an unclean end."""
+
+    running: Running
+    cookies: dict[str, dict[str, str]]
+    """Of somebody who has signed in after the first start."""
+
+
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Running]:
-    """For the tests that come first in this file; the last of them ends it."""
-    with short_folder() as folder:
+def demo() -> Iterator[Demo]:
+    with short_folder() as folder, ExitStack() as stack:
         running = start_demo(folder)
-        try:
-            yield running
-        finally:
-            running.stop()
+        made = Demo(running, {})
+        stack.callback(lambda: made.running.stop())
+        with BrowserlessClient(running.ca_file) as client:
+            person = running.ready["users"][0]
+            client.sign_in(running.ready["urls"]["verify"] + "/json", person["email"], person["password"])
+            made.cookies = client.cookies
+        yield made
 
 
-def test_the_ready_line_names_addresses_people_and_the_authority(shared: Running):
-    assert set(shared.ready["urls"]) == {"verify", "admin", "public", "authenticate"}
-    assert {user["email"] for user in shared.ready["users"]} == {
+def test_the_ready_line_names_addresses_people_and_the_authority(demo: Demo):
+    ready = demo.running.ready
+    assert set(ready["urls"]) == {"verify", "admin", "public", "authenticate"}
+    assert {user["email"] for user in ready["users"]} == {
         "alice@example.com",
         "bob@example.com",
         "carol@partner.example",
     }
-    assert "BEGIN CERTIFICATE" in Path(shared.ready["ca_file"]).read_text()
-    assert (shared.data.stat().st_mode & 0o077) == 0
+    assert "BEGIN CERTIFICATE" in Path(ready["ca_file"]).read_text()
+    assert (demo.running.data.stat().st_mode & 0o077) == 0
 
 
-def test_a_killed_plane_is_started_again(shared: Running):
+def test_another_start_on_the_folder_says_who_holds_it(demo: Demo):
+    with pytest.raises(RuntimeError, match="exit status 1"):
+        start_demo(demo.running.data)
+    assert str(demo.running.process.pid) in demo.running.log.read_text()
+
+
+def test_a_killed_plane_is_started_again(demo: Demo):
+    shared = demo.running
     for name in ("databroker", "authorize", "authenticate", "proxy", "valkey"):
         victim = shared.member(name)
         victim.kill()
@@ -66,40 +87,39 @@ def test_a_killed_plane_is_started_again(shared: Running):
     assert status["databroker"]["store_healthy"]
 
 
-def test_ctrl_c_ends_every_child(shared: Running):
-    children = shared.members()
+def test_ctrl_c_ends_every_child(demo: Demo):
+    children = demo.running.members()
     assert len(children) >= 8
-    assert shared.stop(signal.SIGINT) == 0
+    assert demo.running.stop(signal.SIGINT) == 0
     _, alive = psutil.wait_procs(children, timeout=5)
     assert alive == []
 
 
-def test_a_second_start_is_quick_keeps_sessions_and_says_who_holds_the_folder(data: Path):
-    first = start_demo(data)
-    try:
-        with pytest.raises(RuntimeError, match="exit status 1"):
-            start_demo(data)
-        assert str(first.process.pid) in (data / "console.log").read_text()
-        with BrowserlessClient(first.ca_file) as client:
-            person = first.ready["users"][0]
-            client.sign_in(first.ready["urls"]["verify"] + "/json", person["email"], person["password"])
-            cookies = client.cookies
-    finally:
-        first.stop()
+def test_a_second_start_is_quick_and_keeps_sessions(demo: Demo):
+    first = demo.running
+    first.stop()
     began = time.monotonic()
-    second = start_demo(data)
+    second = demo.running = start_demo(first.data)
     seconds = time.monotonic() - began
-    try:
-        assert second.ready["urls"] == first.ready["urls"]
-        with BrowserlessClient(second.ca_file) as client:
-            client.cookies = cookies
-            answer = client.get(second.ready["urls"]["verify"] + "/json")
-            assert answer.status_code == 200, "the session did not survive"
-            assert answer.json()["assertion"]["claims"]["email"] == person["email"]
-    finally:
-        second.stop()
+    assert second.ready["urls"] == first.ready["urls"]
+    with BrowserlessClient(second.ca_file) as client:
+        client.cookies = demo.cookies
+        answer = client.get(second.ready["urls"]["verify"] + "/json")
+        assert answer.status_code == 200, "the session did not survive"
+        assert answer.json()["assertion"]["claims"]["email"] == first.ready["users"][0]["email"]
     # The promise is five seconds on a laptop; a shared machine in a test run is allowed twice that.
     assert seconds < 10, f"the second start took {seconds:.1f} s"
+
+
+def test_killing_the_parent_leaves_no_orphan_and_the_next_start_mends_it(demo: Demo):
+    running = demo.running
+    children = running.members()
+    os.kill(running.process.pid, signal.SIGKILL)
+    running.kill()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert [child.name() for child in alive] == []
+    demo.running = start_demo(running.data)
+    assert demo.running.stop() == 0
 
 
 def test_make_run_in_a_terminal_shows_progress_and_ends_with_ctrl_c(data: Path):
@@ -127,17 +147,6 @@ def test_make_run_in_a_terminal_shows_progress_and_ends_with_ctrl_c(data: Path):
     text = shown.decode()
     for expected in ("proxy is ready", "alice@example.com", "alice-demo", "group admins", "authority.crt", "stopping"):
         assert expected in text, text
-
-
-def test_killing_the_parent_leaves_no_orphan_and_the_next_start_mends_it(data: Path):
-    running = start_demo(data)
-    children = running.members()
-    os.kill(running.process.pid, signal.SIGKILL)
-    running.kill()
-    _, alive = psutil.wait_procs(children, timeout=20)
-    assert [child.name() for child in alive] == []
-    again = start_demo(data)
-    assert again.stop() == 0
 
 
 def _ready(running: Running) -> dict[str, dict[str, object]] | None:
