@@ -20,7 +20,7 @@ import structlog
 
 from doorward.clock import Clock
 from doorward.envoy_api.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest
-from doorward.rpc.grpc_methods import INTERNAL, PERMISSION_DENIED, UNAVAILABLE
+from doorward.rpc.grpc_methods import INTERNAL, NOT_FOUND, PERMISSION_DENIED, UNAVAILABLE
 from doorward_proxy.guard.http2 import Call
 from doorward_proxy.guard.messages import HEADERS_PASS, TRAILERS_PASS, asks_for_trailers, description_of
 from doorward_proxy.guard.metrics import GuardMetrics
@@ -92,7 +92,7 @@ class Streams:
             return
         description = description_of(request)
         if description is None:
-            call.end(PERMISSION_DENIED)
+            call.end(NOT_FOUND)  # nobody has decided: a host that is not configured, when hosts travel alone
         elif self._stopping or len(self._by_call) >= self._most:
             call.end(UNAVAILABLE)
         else:

@@ -1,6 +1,6 @@
 """What clients get where Envoy itself must refuse: a safe text, the request's id and, where it helps, when to come again.
 
-Five kinds of refusal are worded, each for browsers, programs, gRPC and gRPC-Web: see ``_KINDS``. Everything else goes out as it is,
+Six kinds of refusal are worded, each for browsers, programs, gRPC and gRPC-Web: see ``_KINDS``. Everything else goes out as it is,
 refusals that authorize has worded first of all: to Envoy they are local replies too, told apart by the details of the response.
 """
 
@@ -83,6 +83,15 @@ _KINDS = (
         text="Access to this address has ended. Open it again to see why.",
         status=HTTPStatus.FORBIDDEN,
         grpc_status=7,
+    ),
+    # With many hosts Envoy checks nothing of one that it does not know, and the guard knows of no decision.
+    _Kind(
+        condition="response.code_details.startsWith('ext_proc_error_gRPC_error_5{')",
+        error="not-found",
+        title="Nothing is here",
+        text="No application has this address.",
+        status=HTTPStatus.NOT_FOUND,
+        grpc_status=12,
     ),
     # Envoy has 500 for a guard that is away and 504 for one that hangs; to clients it is all the same.
     _Kind(

@@ -13,7 +13,7 @@ from doorward_proxy.guard.messages import HEADERS_PASS, TRAILERS_PASS
 from doorward_proxy.guard.metrics import GuardMetrics
 from doorward_proxy.guard.streams import ANSWER_SECONDS, LOOK_SECONDS, TICK_SECONDS, Streams
 
-DENIED, UNAVAILABLE, INTERNAL = 7, 14, 13
+DENIED, NOT_FOUND, UNAVAILABLE, INTERNAL = 7, 5, 14, 13
 
 
 class FakeCall:
@@ -227,7 +227,7 @@ def test_a_request_that_check_did_not_describe_is_refused(world: World):
     for message in (ProcessingRequest().SerializeToString(), trailers(), begin(b"")):
         call = FakeCall(world.streams)
         world.streams.on_message(call, message)  # type: ignore[arg-type]  # has what is used
-        assert call.status == DENIED
+        assert call.status == NOT_FOUND
     assert len(world.streams) == 0
 
 
