@@ -1,4 +1,8 @@
-"""One demo and one site for all tests that do no harm to them, and fresh clients."""
+"""One demo and one site for all tests that do no harm to them, and fresh clients.
+
+They end with the last test of this package: a deployment that nobody asks anything takes a twentieth of a core, which the tests that
+come after these would lack.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -24,7 +28,7 @@ PASSWORDS = {
 CLUSTER_TOKEN = "eyJ.cluster.token"  # a token of nobody
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def demo() -> Iterator[Running]:
     with short_folder() as folder:
         running = start(["demo", "--port", "0"], folder / "data")
@@ -54,7 +58,7 @@ def browser(demo: Running) -> Iterator[Callable[..., BrowserlessClient]]:
         yield make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_echo() -> Iterator[EchoServer]:
     with echo_server("echo") as server:
         yield server
@@ -67,47 +71,47 @@ def echo(shared_echo: EchoServer) -> EchoServer:
     return shared_echo
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def http2_port() -> int:
     """Where a test may run the upstream of the route `rpc` (clear-text HTTP/2)."""
     return free_port()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def socket_port() -> Iterator[int]:
     """The upstream of the route `socket` of `open_site`, which sends messages back."""
     with websocket_echo() as port:
         yield port
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def calls_port() -> Iterator[int]:
     """The upstream of the route `calls` of `open_site`, which answers gRPC."""
     with grpc_echo() as port:
         yield port
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def token_issuer() -> Iterator[TokenIssuer]:
     """Whose tokens `open_site` trusts on the route `builds`."""
     with key_server(TokenIssuer()) as issuer:
         yield issuer
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def client_authority() -> ClientAuthority:
     """Whose certificates `open_site` trusts on the route `devices`."""
     return ClientAuthority()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def collected() -> Iterator[Collector]:
     """Where `open_site` sends a span and a record of everything."""
     with collector() as server:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_tunnel() -> Iterator[Listener]:
     with listener() as made:
         yield made
@@ -120,7 +124,7 @@ def tunnel_end(shared_tunnel: Listener) -> Listener:
     return shared_tunnel
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def open_site(
     shared_echo: EchoServer,
     http2_port: int,
