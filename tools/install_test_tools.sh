@@ -9,6 +9,7 @@ declare -A packages=(
   [nghttpd]=nghttp2-server
   [h2load]=nghttp2-client
   [systemd-analyze]=systemd
+  [promtool]=prometheus
   [wrk]=wrk
   [ip]=iproute2
   [cc]=gcc

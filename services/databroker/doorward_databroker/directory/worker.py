@@ -99,6 +99,8 @@ class Worker:
         for settings in directories:
             self.statuses[settings.id] = Status(settings)
             self._asked[settings.id] = asyncio.Event()
+            # Shown from the start: to Prometheus a growth from nothing is none.
+            self._metrics.failures.labels(settings.id)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch_age())
             for settings in directories:

@@ -1,20 +1,13 @@
 """Envoy's figures under our names, and what becomes of them when Envoy is silent."""
 
 import re
-from pathlib import Path
 
 import pytest
-import yaml
 from prometheus_client import CollectorRegistry, generate_latest
+from tests.support.envoy_figures import Admin
 
-from doorward.errors import UnavailableError
-from doorward_authorize.metrics import AuthorizeMetrics
-from doorward_proxy.envoy.admin import EnvoyAdmin
 from doorward_proxy.envoy.figures import COUNTERS, GAUGES, EnvoyFigures
-from doorward_proxy.guard.metrics import GuardMetrics
-from doorward_proxy.metrics import ProxyMetrics
 
-ROOT = Path(__file__).parents[4]
 TOLD = {
     "http.public.ext_authz.ok": 7,
     "http.public.ext_authz.error": 2,
@@ -31,19 +24,6 @@ TOLD = {
     "cluster.doorward-authenticate.membership_healthy": 0,
     "overload.envoy.resource_monitors.fixed_heap.pressure": 42,
 }
-
-
-class Admin(EnvoyAdmin):
-    """Tells what it is given, filtered as Envoy would."""
-
-    def __init__(self, told: dict[str, int] | None) -> None:
-        super().__init__(Path("/nowhere"))
-        self.told = told
-
-    async def figures(self, kind: str, pattern: str) -> dict[str, int]:
-        if self.told is None:
-            raise UnavailableError("silent")
-        return {name: value for name, value in self.told.items() if re.search(pattern, name)}
 
 
 async def shown(admin: Admin) -> dict[str, float]:
@@ -87,32 +67,6 @@ async def test_old_figures_are_not_shown_when_envoy_is_silent():
     text = generate_latest(registry).decode()
     assert "doorward_envoy_up 0.0" in text
     assert "doorward_envoy_checks" not in text
-
-
-async def _names() -> set[str]:
-    registry = CollectorRegistry()
-    metrics = AuthorizeMetrics(registry)
-    metrics.count_decision("allow")
-    ProxyMetrics(registry)
-    GuardMetrics(registry)
-    figures = EnvoyFigures(Admin(TOLD), lambda: 0.0)
-    registry.register(figures)
-    await figures.read()
-    return set(re.findall(r"^# TYPE (doorward_\w+)", generate_latest(registry).decode(), re.MULTILINE))
-
-
-async def test_alerts_and_documents_name_metrics_that_there_are():
-    names = await _names()
-    rules = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yaml").read_text())
-    expressions = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
-    assert expressions
-    page = (ROOT / "docs/operations/telemetry.md").read_text()
-    for text in (*expressions, *re.findall(r"`(doorward_\w+)", page)):
-        for name in re.findall(r"doorward_\w+", text):
-            assert name in names, name
-    for name in sorted(names):
-        if name.startswith("doorward_envoy_"):
-            assert f"`{name}" in page, f"{name} is not in the document"
 
 
 def test_patterns_are_what_envoy_can_read():
