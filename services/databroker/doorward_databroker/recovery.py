@@ -70,8 +70,9 @@ async def mend(store: RecordStore, window: Window, known: Position, clock: Clock
     lost = known.version
     if window.witnessed is not None:
         lost = max(lost, window.witnessed.version)
-    await store.recover(lost)
+    head = await store.recover(lost)
     common = await _common(store, window, known)
+    store.begin(head.version.epoch, common)
     # A place that only a watcher knows lies in a history of which we never heard.
     places = {entry.position for entry in window.entries}
     missing: dict[tuple[str, str], Record] = {}

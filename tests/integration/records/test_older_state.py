@@ -11,7 +11,7 @@ from tests.support.redis_server import RedisServer, redis_server
 from tests.support.spoiled_feed import rewrite_newest, under_another_key
 
 from doorward.clock import SystemClock
-from doorward.errors import DataCorruptedError
+from doorward.errors import DataCorruptedError, NotFoundError
 from doorward.keys.store import Purpose
 from doorward.records.record import Record
 from doorward_databroker.damage import Rereader
@@ -77,6 +77,85 @@ async def test_a_sign_out_that_was_read_cannot_be_undone_by_putting_the_session_
         for each in (one, other):
             await each.caught_up()
             assert each.hub.vouches_for(SESSION)
+
+
+@pytest.mark.parametrize("command", ["HINCRBY {dw}:meta number -1", "HINCRBY {dw}:meta epoch 1"], ids=["head", "epoch"])
+async def test_a_new_epoch_does_not_make_the_older_state_open(server: RedisServer, command: str):
+    """Whoever writes to the store can have one begun at any time; what all agree about still counts then."""
+    server.ask("FLUSHALL")
+    async with served(server) as one, served(server, "two") as other:
+        put_back = await signed_in(one, server)
+        await one.put(Record(type="Session", id="out", deleted=True))
+        await one.put(Record(type="User", id="u", data=b"x"))
+        for each in (one, other):
+            await each.caught_up()
+        put_back()
+        server.ask(command)
+        for each in (one, other):
+            await each.store.head()
+        await one.put(Record(type="User", id="u", data=b"y"))
+        for each in (one, other):
+            await until(lambda: each.hub.position is not None and each.hub.position.epoch == 2)  # noqa: B023  # within its turn
+            await each.hub.mended.wait()
+            await each.caught_up()
+            assert (await each.store.get("User", "u")).data == b"y"
+            with pytest.raises(DataCorruptedError):
+                await each.store.get("Session", "out")
+
+
+async def test_what_was_put_back_in_a_new_epoch_counts_too(server: RedisServer):
+    """By one databroker, and the others have to know of it: they begin behind it."""
+    server.ask("FLUSHALL")
+    async with served(server) as one, served(server, "two") as other:
+        put_back = await signed_in(one, server)
+        server.ask("COPY {dw}:feed {dw}:kept-feed REPLACE")
+        server.ask("COPY {dw}:chain {dw}:kept-chain REPLACE")
+        server.ask("COPY {dw}:meta {dw}:kept-meta REPLACE")
+        await one.put(Record(type="Session", id="out", deleted=True))
+        for each in (one, other):
+            await each.caught_up()
+        put_back()
+        for name in ("feed", "chain", "meta"):  # as after a failover that lost the sign-out
+            server.ask(f"COPY {{dw}}:kept-{name} {{dw}}:{name} REPLACE")
+        for each in (one, other):
+            await each.store.head()
+            await until(lambda: each.hub.position is not None and each.hub.position.epoch == 2)  # noqa: B023  # within its turn
+            await each.hub.mended.wait()
+        await one.put(Record(type="User", id="u", data=b"y"))
+        for each in (one, other):
+            await each.caught_up()
+            with pytest.raises(NotFoundError):
+                await each.store.get("Session", "out")
+        put_back()
+        for each in (one, other):
+            with pytest.raises(DataCorruptedError):
+                await each.store.get("Session", "out")
+
+
+async def test_a_sign_out_that_cannot_be_read_is_known_by_its_name(server: RedisServer):
+    """Whoever put it has ended, and nobody else can say what it was; but that the older state does not count any more they can."""
+    server.ask("FLUSHALL")
+    async with served(server, "two") as other:
+        async with served(server) as one:
+            put_back = await signed_in(one, server)
+            await other.caught_up()
+            for each in (one, other):
+                each.reader.cancel()
+                await asyncio.gather(each.reader, return_exceptions=True)
+            await one.put(Record(type="Session", id="out", deleted=True))
+            await rewrite_newest(server, one.store, lambda fields: fields.update({b"b0": b"spoiled"}))
+        put_back()
+        reading = asyncio.create_task(other.hub.run())
+        try:
+            await other.caught_up()
+            async with watching(other.watcher("w")) as watcher:
+                await watcher.consistent.wait()
+                assert watcher.live() == {"in"}
+            await Rereader(other.store, other.hub).look()
+            assert not other.hub.vouches_for(SESSION)
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def entry_of(entry: RawEntry, after: RecordVersion, codec: Codec) -> FeedEntry:
     are_true: bool | None = None
     records: list[Record] = []
     damaged: list[Damaged] = []
-    unreadable: set[str] = set()
+    spoiled: list[Damaged] = []
     for place, (kind, record_id) in enumerate(names):
         its_version = RecordVersion(version.epoch, after.number + place + 1)
         try:
@@ -94,8 +94,9 @@ def entry_of(entry: RawEntry, after: RecordVersion, codec: Codec) -> FeedEntry:
             if isinstance(error, KeyMissingError):
                 damaged.append(Damaged(kind, record_id, its_version, str(error)))
             else:
-                unreadable.add(kind)
-    return FeedEntry(version, tuple(records), tag, tuple(damaged), frozenset(unreadable))
+                spoiled.append(Damaged(kind, record_id, its_version, str(error)))
+    unreadable = frozenset(one.type for one in spoiled)
+    return FeedEntry(version, tuple(records), tag, tuple(damaged), unreadable, tuple(spoiled))
 
 
 def chained(entries: list[RawEntry], after: Position, codec: Codec) -> list[FeedEntry]:

@@ -3,14 +3,18 @@
 The seal of an older state opens under the older version, so whoever can write to the store could undo a sign-out for all who read it
 there later. What this process has heard of, it remembers; bounded, and not over its own end.
 
+A new epoch does not end that, for whoever can write to the store can have one begun: what was read counts as far as the store's history
+is still the one in which it was read. What was put back since the epoch began is read again.
+
 Concurrency: belongs to one event loop. What was read before a question was sent is in its answer, and nothing is concluded from the rest.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeAlias
 
 import structlog
 
+from doorward.errors import WatchExpiredError
 from doorward.records.record import NO_VERSION, RecordVersion
 from doorward_databroker.store.feed import readable_version
 from doorward_databroker.store.port import FeedEntry
@@ -26,13 +30,13 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class Floor:
-    """Versions below which no record may be found; those of the current epoch, for in another one history may have been lost."""
+    """Versions below which no record may be found."""
 
-    def __init__(self, newest: Callable[[], RecordVersion | None]) -> None:
-        """``newest`` is the newest head that was ever heard of."""
-        self._newest = newest
-        self._numbers: dict[int, int] = {}
-        """By hashes of names, for they take a third of the room; the epoch is that of ``seen``."""
+    def __init__(self, read: Callable[[RecordVersion, RecordVersion], Awaitable[Sequence[FeedEntry]]]) -> None:
+        """``read`` gives some of the feed's entries after one version and up to another."""
+        self._read = read
+        self._versions: dict[int, bytes] = {}
+        """As they are stored. By hashes of names, for they take a third of the room."""
         self.seen = NO_VERSION
         """What has been read in the feed; to be asked before the store is."""
 
@@ -42,38 +46,55 @@ class Floor:
             if entry.version <= self.seen:
                 continue  # read for a watcher that resumes
             if entry.version.epoch != self.seen.epoch:
-                self._numbers.clear()
+                self._versions.clear()
             self.seen = entry.version
             for record in entry.records:
                 self._set(record.type, record.id, record.version)
-            for one in entry.damaged:
+            for one in (*entry.damaged, *entry.spoiled):
                 self._set(one.type, one.id, one.version)
-        while len(self._numbers) > LIMIT_RECORDS:
-            del self._numbers[next(iter(self._numbers))]
+        while len(self._versions) > LIMIT_RECORDS:
+            del self._versions[next(iter(self._versions))]
 
     def _set(self, record_type: str, record_id: str, version: RecordVersion) -> None:
         name = hash((record_type, record_id))
-        self._numbers.pop(name, None)  # the newest stand last
-        self._numbers[name] = version.number
+        self._versions.pop(name, None)  # the newest stand last
+        self._versions[name] = b"%d.%d" % (version.epoch, version.number)
+
+    async def follow_up(self, until: RecordVersion) -> None:
+        """Remember what the feed has up to ``until``, should it be followed from there. What cannot be read is left out."""
+        while self.seen.epoch == until.epoch and self.seen < until:
+            try:
+                entries = await self._read(self.seen, until)
+            except WatchExpiredError:
+                entries = []
+            if not entries:
+                self.seen = max(self.seen, until)
+            self.note(entries)
+
+    def begin(self, epoch: int, common: RecordVersion | None) -> None:
+        """Forget what was read after ``common``, for in ``epoch`` the store's history is the one that was read only up to there."""
+        until = common or NO_VERSION
+        self._versions = {name: known for name, known in self._versions.items() if readable_version(known) <= until}
+        self.seen = RecordVersion(epoch, 0)
 
     def checked(self, record_type: str, ids: Iterable[str], rows: Iterable[Row], seen: RecordVersion) -> list[Row]:
         """``rows``, of which those do not open that have gone back behind what had been ``seen`` when they were asked for."""
-        newest = self._newest()
-        if newest is None or not newest.epoch == self.seen.epoch == seen.epoch:
+        if not self._versions or seen.epoch != self.seen.epoch:
             return list(rows)
-        numbers, epoch = self._numbers, seen.epoch
+        versions = self._versions
         checked = []
         for name, row in zip(ids, rows, strict=False):
-            number = numbers.get(hash((record_type, name)))
+            known = versions.get(hash((record_type, name)))
             # A snapshot has a hundred thousand of them, and mostly they are as they were read.
-            if number is None or row[0] is None or row[0] == b"%d.%d" % (epoch, number):
+            if known is None or row[0] is None or row[0] == known:
                 checked.append(row)
             else:
-                checked.append(self._checked(record_type, name, row, RecordVersion(epoch, number), seen))
+                checked.append(_checked(record_type, name, row, readable_version(known), seen))
         return checked
 
-    def _checked(self, record_type: str, name: str, row: Row, known: RecordVersion, seen: RecordVersion) -> Row:
-        if known > seen or readable_version(row[0] or b"") >= known:
-            return row
-        _log.error("a stored record has gone back", type=record_type, id=name, known=str(known))
-        return (row[0], row[1], _SPOILED)
+
+def _checked(record_type: str, name: str, row: Row, known: RecordVersion, seen: RecordVersion) -> Row:
+    if known > seen or readable_version(row[0] or b"") >= known:
+        return row
+    _log.error("a stored record has gone back", type=record_type, id=name, known=str(known))
+    return (row[0], row[1], _SPOILED)

@@ -6,7 +6,8 @@ record anew leaves that entry with the others, for it leaves whatever it does no
 the index is complete; until then everything is looked through, and the resealer enters what is missing.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 from doorward.errors import DataCorruptedError
 from doorward.records.record import Damaged, Record
@@ -99,3 +100,16 @@ def under(page: Page, index: str, values: Collection[str]) -> Page:
         if not wanted.isdisjoint(found_under):
             records.append(record)
     return Page(tuple(records), page.next_id, tuple(damaged))
+
+
+def ids_after(key: str, after_id: str, limit: int) -> tuple[Any, ...]:
+    """The command for up to ``limit`` ids of a list or an index entry, in order."""
+    return ("ZRANGE", key, f"({after_id}" if after_id else "-", "+", "BYLEX", "LIMIT", 0, limit)
+
+
+def merged(found: Iterable[Sequence[bytes]]) -> list[str]:
+    """The ids in answers to ``ids_after``, each once."""
+    lists = list(found)
+    if len(lists) == 1:
+        return [entry.decode() for entry in lists[0]]
+    return sorted({entry.decode() for entries in lists for entry in entries})

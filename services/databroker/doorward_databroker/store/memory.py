@@ -214,6 +214,9 @@ class MemoryStore:
             self._head = self._trimmed = Position(RecordVersion(lost.epoch + 1, 0), b"epoch")
         return self._head
 
+    def begin(self, epoch: int, common: RecordVersion | None) -> None:
+        """See ``RecordStore.begin``; nobody else writes to this store."""
+
     async def hold(self, name: str, seconds: float) -> None:
         """See ``RecordStore.hold``."""
         self._holds[name] = self._clock.now() + seconds

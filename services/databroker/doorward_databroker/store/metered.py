@@ -163,6 +163,10 @@ class MeteredStore:
         """See ``RecordStore.recover``."""
         return await self._recover(self._store.recover(lost))
 
+    def begin(self, epoch: int, common: RecordVersion | None) -> None:
+        """See ``RecordStore.begin``; nobody is asked, so it does not count."""
+        self._store.begin(epoch, common)
+
     async def hold(self, name: str, seconds: float) -> None:
         """See ``RecordStore.hold``."""
         await self._hold(self._store.hold(name, seconds))

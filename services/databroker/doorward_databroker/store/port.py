@@ -31,7 +31,9 @@ class FeedEntry:
     tag: bytes = b""
     damaged: tuple[Damaged, ...] = ()
     unreadable: frozenset[str] = frozenset()
-    """Types of which it changes records that it does not name any more: whoever holds such records has to read all of them again."""
+    """Types of which it changes records that it does not tell: whoever holds such records has to read all of them again."""
+    spoiled: tuple[Damaged, ...] = ()
+    """Those records, as far as their names are known."""
 
     @property
     def position(self) -> Position:
@@ -172,6 +174,10 @@ class RecordStore(Protocol):
 
     async def recover(self, lost: RecordVersion) -> Position:
         """Begin a new epoch because ``lost`` is no longer part of the history, unless somebody has; its head."""
+        ...
+
+    def begin(self, epoch: int, common: RecordVersion | None) -> None:
+        """In ``epoch`` the history is the one that was read before only up to ``common``; there is none of it where that is ``None``."""
         ...
 
     async def hold(self, name: str, seconds: float) -> None:

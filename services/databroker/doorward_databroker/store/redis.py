@@ -7,7 +7,7 @@ truncated file, a restore) is noticed even where the numbers fit: then the epoch
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from typing import Any
 
 import structlog
@@ -20,7 +20,7 @@ from doorward_databroker.store.codec import Codec, decode
 from doorward_databroker.store.connection import BLOCK_SECONDS, Call, Link, Script
 from doorward_databroker.store.feed import RawEntry, chained, fields_of, position_of, readable_version, version_from
 from doorward_databroker.store.floor import Floor, Row
-from doorward_databroker.store.indexing import Indexing, under
+from doorward_databroker.store.indexing import Indexing, ids_after, merged, under
 from doorward_databroker.store.keyspace import Keyspace
 from doorward_databroker.store.migration import SCHEMA, Migration, check_schema, schema_of
 from doorward_databroker.store.port import Beat, Expired, FeedEntry, Page, Position, SnapshotPage
@@ -55,7 +55,7 @@ class RedisStore:
         self._rows_script = Script.load("rows")
         self._indexing = Indexing(link, self._keys, codec)
         self._writer = Writer(link, self._keys, codec, self._indexing, clock, self.head, self._heard)
-        self._floor = Floor(lambda: self._writer.newest)
+        self._floor = Floor(self._between)
         self._migration = Migration(link, self._keys)
         self._migrating = asyncio.Lock()
         self._has_our_form = False
@@ -147,8 +147,8 @@ class RedisStore:
 
     async def _ids_after(self, record_type: str, after_id: str, limit: int) -> list[str]:
         await self._in_our_form()  # for each page: a newer version may begin to migrate while we read
-        (found,) = await self._link.run(_range(self._keys.listing(record_type), after_id, limit))
-        return _merged([found])
+        (found,) = await self._link.run(ids_after(self._keys.listing(record_type), after_id, limit))
+        return merged([found])
 
     async def _rows_of(self, record_type: str, ids: Sequence[str]) -> list[Row]:
         """What is stored of the first of ``ids``: of all, unless that would be too much at once."""
@@ -201,12 +201,12 @@ class RedisStore:
         while waiting:
             await self._in_our_form()
             asked = [waiting.popleft() for _ in range(min(len(waiting), _LOOKUPS))]
-            found = await self._link.run(*(_range(place, after_id, limit) for place, after_id in asked))
+            found = await self._link.run(*(ids_after(place, after_id, limit) for place, after_id in asked))
             # Only a short answer ends a list.
             waiting.extend(
                 (place, ids[-1].decode()) for (place, _), ids in zip(asked, found, strict=True) if len(ids) == limit
             )
-            ids = _merged(found)
+            ids = merged(found)
             while ids:
                 rows = await self._rows_of(record_type, ids[:limit])
                 shown, ids = ids[: len(rows)], ids[len(rows) :]
@@ -323,6 +323,7 @@ class RedisStore:
         """See ``RecordStore.changes``."""
         place = f"{after.version.epoch}-{after.version.number}"
         self._writer.unread.forget(after.version)
+        await self._floor.follow_up(after.version)
         if not after.tag:
             after = await self._placed(after)
         wait = min(wait_seconds, BLOCK_SECONDS)
@@ -340,6 +341,12 @@ class RedisStore:
         self._writer.note(entries[-1].version)
         self._floor.note(entries)
         return entries
+
+    async def _between(self, after: RecordVersion, until: RecordVersion) -> list[FeedEntry]:
+        """Some of the feed, from the entry after ``after`` on; raises as ``chained`` does."""
+        place, end = f"({after.epoch}-{after.number}", f"{until.epoch}-{until.number}"
+        (found,) = await self._link.run(("XRANGE", self._keys.feed, place, end, "COUNT", _SLICE))
+        return chained([(entry[0], fields_of(entry[1])) for entry in found], Position(after), self._codec)
 
     async def _placed(self, after: Position) -> Position:
         """``after`` with its tag, provided that it is still a place in this history.
@@ -395,6 +402,10 @@ class RedisStore:
         self._writer.newest = head.version
         self._writer.guess = head
         return head
+
+    def begin(self, epoch: int, common: RecordVersion | None) -> None:
+        """See ``RecordStore.begin``."""
+        self._floor.begin(epoch, common)
 
     async def hold(self, name: str, seconds: float) -> None:
         """See ``RecordStore.hold``."""
@@ -454,8 +465,8 @@ class RedisStore:
     ) -> tuple[list[str], Sequence[Sequence[bytes | None]], str]:
         """Ids, stored fields, and where the next page begins."""
         await self._in_our_form()
-        found = await self._link.run(*(_range(key, after_id, limit + 1) for key in sets))
-        ids = _merged(found)
+        found = await self._link.run(*(ids_after(key, after_id, limit + 1) for key in sets))
+        ids = merged(found)
         shown = ids[:limit]
         if not shown:
             return [], [], ""
@@ -481,15 +492,3 @@ class RedisStore:
 
 def _damaged(record_type: str, record_id: str, row: Sequence[bytes | None], error: DataCorruptedError) -> Damaged:
     return Damaged(record_type, record_id, readable_version(row[0] or b""), str(error))
-
-
-def _range(key: str, after_id: str, limit: int) -> tuple[Any, ...]:
-    """The command for up to ``limit`` ids of a sorted set, in order."""
-    return ("ZRANGE", key, f"({after_id}" if after_id else "-", "+", "BYLEX", "LIMIT", 0, limit)
-
-
-def _merged(found: Iterable[Sequence[bytes]]) -> list[str]:
-    lists = list(found)
-    if len(lists) == 1:
-        return [entry.decode() for entry in lists[0]]
-    return sorted({entry.decode() for entries in lists for entry in entries})

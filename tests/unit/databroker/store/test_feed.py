@@ -77,6 +77,7 @@ def test_names_beside_what_does_not_open_are_believed_only_with_their_proof(chan
     fields = written(codec("new")) | SPOILED
     found = entry_of((b"3-10", fields), AFTER, codec("new"))
     assert (found.unreadable, len(found.records)) == ({"Session"}, 2)
+    assert [(one.type, one.id, one.version) for one in found.spoiled] == [("Session", "a", RecordVersion(3, 8))]
     with pytest.raises(WatchExpiredError, match="nobody vouches"):
         entry_of((b"3-10", fields | change), AFTER, codec("new"))
 
