@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from doorward.errors import ConfigurationError, UnavailableError
@@ -203,13 +203,14 @@ class Servers:
         return found or _Word(reason=f"`{node[0]}:{node[1]}` knows no primary")
 
     async def _ask_sentinel(self, client: Any) -> "_Word | None":
+        # The epoch first: it may learn of a failover in between, and the old primary must never come with the new epoch.
+        try:
+            epoch = _epoch_in(await client.execute_command("SENTINEL", "MASTER", self.service))
+        except (ResponseError, ValueError, LookupError, TypeError):
+            epoch = _NO_EPOCH  # it may not be asked that; what it names is better than nothing
         answer = await client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
         if answer is None:
             return None
-        try:
-            epoch = _epoch_in(await client.execute_command("SENTINEL", "MASTER", self.service))
-        except (RedisError, ValueError, LookupError, TypeError):
-            epoch = _NO_EPOCH  # it may not be asked that; what it names is better than nothing
         return _Word((_text_of(answer[0]), int(answer[1])), epoch)
 
     async def _ask_cluster(self, client: Any) -> "_Word | None":

@@ -1,3 +1,6 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -43,3 +46,39 @@ def test_a_password_is_not_shown():
     assert servers.credentials.username == "joe"
     assert servers.credentials.password == Secret("hunter2")
     assert "hunter2" not in repr(servers)
+
+
+@asynccontextmanager
+async def sentinel(*states: tuple[int, int]) -> AsyncIterator[int]:
+    """The port of one that names the primary by port, with an epoch; each question finds the next state, and the last one stays."""
+    left = list(states)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readline():
+            words = []
+            for _ in range(int(head[1:])):
+                await reader.readline()
+                words.append((await reader.readline()).strip().upper())
+            port, epoch = left[0]
+            if words[0] != b"SENTINEL":
+                writer.write(b"%1\r\n+proto\r\n:3\r\n" if words[0] == b"HELLO" else b"+OK\r\n")
+                continue
+            del left[: len(left) > 1]
+            if words[1] == b"MASTER":
+                writer.write(b"%%1\r\n+config-epoch\r\n+%d\r\n" % epoch)
+            else:
+                writer.write(b"*2\r\n+127.0.0.1\r\n+%d\r\n" % port)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def test_who_learns_of_a_failover_while_it_is_asked_does_not_name_the_old_primary_with_the_new_epoch():
+    async with AsyncExitStack() as stack:
+        ports = [
+            await stack.enter_async_context(sentinel(*states)) for states in ([(1, 1), (2, 2)], [(2, 2)], [(1, 1)])
+        ]
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+        assert await Servers.parse(f"redis+sentinel://{hosts}/records").primary() == ("127.0.0.1", 2)
