@@ -16,7 +16,9 @@ FOREIGN = {
 }
 NEVER = ("xds_protos", "grpcio_tools")
 """Needed to build, and never to run."""
-ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "VIRTUAL_ENV"}}
+_OURS = {"PYTHONPATH", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"}
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in _OURS}
+"""Without what belongs to the interpreter of the tests; what the first program compiles, the next ones need not."""
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
