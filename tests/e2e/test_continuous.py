@@ -326,8 +326,7 @@ def test_a_guard_that_is_stopped_is_given_up(world: World):
         assert page.status == 503
         assert b"Open connections cannot be watched at this moment." in page.read()
     finally:
-        guard.resume()
-        # Whether its own watchdog ends it now is a matter of chance; the next test is not to see that.
+        # As it is: one that goes on is ended by its own watchdog or not, and before this or after, by chance.
         guard.kill()
         guard.wait(10)
     cookie = world.sign_in()["live"]
