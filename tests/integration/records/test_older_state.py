@@ -63,7 +63,7 @@ async def test_a_sign_out_that_was_read_cannot_be_undone_by_putting_the_session_
         put_back()
         server.ask("XTRIM {dw}:feed MAXLEN 1")  # and whoever was away begins with a snapshot
         for each in (one, other):
-            with pytest.raises(DataCorruptedError):
+            with pytest.raises(DataCorruptedError, match="in an older state than was read"):
                 await each.store.get("Session", "out")
             assert [record.id for record in (await each.store.page("Session", "", 10)).records] == ["in"]
             async with watching(each.watcher("w")) as watcher:

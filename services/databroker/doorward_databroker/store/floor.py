@@ -12,21 +12,17 @@ Concurrency: belongs to one event loop. What was read before a question was sent
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeAlias
 
-import structlog
-
 from doorward.errors import WatchExpiredError
 from doorward.records.record import NO_VERSION, RecordVersion
 from doorward_databroker.store.feed import readable_version
 from doorward_databroker.store.port import FeedEntry
 
 LIMIT_RECORDS = 100_000
-_SPOILED = b""
-"""Sealed bytes that never open."""
+GONE_BACK = b"gone back"
+"""Stands in place of the sealed bytes of an older state; what is sealed never looks so."""
 
 Row: TypeAlias = tuple[bytes | None, ...]
 """Version, tombstone and sealed bytes, as they are stored."""
-
-_log = structlog.stdlib.get_logger(__name__)
 
 
 class Floor:
@@ -89,12 +85,11 @@ class Floor:
             if known is None or row[0] is None or row[0] == known:
                 checked.append(row)
             else:
-                checked.append(_checked(record_type, name, row, readable_version(known), seen))
+                checked.append(_checked(row, readable_version(known), seen))
         return checked
 
 
-def _checked(record_type: str, name: str, row: Row, known: RecordVersion, seen: RecordVersion) -> Row:
+def _checked(row: Row, known: RecordVersion, seen: RecordVersion) -> Row:
     if known > seen or readable_version(row[0] or b"") >= known:
         return row
-    _log.error("a stored record has gone back", type=record_type, id=name, known=str(known))
-    return (row[0], row[1], _SPOILED)
+    return (row[0], row[1], GONE_BACK)

@@ -19,7 +19,7 @@ from doorward.records.record import NO_VERSION, Damaged, Fence, Record, RecordVe
 from doorward_databroker.store.codec import Codec, decode
 from doorward_databroker.store.connection import BLOCK_SECONDS, Call, Link, Script
 from doorward_databroker.store.feed import RawEntry, chained, fields_of, position_of, readable_version, version_from
-from doorward_databroker.store.floor import Floor, Row
+from doorward_databroker.store.floor import GONE_BACK, Floor, Row
 from doorward_databroker.store.indexing import Indexing, ids_after, merged, under
 from doorward_databroker.store.keyspace import Keyspace
 from doorward_databroker.store.migration import SCHEMA, Migration, check_schema, schema_of
@@ -484,6 +484,8 @@ class RedisStore:
             return None
         if stored is None:
             raise DataCorruptedError(f"a stored `{record_type}` has lost its bytes")
+        if stored == GONE_BACK:
+            raise DataCorruptedError(f"a stored `{record_type}` is in an older state than was read in the history")
         message = self._codec.message(record_type, record_id, version_from(version), stored)
         if message.deleted != (deleted == b"1"):
             raise DataCorruptedError(f"the tombstone of a stored `{record_type}` does not agree with it")
