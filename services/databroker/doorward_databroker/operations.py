@@ -22,7 +22,7 @@ from doorward_databroker.peers import Peers
 from doorward_databroker.rights import require_operate
 from doorward_databroker.store.codec import Codec
 from doorward_databroker.store.maintenance import Maintenance
-from doorward_databroker.store.port import RecordStore
+from doorward_databroker.store.port import OlderStateError, RecordStore
 from doorward_databroker.store.types import check_id, type_of
 from doorward_databroker.watch import WatchHub
 
@@ -114,7 +114,7 @@ class OperationsServicer(operations_pb2_grpc.OperationsServiceServicer):
             return "unreadable"
         record = record_of(message)
         stored = await self._store.stored_version(entry.type, entry.id)
-        has_damage = False
+        has_damage = is_older = False
         if stored is not None:
             if stored[1] and not record.deleted:
                 return "kept"  # a deletion counts, also one that does not open any more
@@ -122,8 +122,9 @@ class OperationsServicer(operations_pb2_grpc.OperationsServiceServicer):
                 current = await self._store.get(entry.type, entry.id)
             except NotFoundError:
                 return "kept"  # it has run out since, or is deleted by now
-            except DataCorruptedError:
+            except DataCorruptedError as error:
                 has_damage = True  # the backup is the better one, whatever its age
+                is_older = isinstance(error, OlderStateError) and record.version < error.known
             else:
                 if _is_newer(current, record):
                     return "kept"
@@ -136,6 +137,8 @@ class OperationsServicer(operations_pb2_grpc.OperationsServiceServicer):
                 gone = Record(type=record.type, id=record.id, deleted=True)
                 await self._written(Write(record=gone, expected=expected, absent=stored is None))
             return "ended"
+        if is_older:
+            return "kept"  # it has been changed since, and perhaps deleted
         plain = Record(
             type=record.type, id=record.id, data=record.data, expires_at=record.expires_at, indexes=record.indexes
         )

@@ -363,6 +363,29 @@ async def test_a_restore_goes_over_what_does_not_open_and_ends_sessions_that_do_
         assert (page.records, page.damaged) == ((), ())
 
 
+async def test_a_restore_over_an_older_state_takes_only_what_is_as_new_as_what_was_read(server: RedisServer):
+    """Else whoever put the older state back would have the operator confirm it."""
+    async with part(server.url, "k") as one, operator(one) as servicer:
+        await one.put(Record(type="ServiceAccount", id="sa-1", data=b"1"), session("s"))
+        older = await backup(servicer)
+        for name in ("ServiceAccount:sa-1", "Session:s"):
+            server.ask(f"COPY {{dw}}:r:{name} {{dw}}:kept:{name}")
+        await one.put(Record(type="ServiceAccount", id="sa-1", deleted=True), session("s", "v"))
+        revoked = [entry for entry in await backup(servicer) if entry.type == "ServiceAccount"]
+        assert await servicer._hub.wait_for((await one.store.head()).version, 5)
+        for name in ("ServiceAccount:sa-1", "Session:s"):
+            server.ask(f"COPY {{dw}}:kept:{name} {{dw}}:r:{name} REPLACE")
+        answer = await servicer.Restore(pb.RestoreRequest(entries=older), None)  # type: ignore[arg-type]
+        assert (answer.restored, answer.kept, answer.ended) == (0, 1, 1)
+        with pytest.raises(DataCorruptedError):
+            await one.store.get("ServiceAccount", "sa-1")
+        answer = await servicer.Restore(pb.RestoreRequest(entries=revoked), None)  # type: ignore[arg-type]
+        assert answer.restored == 1
+        for place in (("ServiceAccount", "sa-1"), ("Session", "s")):
+            with pytest.raises(NotFoundError):
+                await one.store.get(*place)
+
+
 async def test_an_entry_that_may_not_be_stored_any_more_does_not_end_a_restore(server: RedisServer):
     async with part(server.url, "k") as one, operator(one) as servicer:
         await one.put(Record(type="User", id="a", data=b"1"), Record(type="User", id="b", data=b"1"))

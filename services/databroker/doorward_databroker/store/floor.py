@@ -19,7 +19,7 @@ from doorward_databroker.store.port import FeedEntry
 
 LIMIT_RECORDS = 100_000
 GONE_BACK = b"gone back"
-"""Stands in place of the sealed bytes of an older state; what is sealed never looks so."""
+"""Stands in place of the sealed bytes of an older state, before the version that is known; what is sealed never looks so."""
 
 Row: TypeAlias = tuple[bytes | None, ...]
 """Version, tombstone and sealed bytes, as they are stored."""
@@ -92,4 +92,4 @@ class Floor:
 def _checked(row: Row, known: RecordVersion, seen: RecordVersion) -> Row:
     if known > seen or readable_version(row[0] or b"") >= known:
         return row
-    return (row[0], row[1], GONE_BACK)
+    return (row[0], row[1], GONE_BACK + str(known).encode())

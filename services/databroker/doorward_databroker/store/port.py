@@ -10,7 +10,16 @@ from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from doorward.errors import DataCorruptedError
 from doorward.records.record import Damaged, Fence, Record, RecordVersion, Write
+
+
+class OlderStateError(DataCorruptedError):
+    """What is stored is older than the version ``known``, which `changes` has brought."""
+
+    def __init__(self, record_type: str, known: RecordVersion) -> None:
+        super().__init__(f"a stored `{record_type}` is in an older state than was read in the history")
+        self.known = known
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +99,7 @@ class RecordStore(Protocol):
 
         Raises:
             NotFoundError: none, deleted, or expired.
-            DataCorruptedError: it does not open, or is older than what `changes` has brought; never reported as absent.
+            DataCorruptedError: it does not open, or is an ``OlderStateError``; never reported as absent.
             UnavailableError: the store does not answer.
         """
         ...

@@ -23,7 +23,7 @@ from doorward_databroker.store.floor import GONE_BACK, Floor, Row
 from doorward_databroker.store.indexing import Indexing, ids_after, merged, under
 from doorward_databroker.store.keyspace import Keyspace
 from doorward_databroker.store.migration import SCHEMA, Migration, check_schema, schema_of
-from doorward_databroker.store.port import Beat, Expired, FeedEntry, Page, Position, SnapshotPage
+from doorward_databroker.store.port import Beat, Expired, FeedEntry, OlderStateError, Page, Position, SnapshotPage
 from doorward_databroker.store.types import PAGE_BYTES, check_batch, check_index, type_of
 from doorward_databroker.store.writer import Writer
 
@@ -484,8 +484,8 @@ class RedisStore:
             return None
         if stored is None:
             raise DataCorruptedError(f"a stored `{record_type}` has lost its bytes")
-        if stored == GONE_BACK:
-            raise DataCorruptedError(f"a stored `{record_type}` is in an older state than was read in the history")
+        if stored.startswith(GONE_BACK):
+            raise OlderStateError(record_type, version_from(stored.removeprefix(GONE_BACK)))
         message = self._codec.message(record_type, record_id, version_from(version), stored)
         if message.deleted != (deleted == b"1"):
             raise DataCorruptedError(f"the tombstone of a stored `{record_type}` does not agree with it")

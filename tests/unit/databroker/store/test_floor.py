@@ -40,7 +40,7 @@ class Known:
 def test_what_is_older_than_what_was_read_does_not_open(version: bytes | None, opens: bool):
     known = Known()
     known.read(5)
-    assert known.shown(version)[2] == (b"sealed" if opens else GONE_BACK)
+    assert known.shown(version)[2] == (b"sealed" if opens else GONE_BACK + b"1.5")
 
 
 def test_what_was_asked_for_before_the_change_was_read_may_be_older():
@@ -50,7 +50,7 @@ def test_what_was_asked_for_before_the_change_was_read_may_be_older():
     seen = known.floor.seen
     known.read(5)
     assert known.shown(b"1.1", seen)[2] == b"sealed"
-    assert known.shown(b"1.1")[2] == GONE_BACK
+    assert known.shown(b"1.1")[2] == GONE_BACK + b"1.5"
 
 
 @pytest.mark.parametrize(("common", "counts"), [((1, 4), False), ((1, 5), True), ((1, 9), True), (None, False)])
@@ -63,10 +63,10 @@ def test_in_a_new_epoch_what_was_read_counts_as_far_as_it_is_the_same_history(
     asked = known.floor.seen
     for _ in range(2):  # what fails half way is done again
         known.floor.begin(2, None if common is None else RecordVersion(*common))
-        assert known.shown(b"1.4")[2] == (GONE_BACK if counts else b"sealed")
+        assert known.shown(b"1.4")[2] == (GONE_BACK + b"1.5" if counts else b"sealed")
         assert known.shown(b"1.4", asked)[2] == b"sealed", "it was asked for in the one before"
     known.read(1, "b", epoch=2)
-    assert known.shown(b"1.4")[2] == (GONE_BACK if counts else b"sealed")
+    assert known.shown(b"1.4")[2] == (GONE_BACK + b"1.5" if counts else b"sealed")
 
 
 def test_an_epoch_of_which_nobody_has_told_says_nothing_of_the_one_before():
@@ -83,7 +83,7 @@ async def test_what_a_new_epoch_began_with_is_read_where_the_feed_is_followed_fr
     known.feed = [entry(1, "x", 2), entry(2, "a", 2), entry(3, "x", 2), entry(4, "a", 2)]
     await known.floor.follow_up(RecordVersion(2, 3))
     assert known.floor.seen == RecordVersion(2, 3)
-    assert known.shown(b"2.1")[2] == GONE_BACK
+    assert known.shown(b"2.1")[2] == GONE_BACK + b"2.2"
     assert known.shown(b"2.2")[2] == b"sealed"
 
 
@@ -111,7 +111,7 @@ def test_what_does_not_open_counts_by_its_name_and_what_is_read_again_does_not(h
     known.floor.note([FeedEntry(version, (), **{how: one})])  # type: ignore[arg-type]  # either takes it
     known.read(5)
     assert known.floor.seen == version
-    assert known.shown(b"1.6")[2] == GONE_BACK
+    assert known.shown(b"1.6")[2] == GONE_BACK + b"1.7"
 
 
 def test_nothing_is_known_at_first():
@@ -125,6 +125,6 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch):
     known = Known()
     for number, name in enumerate(("a", "b", "a", "c"), 1):
         known.read(number, name)
-    assert known.shown(b"1.1")[2] == GONE_BACK
+    assert known.shown(b"1.1")[2] == GONE_BACK + b"1.3"
     known.read(5, "d")
     assert known.shown(b"1.1")[2] == b"sealed"
