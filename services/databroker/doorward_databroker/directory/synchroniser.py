@@ -92,12 +92,15 @@ async def synchronise(
     # Built in a thread: a large directory takes seconds, and leases must go on being renewed.
     plan = await asyncio.to_thread(make_plan, settings, roster, stored, now, accept_removals=accept_removals)
     progress.enter(Phase.WRITING, len(plan.writes))
+    pause = 0.0
     for batch in plan.batches():
+        # Half of the time is others': everybody who follows the records takes these too, beside what they are there for. Behind
+        # the last one sessions end, and they do not wait.
+        await asyncio.sleep(pause)
         began = time.monotonic()
         await records.put(batch, fence)
+        pause = min(time.monotonic() - began, _LONGEST_PAUSE_SECONDS)
         progress.done += len(batch)
-        # Half of the time is others': everybody who follows the records takes these too, beside what they are there for.
-        await asyncio.sleep(min(time.monotonic() - began, _LONGEST_PAUSE_SECONDS))
     ended = await end_sessions(plan, records)
     return Outcome(
         users=plan.after.state.users, groups=plan.after.state.groups, written=len(plan.writes), sessions_ended=ended
