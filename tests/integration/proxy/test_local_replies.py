@@ -59,7 +59,10 @@ async def proxy() -> AsyncIterator[RunningProxy]:
     upstream, authorizer = EchoUpstream(free_port()), Worded()
     to = [("http", "127.0.0.1", upstream.port)]
     away = route("away.localhost", to=[("http", "127.0.0.1", free_port())])
-    async with upstream.running(), running_proxy(settings(route(to=to), away), authorizer) as running:
+    broken = route(match="/broken", to=(), broken="for the test")
+    only_path = route("few.localhost", match="/app", to=to)
+    routed = settings(broken, route(to=to), away, only_path)
+    async with upstream.running(), running_proxy(routed, authorizer) as running:
         yield running
 
 
@@ -101,6 +104,32 @@ async def test_a_browser_gets_a_page_that_says_when_to_come_again(proxy: Running
     assert UNAVAILABLE_TEXT in page
     assert f"<code>{headers['x-request-id']}</code>" in page
     assert page.endswith("</html>")
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "status", "error", "said"),
+    [
+        ("few.localhost", "/elsewhere", 404, "not-found", "No application has this address."),
+        ("nobody.localhost", "/", 404, "not-found", "No application has this address."),
+        ("app.localhost", "/broken", 503, "misconfigured", "Whoever looks after this address has to mend it."),
+    ],
+)
+async def test_an_address_that_is_not_configured_or_broken_says_so(
+    proxy: RunningProxy, authorizer: Worded, host: str, path: str, status: int, error: str, said: str
+):
+    page = await proxy.get(path, host=host, headers=BROWSER)
+    assert (page.status, headers_of(page)["content-type"]) == (status, "text/html; charset=utf-8")
+    assert said in page.body.decode()
+    answer = await proxy.get(path, host=host)
+    headers, told = headers_of(answer), json.loads(answer.body)
+    assert (answer.status, told["error"], told["request_id"]) == (status, error, headers["x-request-id"])
+    assert said in told["message"]
+    assert "retry-after" not in headers
+    assert is_private(headers)
+    assert (
+        framed(await proxy.get(path, host=host, headers="Content-Type: application/grpc-web+proto\r\n"))["grpc-status"]
+        == {404: "12", 503: "14"}[status]
+    )
 
 
 async def test_a_program_gets_json(proxy: RunningProxy, authorizer: Worded):

@@ -1,6 +1,6 @@
 """What clients get where Envoy itself must refuse: a safe text, the request's id and, where it helps, when to come again.
 
-Six kinds of refusal are worded, each for browsers, programs, gRPC and gRPC-Web: see ``_KINDS``. Everything else goes out as it is,
+Seven kinds of refusal are worded, each for browsers, programs, gRPC and gRPC-Web: see ``_KINDS``. Everything else goes out as it is,
 refusals that authorize has worded first of all: to Envoy they are local replies too, told apart by the details of the response.
 """
 
@@ -59,7 +59,9 @@ class _Kind:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-_AS_IT_IS = "response.code < 500 || response.code_details == 'ext_authz_denied'"
+_OWN_ANSWER = "response.code_details == 'direct_response'"
+"""What `routes.py` lets Envoy answer: an address that nobody configured, and a route that is broken."""
+_AS_IT_IS = f"(response.code < 500 && !({_OWN_ANSWER})) || response.code_details == 'ext_authz_denied'"
 """Most of what Envoy answers by itself, and 408 where a client has not sent all of its request in time. One expression tells it apart;
 else each such answer would pay for all of them."""
 _UNANSWERED = (
@@ -86,12 +88,19 @@ _KINDS = (
     ),
     # With many hosts Envoy checks nothing of one that it does not know, and the guard knows of no decision.
     _Kind(
-        condition="response.code_details.startsWith('ext_proc_error_gRPC_error_5{')",
+        condition=f"(({_OWN_ANSWER} && response.code == 404) || response.code_details.startsWith('ext_proc_error_gRPC_error_5{{'))",
         error="not-found",
         title="Nothing is here",
         text="No application has this address.",
         status=HTTPStatus.NOT_FOUND,
         grpc_status=12,
+    ),
+    # Time mends nothing here: no `Retry-After`.
+    _Kind(
+        condition=_OWN_ANSWER,
+        error="misconfigured",
+        title="This address is not set up correctly",
+        text="Nothing is wrong with your account or your device. Whoever looks after this address has to mend it.",
     ),
     # Envoy has 500 for a guard that is away and 504 for one that hangs; to clients it is all the same.
     _Kind(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from google.protobuf.struct_pb2 import Struct
 
 from doorward.config.settings import Settings
-from doorward.envoy_api.envoy.config.core.v3.base_pb2 import DataSource, Metadata
+from doorward.envoy_api.envoy.config.core.v3.base_pb2 import Metadata
 from doorward.envoy_api.envoy.config.route.v3.route_components_pb2 import (
     DirectResponseAction,
     HeaderMatcher,
@@ -51,8 +51,6 @@ RDS_HOSTS = 1000
 """With more hosts than this, each is a resource of its own."""
 FORWARDED_HOST = "x-forwarded-host"
 
-_NOT_FOUND = "Not found.\n"
-_UNAVAILABLE = "This address is not available at the moment.\n"
 _CONNECT = RouteMatch(connect_matcher=RouteMatch.ConnectMatcher())
 _ANYTHING = RouteMatch(prefix="/")
 """Targets that are no path (``OPTIONS *``) never come this far: the connection manager refuses them."""
@@ -185,7 +183,7 @@ def _own_page(match: RouteMatch, cluster: str, route_id: InternalRoute, host: st
 
 def _unmatched(host: str) -> list[EnvoyRoute]:
     return [
-        _checked(_answer(match, 404, _NOT_FOUND), InternalRoute.UNMATCHED, INTERNAL_DIGEST, host, guarded=False)
+        _checked(_answer(match, 404), InternalRoute.UNMATCHED, INTERNAL_DIGEST, host, guarded=False)
         for match in (_ANYTHING, _CONNECT)
     ]
 
@@ -253,13 +251,14 @@ def _match(route: Route) -> RouteMatch:
 
 
 def _broken(match: RouteMatch, host: str) -> EnvoyRoute:
-    return _checked(_answer(match, 503, _UNAVAILABLE), InternalRoute.BROKEN, INTERNAL_DIGEST, host, guarded=False)
+    return _checked(_answer(match, 503), InternalRoute.BROKEN, INTERNAL_DIGEST, host, guarded=False)
 
 
-def _answer(match: RouteMatch, status: int, text: str) -> EnvoyRoute:
+def _answer(match: RouteMatch, status: int) -> EnvoyRoute:
+    """Its words: ``local_replies``."""
     return EnvoyRoute(
         match=match,
-        direct_response=DirectResponseAction(status=status, body=DataSource(inline_string=text)),
+        direct_response=DirectResponseAction(status=status),
         response_headers_to_add=overwritten([("cache-control", "no-store"), ("x-content-type-options", "nosniff")]),
     )
 
