@@ -23,11 +23,15 @@ class Unread:
 
     def add(self, entry: FeedEntry) -> None:
         """Remember a put that the store has confirmed; a repeat of it may tell of it again, and late."""
-        place = bisect.bisect_left(self._entries, entry.version, key=lambda one: one.version)
-        is_known = place < len(self._entries) and self._entries[place].version == entry.version
-        if is_known or entry.version <= self._read_until:
+        if entry.version <= self._read_until:
             return
-        self._entries.insert(place, entry)
+        if not self._entries or self._entries[-1].version < entry.version:
+            self._entries.append(entry)  # nearly always
+        else:
+            place = bisect.bisect_left(self._entries, entry.version, key=lambda one: one.version)
+            if self._entries[place].version == entry.version:
+                return
+            self._entries.insert(place, entry)
         self._bytes += _size(entry)
         while len(self._entries) > LIMIT_ENTRIES or self._bytes > LIMIT_BYTES:
             oldest = self._forget_oldest()
