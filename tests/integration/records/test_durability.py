@@ -276,8 +276,9 @@ async def test_a_primary_that_is_killed_under_writes_is_replaced_and_nothing_ack
                 # Each writer may have had an answer on its way.
                 assert len(writers.acknowledged) <= before + WRITERS, "a put was acknowledged that nobody could confirm"
                 primary.start()
+                # At once: where cores are scarce the sentinels may take the new one for dead as well, and it is its turn again.
+                await until(lambda: b"role:slave" in primary.ask("INFO replication"), 30)
                 await writers.more(100)
-                assert b"role:slave" in primary.ask("INFO replication")
                 await writers.stop()
                 await was_told_all(one, watcher, writers.acknowledged)
         await holds_all(url, writers.acknowledged)
