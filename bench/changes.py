@@ -2,8 +2,8 @@
 
 The real deployment (``doorward run``), with 10,000 routes in 100 files. A client in C asks the authorizer on its socket and counts from when a
 call was due: first a minute in which nothing changes, then that minute, then one in which all hundred files change. It asks at a quarter of
-the rate that saturates the authorizer with 32 calls at once: one that comes alone costs twice as much, so half of a core is busy with
-them. Beside the times stands how often the authorizer's collector ran, by generation, since the change. The last line is JSON.
+the rate that saturates the authorizer with 32 calls at once: one that comes alone costs nearly twice as much, so this is nearly half of what it
+can answer one by one. Beside the times stands how often the authorizer's collector ran, by generation, since the change. The last line is JSON.
 """
 
 import argparse

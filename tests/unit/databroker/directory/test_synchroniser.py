@@ -1,4 +1,4 @@
-"""How the changes of a directory are written: others have half of the time, and nobody's end waits for that."""
+"""How the changes of a directory are written: others have a part of the time, and nobody's end waits for that."""
 
 import asyncio
 
