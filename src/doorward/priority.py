@@ -6,6 +6,7 @@ from pathlib import Path
 
 _GROUP = Path("/proc/self/autogroup")
 _AGAIN_SECONDS = 0.13
+_TRIES = 20
 _PROCESS_NICE = 5
 
 
@@ -32,7 +33,9 @@ class Priority:
     def become(self, nice: int, done: threading.Event | None = None) -> None:
         """Make the session this nice (0 to 19). It may take a second; ``done`` ends it. What the kernel refuses is left."""
         done = done or threading.Event()
-        while self._leads and nice != self._nice:
+        if not self._leads or nice == self._nice:
+            return
+        for _ in range(_TRIES):
             try:
                 with self._group.open("wb", buffering=0) as group:
                     if group.write(str(nice).encode()) is not None:

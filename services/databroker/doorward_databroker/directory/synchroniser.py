@@ -26,11 +26,9 @@ from doorward_databroker.directory.port import Phase, Progress, Source
 from doorward_databroker.directory.roster import Roster
 
 _REVOKES_AT_ONCE = 16
-_UNHURRIED_RECORDS = 20_000
-"""So many are written within seconds, and half of the time can be others'. A first reading of a large directory takes long enough as it is."""
-_UNHURRIED_PAUSE, _HURRIED_PAUSE = 1.0, 0.25
-"""Parts of the time that a batch took."""
 _LONGEST_PAUSE_SECONDS = 0.5
+_PAUSES_SECONDS = 10.0
+"""In all: a first reading of a large directory takes long enough as it is."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -96,15 +94,15 @@ async def synchronise(
     # Built in a thread: a large directory takes seconds, and leases must go on being renewed.
     plan = await asyncio.to_thread(make_plan, settings, roster, stored, now, accept_removals=accept_removals)
     progress.enter(Phase.WRITING, len(plan.writes))
-    part = _UNHURRIED_PAUSE if len(plan.writes) <= _UNHURRIED_RECORDS else _HURRIED_PAUSE
-    pause = 0.0
+    pause, left = 0.0, _PAUSES_SECONDS
     for batch in plan.batches():
-        # A part of the time is others': everybody who follows the records takes these too, beside what they are there for. Behind
-        # the last one sessions end, and they do not wait.
+        # Half of the time is others', as long as that is bearable: everybody who follows the records takes these too, beside what
+        # they are there for. Behind the last one sessions end, and they do not wait.
         await asyncio.sleep(pause)
         began = time.monotonic()
         await records.put(batch, fence)
-        pause = min(part * (time.monotonic() - began), _LONGEST_PAUSE_SECONDS)
+        pause = min(time.monotonic() - began, _LONGEST_PAUSE_SECONDS, left)
+        left -= pause
         progress.done += len(batch)
     ended = await end_sessions(plan, records)
     return Outcome(
