@@ -61,7 +61,7 @@ def _names(certificate: ClientCertificateFacts, field: str) -> tuple[str, ...]:
 def _certificate(term: Term, facts: Facts) -> Finding:
     certificate = facts.request.client_certificate
     if certificate is None:
-        return Finding(absent_truth(term), None)
+        return Finding(Truth.UNKNOWN if facts.request.is_certificate_unknown else absent_truth(term), None)
     holds = _is_valid(certificate, facts.now)
     for field, value in (("fingerprint", certificate.fingerprint), ("spki_hash", certificate.spki_hash)):
         wanted = term.operands(field)
@@ -82,7 +82,7 @@ def _prepare_certificate(term: Term) -> Test:
     def run(facts: Facts) -> Truth:
         certificate = facts.request.client_certificate
         if certificate is None:
-            return absent
+            return Truth.UNKNOWN if facts.request.is_certificate_unknown else absent
         holds = (
             certificate.not_before_at <= facts.now <= certificate.not_after_at
             and (not fingerprints or certificate.fingerprint in fingerprints)
@@ -203,7 +203,7 @@ _CERTIFICATE = frozenset({Fact.CLIENT_CERTIFICATE, Fact.TIME})
 CLIENT_CERTIFICATE = Criterion(
     name="client_certificate",
     operand=Operand.KEYS,
-    summary="Compares the client's certificate; unknown when there is none.",
+    summary="Compares the client's certificate; unknown when there is none, and when nobody who is believed says so.",
     detail=(
         "Only a certificate that the listener's authorities vouch for counts, and only within its dates. All keys must "
         "match; of a list, one. `true` holds for any such certificate."

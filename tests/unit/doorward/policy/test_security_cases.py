@@ -40,6 +40,23 @@ def test_s09_one_plain_value_is_compared():
     assert decide("allow: {or: [{http_header/X-Role: ok}]}", headers={"x-role": ("ok", "ok")}).effect is Effect.ALLOW
 
 
+STOLEN = f"fingerprint: {'a' * 64}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[{{allow: {{or: [{{accept: true}}]}}}}, {{deny: {{or: [{{client_certificate: {{{STOLEN}, optional: true}}}}]}}}}]",
+        f"[{{allow: {{nor: [{{client_certificate: {{{STOLEN}, optional: true}}}}]}}}}]",
+        f"{{dialect: ppl, rules: [{{allow: {{or: [{{accept: true}}]}}}}, {{deny: {{or: [{{client_certificate: {{{STOLEN}}}}}]}}}}]}}",
+    ],
+)
+def test_a_certificate_that_nobody_told_of_is_not_one_that_does_not_match(text):
+    """A deny of a stolen one must not be got round through a gateway that is not believed about certificates."""
+    assert decide(text, is_certificate_unknown=True).effect is Effect.DENY
+    assert decide(text).effect is Effect.ALLOW
+
+
 @pytest.mark.parametrize("value", ["admin\t", " admin", "admin ", "\u00e9", "\u00c3\u00a9", "admin\u00a0", "\x80"])
 def test_s10_a_header_that_servers_read_differently_is_unknown(value):
     """It gets past no deny rule, and satisfies no allow rule, whichever way the upstream reads it."""
