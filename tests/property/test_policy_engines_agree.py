@@ -117,7 +117,9 @@ def _with_undeclared_changed(reads: frozenset[str], facts: Facts, other: Facts) 
             request = replace(request, **{field: getattr(other.request, field)})
     kept = {key: value for key, value in facts.request.headers.items() if f"http_header/{key}" in reads}
     changed = {key: value for key, value in other.request.headers.items() if f"http_header/{key}" not in reads}
-    request = replace(request, headers={**kept, **changed})
+    declared = {read.removeprefix("http_header/") for read in reads if read.startswith("http_header/")}
+    known = frozenset(declared if request.known_headers is None else declared & request.known_headers)
+    request = replace(request, headers={**kept, **changed}, known_headers=known)
     if "principal" not in reads:
         principal = other.principal
     elif principal is not None and other.principal is not None:
@@ -153,6 +155,7 @@ def test_every_fact_is_known_to_the_test_of_declared_reads():
     known = {(part, field) for _, part, field in _READS}
     known |= {("principal", "user_id"), ("principal", "subject")}  # declared as `principal`
     known |= {("principal", "session_id"), ("request", "raw_path")}  # no criterion sees them
+    known |= {("request", "known_headers")}  # goes with the headers, one by one
     assert known == {("principal", item.name) for item in fields(PrincipalFacts)} | {
         ("request", item.name) for item in fields(RequestFacts)
     }

@@ -324,6 +324,7 @@ def make_request(choices: Choices) -> RequestFacts:
         path=choices.pick(["/", "/a", "/a/b", "b", "/A", "/a*", "/a\n"]),
         query=choices.pick(["", "q=q1", "q=Q1&r=7", "q=q1&q=q2", "q=q1;r=7", "q=%7", "q=%ff", "a=%71%31&%71=q2", "q"]),
         headers=headers,
+        known_headers=choices.pick([None, None, None, frozenset(), frozenset({"x-team", "origin"})]),
         client_address=choices.pick(
             [None, "10.1.2.3", "::ffff:10.1.2.3", "2001:db8::1", "192.0.2.1", "fe80::1%eth0", "x"]
         ),

@@ -30,6 +30,13 @@ def is_forbidden(request: CheckedRequest, own_origins: Collection[str], allowed_
     return False
 
 
+def listed_origin(request: CheckedRequest, route: Route, *, by_cookie: bool) -> str:
+    """The origin that only the route's list lets do what ``request`` asks for with a cookie; empty where it needs no list."""
+    if not by_cookie or not is_forbidden(request, (route.origin,), ()):
+        return ""
+    return request.header("origin") or ""
+
+
 def preflight_origin(request: CheckedRequest, route: Route) -> str | None:
     """The origin of a preflight that ``route`` lists, which is answered here and never reaches the upstream."""
     if request.method != "OPTIONS" or not request.headers.get("access-control-request-method"):

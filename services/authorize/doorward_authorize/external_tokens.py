@@ -90,7 +90,7 @@ class ExternalTokens:
             DataCorruptedError: the issuer's keys cannot be read.
         """
         now = self._clock.now()
-        data, keys = self._keys_of(issuer)
+        data, keys, _ = self._keys_of(issuer)
         known = self._verified.get((issuer.id, text))
         if known is not None and known[0] is issuer and known[1] is data:
             if not known[3] - LEEWAY_SECONDS <= now < known[2].expires_at + LEEWAY_SECONDS:
@@ -123,7 +123,7 @@ class ExternalTokens:
             InvalidTokenError: its issuer's keys are not known.
             DataCorruptedError: they, or what is known of its subject, cannot be read.
         """
-        _, keys = self._keys_of(issuer)
+        _, keys, confirmed_until = self._keys_of(issuer)
         now = self._clock.now()
         if now >= token.expires_at + LEEWAY_SECONDS or all(key.thumbprint() != token.key for key in keys):
             return None
@@ -151,13 +151,14 @@ class ExternalTokens:
             return known[3]
         claims = json.loads(token.claims)
         groups = _groups(claims, issuer.groups_claim)
-        good_until = float("inf")
+        # A stream that the token opened is to be asked about again when its keys no longer count.
+        good_until = confirmed_until
         if directory is not None:
             # The directory's word replaces the token's, also when it has none and also for whoever never signed in here.
             standing = self._directories.standing(speaker, directory)
             if not standing.is_active:
                 return None
-            groups, good_until = standing.groups, standing.good_until
+            groups, good_until = standing.groups, min(good_until, standing.good_until)
         session = Session(
             id=token.session_id,
             user_id=number,
@@ -190,8 +191,8 @@ class ExternalTokens:
         self._principals[token.session_id] = (user_data, mark, settings, found)
         return found
 
-    def _keys_of(self, issuer: TokenIssuerSettings) -> tuple[bytes, tuple[Key, ...]]:
-        """The issuer's keys, and the record that they are from.
+    def _keys_of(self, issuer: TokenIssuerSettings) -> tuple[bytes, tuple[Key, ...], float]:
+        """The record that the issuer's keys are from, the keys, and the time until which they count if nobody confirms them again.
 
         Raises:
             InvalidTokenError: there are none, or nobody has confirmed them for too long.
@@ -209,7 +210,7 @@ class ExternalTokens:
             self._keys[issuer.issuer] = known
         if not -_AHEAD_SECONDS <= self._clock.now() - known[1] < KEEP_SECONDS:
             raise InvalidTokenError("the issuer has not confirmed its keys for too long, or will only")
-        return known[0], known[2]
+        return known[0], known[2], known[1] + KEEP_SECONDS
 
 
 def presented_externally(request: CheckedRequest, route: Route, settings: Settings) -> dict[str, TokenIssuerSettings]:

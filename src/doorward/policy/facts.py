@@ -94,6 +94,8 @@ class RequestFacts:
     query: str = ""
     headers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Lower-case names, each value by itself."""
+    known_headers: frozenset[str] | None = None
+    """Names of the headers that were told, absent ones too: any other is unknown and not absent. ``None``: all were."""
     client_address: str | None = None
     client_certificate: ClientCertificateFacts | None = None
     """``None``: none that counts."""

@@ -284,7 +284,6 @@ async def test_s86_an_open_stream_ends_with_its_token(tmp_path: Path, end: str):
             world.clock.advance(331)
         case "keys too old":
             world.clock.advance(KEEP_SECONDS)
-            streams.watcher.on_record(kind, record_id)
         case "key gone":
             world.learn(TokenIssuer())
             streams.watcher.on_record(kind, record_id)

@@ -37,6 +37,11 @@ def vouching(settings: Settings) -> tuple[object, ...]:
     )
 
 
+def limits(settings: Settings) -> tuple[object, ...]:
+    """What says for how long a stream may go on although nothing about it changes."""
+    return settings.staleness, settings.session_idle_seconds
+
+
 def differs(before: CompiledRoute | None, after: CompiledRoute | None) -> bool:
     """Whether a stream of this route could be decided otherwise."""
     if before is None or after is None:
@@ -46,6 +51,8 @@ def differs(before: CompiledRoute | None, after: CompiledRoute | None) -> bool:
         or before.policy.digest != after.policy.digest
         or before.removed_at != after.removed_at
         or before.route.sensitive != after.route.sensitive
+        or before.route.idle_strict != after.route.idle_strict
+        or before.route.allowed_origins != after.route.allowed_origins
         or before.route.broken != after.route.broken
         or before.route.extra_methods != after.route.extra_methods
         or before.route.client_certificate is not after.route.client_certificate

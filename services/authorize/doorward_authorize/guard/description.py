@@ -15,11 +15,13 @@ from doorward.errors import DataCorruptedError, NotFoundError
 from doorward.policy import RequestFacts
 from doorward.route.internal import METADATA_STREAM
 from doorward.route.paths import decoded_path
+from doorward.route.route import CertificateUse
 from doorward.telemetry.tracing import parse_traceparent
 from doorward_authorize.certificate import VerifiedCertificate
 from doorward_authorize.check_request import CheckedRequest
+from doorward_authorize.cross_origin import listed_origin
 from doorward_authorize.outcome import Outcome
-from doorward_authorize.principal import ExternalToken
+from doorward_authorize.principal import Credential, ExternalToken
 
 _HEADER_READ = "http_header/"
 """How a policy declares that it reads a header."""
@@ -44,6 +46,8 @@ class Description:
     """Envoy's; joins the records of all decisions about the stream."""
     traceparent: str = ""
     """Of the check, where that was in a sampled trace."""
+    listed_origin: str = ""
+    """The other site's origin that it came from, where only the route's list of origins let that be done with a cookie."""
 
 
 def described(request: CheckedRequest, outcome: Outcome, decision_id: str, traceparent: str = "") -> Struct:
@@ -51,6 +55,8 @@ def described(request: CheckedRequest, outcome: Outcome, decision_id: str, trace
     parent = parse_traceparent(traceparent)
     reads = outcome.route.policy.reads if outcome.route is not None else frozenset()
     wanted = {name.removeprefix(_HEADER_READ) for name in reads if name.startswith(_HEADER_READ)}
+    route = outcome.route.route if outcome.route is not None else None
+    is_looked_for = route is not None and route.client_certificate is not CertificateUse.IGNORED
     message = StreamDescription(
         decision_id=decision_id,
         digest=request.digest,
@@ -60,6 +66,9 @@ def described(request: CheckedRequest, outcome: Outcome, decision_id: str, trace
         traceparent=str(parent) if parent is not None and parent.is_sampled else "",
         external_token=_described_token(outcome),
         client_certificate=request.certificate.described() if request.certificate is not None else None,
+        read_headers=sorted(wanted),
+        certificate_unknown=request.is_certificate_unknown or not is_looked_for,
+        listed_origin=listed_origin(request, route, by_cookie=_is_by_cookie(outcome)) if route is not None else "",
         request=RequestMessage(
             route_id=request.route_id,
             method=request.method,
@@ -73,6 +82,12 @@ def described(request: CheckedRequest, outcome: Outcome, decision_id: str, trace
     # A Struct holds text alone.
     metadata.fields[METADATA_STREAM].string_value = base64.b64encode(message.SerializeToString()).decode("ascii")
     return metadata
+
+
+def _is_by_cookie(outcome: Outcome) -> bool:
+    """Whether a browser may have sent what vouches for somebody without its user's doing."""
+    principal = outcome.principal
+    return bool(outcome.session_id) and (principal is None or principal.credential is not Credential.TOKEN)
 
 
 def _described_token(outcome: Outcome) -> TokenMessage | None:
@@ -123,11 +138,14 @@ def read_description(data: bytes, host_of: Callable[[str], str | None]) -> Descr
             query=request.query,
             headers={name: tuple(values.values) for name, values in request.headers.items()},
             client_address=request.client_address or None,
+            known_headers=frozenset(message.read_headers) | request.headers.keys(),
             client_certificate=certificate.facts if certificate is not None else None,
+            is_certificate_unknown=message.certificate_unknown,
             route=request.route_id,
         ),
         certificate=certificate,
         external=_external(message) if message.HasField("external_token") else None,
         request_id=message.request_id,
         traceparent=message.traceparent,
+        listed_origin=message.listed_origin,
     )

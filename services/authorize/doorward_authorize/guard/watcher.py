@@ -32,7 +32,7 @@ from doorward_authorize.client_certificates import ID_PREFIX as CERTIFICATE_PREF
 from doorward_authorize.client_certificates import principal_of
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.guard.agenda import Agenda, discard
-from doorward_authorize.guard.dependence import differs, records_of, vouching
+from doorward_authorize.guard.dependence import differs, limits, records_of, vouching
 from doorward_authorize.guard.description import Description, read_description
 from doorward_authorize.guard.idleness import is_idle
 from doorward_authorize.guard.spans import CLOSED, HANDED_OVER, NO_SPANS, StreamSpans
@@ -189,10 +189,9 @@ class Watcher:
         if vouching(before.settings) != vouching(after.settings):
             self._doubt_all()
             return
+        limits_differ = limits(before.settings) != limits(after.settings)
         for route_id, streams in self._by_route.items():
-            if differs(before.routes.get(route_id), after.routes.get(route_id)) or (
-                before.settings.staleness != after.settings.staleness
-            ):
+            if limits_differ or differs(before.routes.get(route_id), after.routes.get(route_id)):
                 self._doubt(streams)
 
     def on_time(self) -> None:
@@ -298,6 +297,8 @@ class Watcher:
             or not route.route.takes(described.facts.method)
         ):
             return _Cut(("route-changed",))
+        if described.listed_origin and described.listed_origin not in route.route.allowed_origins:
+            return _Cut(("foreign-origin",))
         staleness = snapshot.settings.staleness
         stream.limit_seconds = staleness.sensitive if route.route.sensitive else staleness.default
         certificate = described.certificate

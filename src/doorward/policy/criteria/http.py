@@ -15,6 +15,7 @@ from doorward.policy.truth import Truth
 
 _HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,128}\Z", re.ASCII)
 _SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization", "doorward-authorization", "set-cookie"})
+_PREFLIGHT_HEADERS = ("origin", "access-control-request-method")
 _HOST = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\Z", re.ASCII)
 _BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})", re.ASCII)
 
@@ -54,15 +55,22 @@ def _header(facts: Facts, name: str) -> str | Unreadable | None:
     """The header's value, unless servers may differ about it.
 
     That is: there are two different ones; it begins or ends with a blank, which some keep and some drop; or it holds bytes
-    beyond ASCII, which some take for Latin-1 and some for UTF-8 (RFC 9110, section 5.5).
+    beyond ASCII, which some take for Latin-1 and some for UTF-8 (RFC 9110, section 5.5). Nor is there one to compare where nobody
+    has told whether it was sent.
     """
     values = facts.request.headers.get(name)
     if not values:
-        return None
+        return None if _is_told(facts, name) else UNREADABLE
     value = values[0]
     if len(values) > 1 and len(set(values)) > 1:
         return UNREADABLE
     return value if value.isascii() and value == value.strip() else UNREADABLE
+
+
+def _is_told(facts: Facts, name: str) -> bool:
+    """Whether a header that is not there was not sent."""
+    known = facts.request.known_headers
+    return known is None or name in known
 
 
 def query_value(query: str, name: str) -> str | Unreadable | None:
@@ -97,8 +105,13 @@ def _host_name(text: str) -> str:
 
 def _preflight(_: Term, facts: Facts) -> Finding:
     headers = facts.request.headers
-    asked = facts.request.method == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers
-    return Finding(Truth.of(asked), asked)
+    if facts.request.method != "OPTIONS":
+        return Finding(Truth.FALSE, False)
+    missing = [name for name in _PREFLIGHT_HEADERS if name not in headers]
+    if not missing:
+        return Finding(Truth.TRUE, True)
+    is_other = any(_is_told(facts, name) for name in missing)
+    return Finding(Truth.FALSE, False) if is_other else Finding(Truth.UNKNOWN, None)
 
 
 def _prepare_preflight(term: Term) -> Test:
@@ -282,7 +295,7 @@ cases:
   - {request: {method: OPTIONS}, effect: deny, reasons: [non-cors-request]}
 """,
     reads=frozenset({Fact.METHOD}),
-    also_reads=frozenset({"http_header/origin", "http_header/access-control-request-method"}),
+    also_reads=frozenset(f"http_header/{name}" for name in _PREFLIGHT_HEADERS),
     success="cors-request",
     failure="non-cors-request",
     unknown="cors-request-unknown",

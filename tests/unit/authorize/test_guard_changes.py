@@ -1,0 +1,130 @@
+"""Open streams and changes of the configuration: what was never told of a stream is unknown later, and what let it begin must still hold."""
+
+from pathlib import Path
+
+import pytest
+from tests.support.client_certificates import ClientAuthority
+from tests.unit.authorize.builders import CONFIG, World, passed
+from tests.unit.authorize.test_client_certificates import NOW, encoded
+from tests.unit.authorize.test_guard_watcher import GUARDED, Streams, Uses, description
+
+from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+from doorward_authorize.activity import ActivityTracker
+
+ACCEPT = "policy: [{allow: {or: [{accept: true}]}}]"
+FRIEND = "https://friend.example.com"
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "[{allow: {and: [{http_header/x-tool: {exists: false}}]}}]",
+        "[{allow: {or: [{accept: true}]}}, {deny: {or: [{http_header/x-tool: {exists: true}}]}}]",
+        "[{allow: {or: [{accept: true}]}}, {deny: {or: [{http_header/x-tool: {is: bad, optional: true}}]}}]",
+        "[{allow: {nor: [{http_header/x-tool: {contains: bad, optional: true}}]}}]",
+    ],
+)
+async def test_a_header_that_no_policy_read_when_the_stream_began_is_unknown_and_not_absent(
+    streams: Streams, policy: str
+):
+    """Whoever bars a header must not leave those streams open that were opened with it."""
+    number = await streams.opened("public", x_tool="bad")
+    changed = await streams.change(GUARDED.replace(ACCEPT, f"policy: {policy}"))
+    assert [(found, allowed) for found, allowed, _ in changed] == [(number, False)]
+    assert not passed(await streams.world.check("public", x_tool="bad"))
+
+
+async def test_a_header_that_was_read_and_not_sent_is_absent(streams: Streams):
+    policy = "policy: [{allow: {and: [{http_header/x-tool: {exists: false}}]}}]"
+    await streams.change(GUARDED.replace(ACCEPT, policy))
+    await streams.opened("public")
+    streams.watcher._doubt_all()
+    assert await streams.settle() == []
+
+
+async def test_a_preflight_is_one_for_the_guard_too(streams: Streams):
+    await streams.change(GUARDED.replace(ACCEPT, "policy: [{allow: {or: [{cors_preflight: true}]}}]"))
+    asked = {"method": "OPTIONS", "origin": FRIEND, "access_control_request_method": "PUT"}
+    await streams.opened("public", **asked)
+    streams.watcher._doubt_all()
+    assert await streams.settle() == []
+
+
+async def test_whether_it_was_a_preflight_is_unknown_where_nobody_has_told(streams: Streams):
+    number = await streams.opened("public", method="OPTIONS", origin=FRIEND, access_control_request_method="PUT")
+    policy = "policy: [{allow: {or: [{accept: true}]}}, {deny: {or: [{cors_preflight: true}]}}]"
+    assert await streams.change(GUARDED.replace(ACCEPT, policy)) == [(number, False, "cors-request-unknown")]
+
+
+CERTIFIED = CONFIG.replace("routes:\n", "client_certificates: {authorities: clients.crt}\nroutes:\n")
+LOOKING = """\
+  - name: looking
+    from: https://looking.example.com
+    to: http://127.0.0.1:9003
+    continuous: true
+    client_certificate: fact
+    policy: [{allow: {or: [{accept: true}]}}]
+"""
+
+
+@pytest.mark.parametrize("looked", [False, True])
+async def test_a_certificate_that_nobody_looked_for_is_unknown_and_not_missing(tmp_path: Path, looked: bool):
+    authority = ClientAuthority(now=NOW)
+    (tmp_path / "clients.crt").write_text(authority.pem)
+    before = CERTIFIED + (LOOKING if looked else LOOKING.replace("fact", "ignored"))
+    world = World(tmp_path, before)
+    streams = Streams(tmp_path, world=world)
+    request = CheckRequest.FromString(world.request("looking"))
+    request.attributes.tls_session.sni = "looking.example.com"
+    if not looked:
+        request.attributes.source.certificate = encoded(authority.client())
+    response = CheckResponse.FromString(await world.answer(request.SerializeToString()))
+    number = streams.open(description(response))
+    assert streams.link.taken() == [(number, True, "")]
+    only_without = "policy: [{allow: {and: [{invalid_client_certificate: true}]}}]"
+    changed = await streams.change(CERTIFIED + LOOKING.replace(ACCEPT, only_without))
+    assert changed == ([] if looked else [(number, False, "client-certificate-unknown")])
+
+
+async def test_a_stream_ends_with_the_listing_of_the_origin_that_let_it_begin(streams: Streams):
+    cookie = streams.world.sign_in()
+    foreign = await streams.opened(cookie=cookie, upgrade="websocket", origin=FRIEND, sec_fetch_site="cross-site")
+    await streams.opened(cookie=cookie, upgrade="websocket", origin="https://app.example.com")
+    await streams.opened(cookie=cookie, origin=FRIEND)
+    account = f"Bearer {streams.world.account()}"
+    await streams.opened(authorization=account, upgrade="websocket", origin=FRIEND, sec_fetch_site="cross-site")
+    listed = f'allowed_origins: ["{FRIEND}"]'
+    assert await streams.change(GUARDED.replace(listed, f'allowed_origins: ["{FRIEND}", "https://b.example"]')) == []
+    assert await streams.change(GUARDED.replace(listed, 'allowed_origins: ["https://b.example"]')) == [
+        (foreign, False, "foreign-origin")
+    ]
+
+
+COUNTS = GUARDED.replace("routes:\n", "session: {idle_timeout: 1m}\nroutes:\n")
+STRICT = COUNTS.replace("- name: app", "- name: app\n    idle: strict")
+
+
+@pytest.mark.parametrize(
+    "before",
+    [COUNTS, STRICT.replace("1m", "30m"), STRICT.replace("session: {idle_timeout: 1m}\n", "")],
+    ids=["strict", "shorter", "first"],
+)
+async def test_s66_an_idle_time_that_is_changed_counts_for_open_streams(tmp_path: Path, before: str):
+    streams = Streams(tmp_path, world=World(tmp_path, before))
+    world = streams.world
+    activity = ActivityTracker(Uses(), lambda: world.evaluator.snapshot.settings.session_idle_seconds, world.clock)
+    world.principals._activity = activity
+    number = await streams.opened(cookie=world.sign_in())
+    world.clock.advance(30)
+    assert await streams.change(STRICT) == []
+    for seconds in (31.0, 5.0):
+        world.clock.advance(seconds)
+        streams.watcher.on_time()
+        await streams.watcher.settle()
+        await streams.watcher.end_idle()
+    assert await streams.settle() == [(number, False, "session-idle")]
+
+
+@pytest.fixture
+def streams(tmp_path: Path) -> Streams:
+    return Streams(tmp_path)
