@@ -248,6 +248,12 @@ class Principals:
             return float("inf")
         return self._activity.idle_at(principal.session)
 
+    async def is_idle(self, principal: Principal) -> bool:
+        """Whether nobody has used the session behind ``principal`` for too long; the others are asked when it looks so here."""
+        if self._clock.now() < self.idle_at(principal):
+            return False
+        return (await self.find_out(PendingError(session=principal.session), NOTHING)).idle is not False
+
     def of_user(self, user_id: str, settings: Settings) -> Principal | Rejected | None:
         """``user_id`` as if signed in this moment; for questions about what somebody could reach."""
         user_data = self._records.get(users.RECORD_TYPE, user_id)

@@ -1,7 +1,7 @@
 """Decisions and explanations for callers other than Envoy."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection, Sequence
 from typing import Any, TypeAlias
 
 import grpc.aio
@@ -88,10 +88,11 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         if len(request.requests) > BATCH_LIMIT:
             raise InvalidArgumentError(f"at most {BATCH_LIMIT} requests")
         made = []
+        idle = await self._idle([item.subject for item in request.requests])
         for position, item in enumerate(request.requests):
             if position and position % _SLICE == 0:
                 await asyncio.sleep(0)
-            made.append(self._made(self._outcome_or_denial(item, asker), asker))
+            made.append(self._made(self._outcome_or_denial(item, asker, idle), asker))
         response = pb.BatchDecideResponse()
         for decision, is_recorded in zip(made, await self._decisions.recorded(made), strict=True):
             response.responses.add(decision=_message(decision.held) if is_recorded else _unrecorded(decision.held))
@@ -116,7 +117,8 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         asker = self._asker()
         if not self._replica.is_fresh():
             raise UnavailableError("the data are too old to decide by")
-        self._subject(request.subject)
+        idle = await self._idle([request.subject])
+        self._subject(request.subject, idle)
         reachable: list[str] = []
         for position, compiled in enumerate(tuple(self._evaluator.snapshot.routes.values())):
             if position and position % _SLICE == 0:
@@ -126,7 +128,8 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
                 continue
             method, path = ("CONNECT", "") if route.is_tunnel else ("GET", route.match.value)
             facts = pb.RequestFacts(route_id=route.id, method=method, path=path)
-            _, outcome = self._outcome_or_denial(pb.DecideRequest(subject=request.subject, request=facts), asker)
+            wanted = pb.DecideRequest(subject=request.subject, request=facts)
+            _, outcome = self._outcome_or_denial(wanted, asker, idle)
             if outcome.verdict is Verdict.ALLOW:
                 reachable.append(route.id)
         return pb.ListAccessibleResponse(route_ids=reachable)
@@ -170,7 +173,8 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
             UnavailableError: its record must be on the disk first, and does not get there.
             DoorwardError: as ``_inputs``.
         """
-        decision = self._made(self._outcome(request, asker), asker)
+        idle = await self._idle([request.subject])
+        decision = self._made(self._outcome(request, asker, idle), asker)
         if not all(await self._decisions.recorded([decision])):
             raise UnavailableError("the decision could not be recorded")
         return decision
@@ -181,11 +185,11 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         return self._decisions.made(facts, outcome, self._evaluator.snapshot.generation, gateway)
 
     def _outcome_or_denial(
-        self, request: pb.DecideRequest, asker: GatewaySettings | None
+        self, request: pb.DecideRequest, asker: GatewaySettings | None, idle: Collection[str]
     ) -> tuple[RequestFacts, Outcome]:
         """One of several: what cannot be decided is denied in its place, and keeps no other from its answer."""
         try:
-            return self._outcome(request, asker)
+            return self._outcome(request, asker, idle)
         except (NotFoundError, InvalidArgumentError, UnavailableError, PermissionDeniedError) as error:
             verdict, reason = _DENIALS[type(error)]
             wanted = request.request
@@ -193,14 +197,16 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
             facts = RequestFacts(method=wanted.method, host="", path="", raw_path=wanted.path, route=wanted.route_id)
             return facts, Outcome(verdict=verdict, reasons=(reason,))
 
-    def _outcome(self, request: pb.DecideRequest, asker: GatewaySettings | None) -> tuple[RequestFacts, Outcome]:
-        compiled, facts, found = self._inputs(request, asker)
+    def _outcome(
+        self, request: pb.DecideRequest, asker: GatewaySettings | None, idle: Collection[str]
+    ) -> tuple[RequestFacts, Outcome]:
+        compiled, facts, found = self._inputs(request, asker, idle)
         return facts, self._evaluator.judge(found, facts, compiled, (compiled.policy,))
 
     def _inputs(
-        self, request: pb.DecideRequest, asker: GatewaySettings | None
+        self, request: pb.DecideRequest, asker: GatewaySettings | None, idle: Collection[str]
     ) -> tuple[CompiledRoute, RequestFacts, Principal | Rejected | None]:
-        """Route, facts and principal of a question.
+        """Route, facts and principal of a question; ``idle`` are sessions that have ended because nobody uses them.
 
         Raises:
             PermissionDeniedError: it is a gateway's, about a route that is not its own.
@@ -224,7 +230,7 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         staleness = snapshot.settings.staleness
         if not self._replica.is_fresh(staleness.sensitive if compiled.route.sensitive else staleness.default):
             raise UnavailableError("the data are too old to decide by")
-        found = self._subject(request.subject)
+        found = self._subject(request.subject, idle)
         is_believed = asker is None or asker.trust_client_address
         facts = RequestFacts(
             method=wanted.method,
@@ -239,11 +245,31 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         )
         return compiled, facts, found
 
-    def _subject(self, subject: pb.Subject) -> Principal | Rejected | None:
+    async def _idle(self, subjects: Sequence[pb.Subject]) -> frozenset[str]:
+        """Ids of the sessions among ``subjects`` that nobody has used for too long. To ask here is no use of a session."""
+        settings = self._evaluator.snapshot.settings
+        if settings.session_idle_seconds is None:
+            return frozenset()
+        named = dict.fromkeys(
+            subject.session_id for subject in subjects if subject.WhichOneof("subject") == "session_id"
+        )
+        questions: dict[str, Awaitable[bool]] = {}
+        for position, session_id in enumerate(named):
+            if position and position % _SLICE == 0:
+                await asyncio.sleep(0)
+            found = self._principals.of_session(session_id, settings)
+            if isinstance(found, Principal):
+                questions[session_id] = self._principals.is_idle(found)
+        answers = await asyncio.gather(*questions.values())
+        return frozenset(session_id for session_id, is_idle in zip(questions, answers, strict=True) if is_idle)
+
+    def _subject(self, subject: pb.Subject, idle: Collection[str]) -> Principal | Rejected | None:
         settings = self._evaluator.snapshot.settings
         match subject.WhichOneof("subject"):
             case "session_id":
-                found = self._principals.of_session(subject.session_id, settings)
+                found = None
+                if subject.session_id not in idle:
+                    found = self._principals.of_session(subject.session_id, settings)
             case "user_id":
                 found = self._principals.of_user(subject.user_id, settings)
             case _:

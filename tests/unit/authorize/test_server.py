@@ -11,12 +11,14 @@ import grpc.aio
 import pytest
 from tests.unit.authorize.builders import CONFIG, World
 from tests.unit.authorize.test_decision_log import Disk, encoder
+from tests.unit.authorize.test_guard_watcher import Uses
 
 from doorward.api.authorize.v1 import authorize_pb2 as pb
 from doorward.errors import NotFoundError, PermissionDeniedError, UnavailableError
 from doorward.rpc.plane_methods import caller, calling_gateway
 from doorward.rpc.planes import Gateway, Plane
 from doorward_authorize import decision_log
+from doorward_authorize.activity import ActivityTracker
 from doorward_authorize.decision_log import DecisionLog
 from doorward_authorize.server import AuthorizeServicer
 
@@ -277,3 +279,41 @@ async def test_audit_or_deny_gives_out_only_what_is_on_the_disk(
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     assert world.registry.get_sample_value("doorward_decisions_unrecorded_total") == 53
+
+
+async def test_s66_a_session_that_nobody_uses_has_ended_for_programs_that_ask_too(
+    servicer: AuthorizeServicer, world: World
+):
+    """They name it by its id, so it does not come by the way that looks at its use."""
+    uses = Uses()
+    idle_seconds = 60.0
+    world.principals._activity = ActivityTracker(uses, lambda: idle_seconds, world.clock)
+    world.reload(CONFIG.replace("routes:\n", "session: {idle_timeout: 1m}\nroutes:\n") + GATEWAYS)
+    robot = pb.DecideRequest(request=question("app").request)
+    world.account()
+    robot.subject.session_id = "sa-" + b"robot".ljust(16, b"0").hex()
+
+    async def answers() -> list[tuple[int, list[str]]]:
+        batch = pb.BatchDecideRequest(requests=[question("app"), robot, question("app")])
+        with asking(EDGE):
+            found = (await servicer.BatchDecide(batch, CONTEXT)).responses
+        return [(item.decision.effect, list(item.decision.reasons)) for item in found]
+
+    world.clock.advance(59)
+    assert await effect(servicer, EDGE, question("app")) == pb.EFFECT_ALLOW
+    world.clock.advance(1)
+    uses.seen_at = world.clock.now()
+    assert await effect(servicer, EDGE, question("app")) == pb.EFFECT_ALLOW, "another authorizer has seen it in use"
+    uses.seen_at = None
+    world.clock.advance(59)
+    assert [found for found, _ in await answers()] == [pb.EFFECT_ALLOW] * 3
+    world.clock.advance(1)
+    (first, reasons), (program, _), (last, _) = await answers()
+    assert (first, reasons, program, last) == (pb.EFFECT_DENY, ["not-found"], pb.EFFECT_ALLOW, pb.EFFECT_DENY)
+    with asking(OPERATOR):
+        with pytest.raises(NotFoundError):
+            await servicer.Decide(question("app"), CONTEXT)
+        with pytest.raises(NotFoundError):
+            await servicer.Explain(pb.ExplainRequest(request=question("app")), CONTEXT)
+        with pytest.raises(NotFoundError):
+            await servicer.ListAccessible(pb.ListAccessibleRequest(subject=ALICE), CONTEXT)
