@@ -35,8 +35,10 @@ class LogFile:
             return
         data = text.encode()
         created = not self._path.exists()
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         try:
+            if _is_torn(descriptor):
+                data = b"\n" + data
             written = os.write(descriptor, data)
             while written < len(data):
                 written += os.write(descriptor, data[written:])
@@ -101,6 +103,15 @@ class LogFile:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _is_torn(descriptor: int) -> bool:
+    """Whether a file ends within a line: a full disk, or the end of a process, has cut a record short.
+
+    What is written next must not become a part of it: a record that is promised to be there would be in a line that nobody can read.
+    """
+    size = os.fstat(descriptor).st_size
+    return size > 0 and os.pread(descriptor, 1, size - 1) not in {b"\n", b""}
 
 
 def _first_time(path: Path) -> float | None:

@@ -1,6 +1,7 @@
 """The decision log: what a record says and hides, when it is written, and what happens when it cannot be."""
 
 import asyncio
+import errno
 import json
 import os
 import threading
@@ -247,6 +248,33 @@ async def test_what_is_queued_is_written_when_the_process_ends(world: World):
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert len((world.folder / "decisions.jsonl").read_text().splitlines()) == 1
+
+
+async def test_a_record_that_was_cut_short_takes_no_other_with_it(world: World, monkeypatch: pytest.MonkeyPatch):
+    """A disk that is full in the middle of a line: what is promised to be there afterwards must be a line of its own."""
+    path = world.folder / "decisions.jsonl"
+    log = DecisionLog(LogFile(path, 1 << 30, 1, 60.0), encoder(), world.metrics, audit_or_deny=True)
+    rebuilt(world, log)
+    running = asyncio.create_task(log.run())
+    write, room = os.write, [40]
+
+    def full(descriptor: int, data: bytes) -> int:
+        if not room:
+            raise OSError(errno.ENOSPC, "no space left")
+        return write(descriptor, data[: room.pop()])
+
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr("doorward_authorize.log_file.os.write", full)
+            assert status(await world.check("public")) == 503
+        assert passed(await world.check("public"))
+        assert passed(await world.check("public"))
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    torn, *whole = path.read_text().splitlines()
+    assert len(torn) == 40
+    assert [json.loads(line)["outcome"] for line in whole] == ["allow", "allow"]
 
 
 def test_a_full_file_is_set_aside_and_old_ones_go(tmp_path: Path):
