@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from doorward.identity.session import Session
 from doorward.identity.user import User, user_id
 from doorward.keys.handle import SessionHandle
 from doorward.keys.store import Purpose
+from doorward.records.building import Building
 from doorward.records.record import Record, RecordVersion, Write, record_message
 from doorward.records.replica import Replica
 from doorward.rpc.client import open_channel
@@ -185,9 +187,9 @@ async def cold_start(count: int) -> tuple[dict[str, float], dict[str, float]]:
         server = stack.enter_context(redis_server("valkey", "--appendfsync", "no"))
         endpoints, keys, process = stack.enter_context(databroker_process(folder, server))
         store = RedisStore(Link(Servers.parse(server.url)), SealedCodec(keys.keyring(Purpose.RECORDS)), SystemClock())
-        for start in range(0, count, 250):
+        for start in range(0, count, 150):
             writes = []
-            for number in range(start, min(start + 250, count)):
+            for number in range(start, min(start + 150, count)):
                 session, user = people(rnd, number, groups, time.time())
                 writes += [
                     Write(record=stored("Session", session.id, session.to_bytes(), user_id=(user.id,))),
@@ -228,10 +230,10 @@ async def at_once(replicas: int, folder: Path, databroker: psutil.Process, count
     }
 
 
-async def latest_timer(event: asyncio.Event) -> float:
-    """How late a timer was at most until ``event``; what else a check would have waited for."""
+async def latest_timer(is_over: Callable[[], bool]) -> float:
+    """How late a timer was at most until then; what else a check would have waited for."""
     latest = 0.0
-    while not event.is_set():
+    while not is_over():
         asked = time.perf_counter()
         await asyncio.sleep(0.002)
         latest = max(latest, time.perf_counter() - asked - 0.002)
@@ -247,8 +249,13 @@ async def followed(endpoints: LocalEndpoints, count: int) -> dict[str, float]:
         replica = Replica(channel, WATCHED, "bench", SystemClock(), 5.0, packers())
         used, began = time.process_time(), time.perf_counter()
         running = asyncio.create_task(replica.run())
-        held = await latest_timer(replica.ready)
+        held = await latest_timer(replica.ready.is_set)
         took, used = time.perf_counter() - began, time.process_time() - used
+        at_once = ours.memory_info().rss - before
+        assert replica._making_small is not None
+        began, used_then = time.perf_counter(), time.process_time()
+        held_later = await latest_timer(replica._making_small.done)
+        small, used_then = time.perf_counter() - began, time.process_time() - used_then
         memory = ours.memory_info().rss - before
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -260,6 +267,10 @@ async def followed(endpoints: LocalEndpoints, count: int) -> dict[str, float]:
         "replica_cpu_s": round(used, 2),
         "longest_hold_ms": round(held * 1e3, 1),
         "replica_mb": round(memory / 1e6, 1),
+        "small_after_s": round(small, 2),
+        "small_cpu_s": round(used_then, 2),
+        "longest_hold_then_ms": round(held_later * 1e3, 1),
+        "replica_mb_before": round(at_once / 1e6, 1),
     }
 
 
@@ -271,12 +282,12 @@ async def of_sessions(world: World, count: int) -> dict[str, float]:
     """Memory, collection, and decisions for sessions in random order, out of a replica of ``count`` sessions with a user each."""
     rnd = random.Random(count)
     groups = [f"team-{number:04}-engineering" for number in range(2_000)]
-    clock = world.clock
-    replica = Replica(grpc.aio.insecure_channel("unix:/nowhere"), ["Session", "User"], "bench", clock, 5.0, packers())
+    clock, small = world.clock, packers()
+    replica = Replica(grpc.aio.insecure_channel("unix:/nowhere"), ["Session", "User"], "bench", clock, 5.0, small)
     gc.collect()
     gc.freeze()
     began = time.perf_counter()
-    building: dict[str, dict[int | str, bytes]] = {"Session": {}, "User": {}}
+    building = Building(["Session", "User"], small)
     asked: list[tuple[str, int]] = []
     spent = 0.0
     for start in range(0, count, 250):

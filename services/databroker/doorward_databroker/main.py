@@ -124,7 +124,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     swept = [kind.name for kind in RECORD_TYPES.values() if kind.in_feed]
     sweeper = Sweeper(store, swept, clock, databroker_id, metrics)
     rereader = Rereader(store, hub)
-    resealer = Resealer(store, maintenance, keyring, hub.report)
+    resealer = Resealer(store, maintenance, keyring, hub.report, lambda: hub.is_showing)
     operations = OperationsServicer(store, maintenance, codec, keyring, hub, heartbeat, peers, clock)
 
     servers = neighbours.servers(

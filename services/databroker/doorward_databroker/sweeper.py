@@ -31,6 +31,8 @@ RESEAL_LEASE_SECONDS = 60.0
 """Extended page by page; how soon another databroker goes on where one has died."""
 _RESEAL_PAUSE_SECONDS = 0.05
 """Between two pages, so that sealing anew never crowds out what people wait for."""
+_RESEAL_LONG_PAUSE_SECONDS = 0.5
+"""While a snapshot is being read: after an upgrade authorizers start just when records are entered in a new index."""
 _LEASE = "sweeper"
 _RESEAL_LEASE = "resealer"
 _BATCH = 200
@@ -50,11 +52,13 @@ class Resealer:
         maintenance: Maintenance,
         keyring: Keyring,
         report: Callable[[Iterable[Damaged]], None],
+        others_wait: Callable[[], bool] = lambda: False,
     ) -> None:
         self._store = store
         self._maintenance = maintenance
         self._keyring = keyring
         self._report = report
+        self._others_wait = others_wait
 
     async def run(self) -> None:
         """Seal until all is done, and look again now and then, until cancelled."""
@@ -103,7 +107,7 @@ class Resealer:
                 break
             if lease is not None:
                 await self._store.renew_lease(*lease, RESEAL_LEASE_SECONDS)
-            await asyncio.sleep(_RESEAL_PAUSE_SECONDS)
+            await asyncio.sleep(_RESEAL_LONG_PAUSE_SECONDS if self._others_wait() else _RESEAL_PAUSE_SECONDS)
         if resealed or unreadable:
             _log.info(
                 "sealed anew, or entered in an index",

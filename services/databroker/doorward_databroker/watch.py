@@ -63,6 +63,7 @@ class WatchHub:
         self._clock = clock
         self._seldom = Seldom(_log, clock)
         self._watchers: set[Watcher] = set()
+        self._showing = 0
         self._moved = asyncio.Condition()
         self._window = Window()
         self._position: Position | None = None
@@ -101,6 +102,11 @@ class WatchHub:
     def watchers(self) -> frozenset[Watcher]:
         """The live ones."""
         return frozenset(self._watchers)
+
+    @property
+    def is_showing(self) -> bool:
+        """Whether a watcher waits for the rest of a snapshot, and with it perhaps everybody at an authorizer that has just started."""
+        return self._showing > 0
 
     def vouches_for(self, types: frozenset[str]) -> bool:
         """Whether every stored record of these types could be read."""
@@ -403,8 +409,12 @@ class WatchHub:
             # From here on the reader queues for this watcher; what the replay below covers is skipped by position.
             entered = await self._enter(watcher, start.version)
             if after is None:
-                async for page in self._snapshot(watcher.types):
-                    yield page
+                self._showing += 1
+                try:
+                    async for page in self._snapshot(watcher.types):
+                        yield page
+                finally:
+                    self._showing -= 1
             async for response in self._replay(watcher.types, start, entered.version):
                 yield response.data
             if after is None:

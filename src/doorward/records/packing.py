@@ -189,18 +189,23 @@ def id_of(key: int | str) -> str:
     return key if isinstance(key, str) else f"{key:032x}"
 
 
-def pack(
-    record_id: str, version: RecordVersion, payload: bytes | None, expires_at: float | None, packer: Packer | None
-) -> bytes:
-    """One record; ``None`` as payload is a tombstone."""
+def pack(version: RecordVersion, payload: bytes | None, expires_at: float | None) -> bytes:
+    """One record with its payload as it came; ``None`` as payload is a tombstone."""
     if payload is None:
         return _HEAD.pack(_DELETED, version.epoch, version.number)
-    smaller = packer.pack(record_id, payload) if packer is not None else None
-    flags = 0 if smaller is None else _SMALLER
-    body = payload if smaller is None else smaller
     if expires_at is None:
-        return _HEAD.pack(flags, version.epoch, version.number) + body
-    return _HEAD_WITH_END.pack(flags | _EXPIRES, version.epoch, version.number, expires_at) + body
+        return _HEAD.pack(0, version.epoch, version.number) + payload
+    return _HEAD_WITH_END.pack(_EXPIRES, version.epoch, version.number, expires_at) + payload
+
+
+def smaller(record_id: str, packed: bytes, packer: Packer | None) -> bytes:
+    """A packed record whose payload has the smaller form; the same when there is none, or it has it already."""
+    flags = packed[0]
+    if packer is None or flags & (_DELETED | _SMALLER):
+        return packed
+    head = _HEAD_WITH_END.size if flags & _EXPIRES else _HEAD.size
+    payload = packer.pack(record_id, packed[head:])
+    return packed if payload is None else bytes((flags | _SMALLER,)) + packed[1:head] + payload
 
 
 def version_in(packed: bytes) -> RecordVersion:

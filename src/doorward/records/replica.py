@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import TypeAlias
 
 import grpc
 import grpc.aio
@@ -28,6 +27,7 @@ from doorward.api.databroker.v1.databroker_pb2_grpc import DatabrokerServiceStub
 from doorward.clock import Clock
 from doorward.errors import DoorwardError, UnavailableError, WatchExpiredError
 from doorward.records import packing
+from doorward.records.building import SLICE, Building, Copy, packed_as_it_came
 from doorward.records.packing import Packer
 from doorward.records.record import NO_VERSION, RecordVersion, version_message, version_of
 from doorward.rpc.status import error_for, error_of
@@ -38,15 +38,13 @@ _SILENCE_SECONDS = 3.0
 """A stream that says nothing for this long is given up: leases come four times a second."""
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 0.5
-_SLICE = 50
-"""Records applied before other callbacks get their turn; well under a millisecond."""
+_ROOM_BYTES = 128 * 1024 * 1024
+"""Of the first snapshot, kept as it came until it is complete."""
 
 UNPACKED_LIMIT = 8_192
 """Payloads of each type that are remembered as they came."""
 
 Listener = Callable[[str, str], None]
-_Copy: TypeAlias = dict[str, dict[int | str, bytes]]
-"""By type and key (``packing.key_of``): packed records. While a snapshot is being read, tombstones too."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -74,8 +72,9 @@ class Replica:
         self._clock = clock
         self._limit = staleness_limit_seconds
         self._packers = dict(packers or {})
-        self._entries: _Copy = {kind: {} for kind in self._types}
+        self._entries: Copy = {kind: {} for kind in self._types}
         self._unpacked: dict[str, dict[str, tuple[bytes, float | None]]] = {kind: {} for kind in self._types}
+        self._making_small: asyncio.Task[None] | None = None
         self._stamp: float | None = None
         self._listeners: list[Listener] = []
         self._changed = asyncio.Event()
@@ -156,6 +155,12 @@ class Replica:
 
     async def run(self) -> None:
         """Follow the databroker until cancelled, through every loss of it."""
+        try:
+            await self._follow_on()
+        finally:
+            self._make_small(None)
+
+    async def _follow_on(self) -> None:
         pause = _FIRST_PAUSE_SECONDS
         while True:
             began = self._clock.monotonic()
@@ -193,7 +198,9 @@ class Replica:
         stream = self._stub.Watch(requests())
         pinging = watched(asyncio.create_task(ping()), "pings to the databroker")
         # A snapshot is built beside the old copy, so that nobody reads half of it.
-        building: _Copy | None = None if resuming else {kind: {} for kind in self._types}
+        # Only the first is not made small at once: a later one is compared with the copy before it, and nobody waits for it.
+        room = 0 if self.ready.is_set() else _ROOM_BYTES
+        building = None if resuming else Building(self._types, self._packers, room)
         try:
             while True:
                 message = await self._next(stream)
@@ -210,6 +217,7 @@ class Replica:
                         served = frozenset(message.consistent.types)
                         if building is not None:
                             await self._swap(building, served)
+                            self._make_small(building)
                             building = None
                         elif served != self._served:
                             # What has changed of the others meanwhile was not told to us, or will not be.
@@ -251,43 +259,45 @@ class Replica:
         acknowledge = pb.WatchRequest.Acknowledge(version=version_message(self.version))
         outgoing.put_nowait(pb.WatchRequest(acknowledge=acknowledge))
 
-    async def _swap(self, building: _Copy, served: frozenset[str]) -> None:
+    async def _swap(self, building: Building, served: frozenset[str]) -> None:
         """Make the finished snapshot the copy, and tell listeners about everything that may differ."""
-        for records in building.values():
-            for position, key in enumerate([key for key, packed in records.items() if packing.is_tombstone(packed)]):
-                del records[key]
-                if position % _SLICE == 0:
-                    await asyncio.sleep(0)
-        old, self._entries, self._served = self._entries, building, served
+        await building.complete()
+        old, self._entries, self._served = self._entries, building.copy, served
         for unpacked in self._unpacked.values():
             unpacked.clear()
         self.version = NO_VERSION
+        # In turns with others, without a set of all keys, and the old ones go one by one: a million at once take half a second.
         for kind in self._types:
-            before, after = old[kind], building[kind]
-            for position, key in enumerate(before.keys() | after.keys()):
-                if position % _SLICE == 0:
+            before, after = old[kind], self._entries[kind]
+            for position, key in enumerate(after):
+                if position % SLICE == 0:
                     await asyncio.sleep(0)
-                if before.get(key) != after.get(key):
+                if key not in before:
+                    self._notify(kind, packing.id_of(key))
+            while before:
+                if len(before) % SLICE == 0:
+                    await asyncio.sleep(0)
+                key, packed = before.popitem()
+                if after.get(key) != packed:
                     self._notify(kind, packing.id_of(key))
 
-    async def _build(self, records: Iterable[pb.Record], building: _Copy) -> None:
-        """Take records of a snapshot and of the changes since it began, which may come in either order."""
+    def _make_small(self, building: Building | None) -> None:
+        if self._making_small is not None:
+            self._making_small.cancel()
+        if building is not None:
+            self._making_small = watched(asyncio.create_task(building.make_small()), "making records small")
+
+    async def _build(self, records: Iterable[pb.Record], building: Building) -> None:
         for position, record in enumerate(records):
-            if position and position % _SLICE == 0:
+            if position and position % SLICE == 0:
                 await asyncio.sleep(0)
-            entries = building.get(record.type)
-            if entries is None:
-                continue
-            key = packing.key_of(record.id)
-            known = entries.get(key)
-            if known is None or packing.version_in(known) < version_of(record.version):
-                entries[key] = self._packed(record)
+            building.take(record)
 
     async def _apply(self, records: Iterable[pb.Record]) -> None:
         """Take changes in their order. What is deleted leaves nothing behind."""
         covered = self.version
         for position, record in enumerate(records):
-            if position and position % _SLICE == 0:
+            if position and position % SLICE == 0:
                 await asyncio.sleep(0)
             entries = self._entries.get(record.type)
             if entries is None or version_of(record.version) <= covered:
@@ -299,15 +309,9 @@ class Replica:
             if record.deleted:
                 entries.pop(key, None)
             else:
-                entries[key] = self._packed(record)
+                packed = packed_as_it_came(record)
+                entries[key] = packing.smaller(record.id, packed, self._packers.get(record.type))
             self._notify(record.type, record.id)
-
-    def _packed(self, record: pb.Record) -> bytes:
-        expires_at = (
-            record.expires_at.seconds + record.expires_at.nanos * 1e-9 if record.HasField("expires_at") else None
-        )
-        payload = None if record.deleted else record.data
-        return packing.pack(record.id, version_of(record.version), payload, expires_at, self._packers.get(record.type))
 
     def _notify(self, record_type: str, record_id: str) -> None:
         for listener in tuple(self._listeners):

@@ -1,5 +1,6 @@
 """What has expired becomes tombstones, in the state that was seen and no other."""
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -115,3 +116,20 @@ async def test_sealing_anew_goes_on_elsewhere_when_it_stops_and_is_not_repeated_
     assert not await first.keep()
     clock.advance(RESEAL_LEASE_SECONDS)
     assert await first.keep()
+
+
+async def test_sealing_anew_gives_way_while_a_snapshot_is_read(monkeypatch: pytest.MonkeyPatch):
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    waiting = [True, False]
+    store = MemoryStore(FakeClock(), SealedCodec(keyring(Purpose.RECORDS)))
+    resealer = Resealer(store, Pages(), keyring(Purpose.RECORDS), list, lambda: waiting.pop(0))  # type: ignore[arg-type]  # all that is asked of it
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    assert await resealer.reseal_all() == (3, 0)
+    while_read, else_ = pauses
+    assert 10 * else_ <= while_read <= 1

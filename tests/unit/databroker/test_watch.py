@@ -103,6 +103,19 @@ async def test_a_slow_watcher_is_cut_and_costs_no_more_memory(one: Broker):
     assert big.queued_bytes <= 32 * 1024 * 1024
 
 
+async def test_a_hub_says_whether_a_snapshot_is_being_read(one: Broker):
+    """Who has more time then gives way."""
+    await one.put(session("a"))
+    whole, given_up = (one.hub.watch(one.watcher(name).watcher, None) for name in "wx")
+    await anext(whole)
+    await anext(given_up)
+    await given_up.aclose()
+    assert one.hub.is_showing
+    assert pb.WatchResponse.FromString(await anext(whole)).HasField("consistent")
+    assert not one.hub.is_showing
+    await whole.aclose()
+
+
 async def test_what_is_sent_at_once_overtakes_nothing(one: Broker):
     """A watcher applies by version what it gets, but a lease vouches for all that came before it."""
     watcher = one.watcher("w").watcher

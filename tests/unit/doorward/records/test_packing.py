@@ -45,7 +45,10 @@ def test_what_is_packed_says_the_same(users: list[UserMessage]):
 def test_any_payload_survives(record_id: str, payload: bytes, end: float | None, epoch: int, number: int):
     shared = packer()
     version = RecordVersion(epoch, number)
-    packed = packing.pack(record_id, version, payload, end, shared)
+    as_it_came = packing.pack(version, payload, end)
+    assert packing.payload_in(record_id, as_it_came, shared) == payload
+    packed = packing.smaller(record_id, as_it_came, shared)
+    assert packing.smaller(record_id, packed, shared) == packed
     assert packing.version_in(packed) == version
     assert packing.end_of(packed) == end
     assert not packing.is_tombstone(packed)
@@ -92,4 +95,4 @@ def test_fifty_groups_fit_in_little_space():
         groups=frozenset(rnd.sample(groups, 50)),
     ).to_bytes()
     assert len(user) > 1_000
-    assert len(packing.pack("a" * 32, RecordVersion(1, 1), user, None, shared)) < 150
+    assert len(packing.smaller("a" * 32, packing.pack(RecordVersion(1, 1), user, None), shared)) < 150

@@ -13,6 +13,8 @@ from tests.support.fake_clock import FakeClock
 
 from doorward.api.databroker.v1 import databroker_pb2 as pb
 from doorward.api.databroker.v1 import databroker_pb2_grpc
+from doorward.records import packing
+from doorward.records.building import Building
 from doorward.records.record import Record, RecordVersion, record_message, version_message
 from doorward.records.replica import Replica
 
@@ -64,6 +66,16 @@ def record(
     return Record(type=kind, id=name, version=RecordVersion(1, version), data=data, deleted=deleted, expires_at=end)
 
 
+class Small:
+    """Payloads that begin with ``big`` are larger than they must be."""
+
+    def pack(self, record_id: str, payload: bytes) -> bytes | None:
+        return payload.removeprefix(b"big") if payload.startswith(b"big") else None
+
+    def unpack(self, record_id: str, packed: bytes) -> bytes:
+        return b"big" + packed
+
+
 class Following:
     def __init__(self, broker: Broker, replica: Replica, clock: FakeClock) -> None:
         self.broker, self.replica, self.clock = broker, replica, clock
@@ -73,6 +85,12 @@ class Following:
     async def watch_number(self, count: int) -> None:
         """The replica has begun to watch for the ``count``th time, and the watch before is over."""
         await self._until(lambda: len(self.broker.starts) == count and self.broker.open == 1)
+
+    async def made_small(self) -> None:
+        """What was kept as it came has become small."""
+        making = self.replica._making_small
+        assert making is not None
+        await asyncio.wait_for(making, 5)
 
     async def read_anew(self, version: int) -> None:
         """The replica holds a new snapshot of ``version``."""
@@ -96,7 +114,7 @@ async def following() -> AsyncIterator[Following]:
         server.add_insecure_port(f"unix:{folder}/b")
         await server.start()
         channel = grpc.aio.insecure_channel(f"unix:{folder}/b", options=[("grpc.default_authority", "localhost")])
-        replica = Replica(channel, ["T"], "w", clock, 5.0, if_known=["Later"])
+        replica = Replica(channel, ["T"], "w", clock, 5.0, {"T": Small()}, if_known=["Later"])
         task = asyncio.create_task(replica.run())
         try:
             yield Following(broker, replica, clock)
@@ -115,6 +133,38 @@ async def test_nothing_is_known_before_the_snapshot_is_whole(following: Followin
     await following.reach(1)
     assert following.replica.get("T", "a") == b"x"
     assert following.replica.get("T", "a") is following.replica.get("T", "a")
+
+
+async def test_records_of_the_first_snapshot_become_small_once_it_is_served(following: Following):
+    replica = following.replica
+    following.broker.batch(0, *(record(f"r{number}", number, b"bigx") for number in range(1, 100)))
+    following.broker.consistent(99)
+    await following.reach(99)
+    asked = replica.get("T", "r1")
+    assert asked == b"bigx"
+    following.broker.batch(100, record("r2", 100, b"bigger"))
+    await following.reach(100)
+    await following.made_small()
+    assert {len(packed) for packed in replica._entries["T"].values()} == {13 + len("x"), 13 + len("ger")}
+    assert replica.get("T", "r1") is asked
+    assert replica.get("T", "r2") == b"bigger"
+    assert replica.get("T", "r3") == b"bigx"
+
+
+async def test_a_later_snapshot_says_only_what_is_different(following: Following):
+    following.broker.batch(0, record("a", 1, b"bigx"), record("b", 2, b"bigx"), record("c", 3, b"bigx"))
+    following.broker.consistent(3)
+    await following.reach(3)
+    await following.made_small()
+    following.heard.clear()
+    following.broker.says.put_nowait(None)
+    following.broker.consistent(3, types=["Later"])  # it serves more than it did
+    await following.watch_number(3)
+    following.broker.batch(0, record("a", 1, b"bigx"), record("b", 4, b"bigy"), record("d", 5, b"bigx"))
+    following.broker.consistent(5, types=["Later"])
+    await following.read_anew(5)
+    assert sorted(following.heard) == ["b", "c", "d"]
+    assert [following.replica.get("T", name) for name in "abcd"] == [b"bigx", b"bigy", None, b"bigx"]
 
 
 async def test_a_type_that_an_older_databroker_does_not_know_is_unknown(following: Following):
@@ -274,12 +324,16 @@ async def test_data_are_fresh_only_from_the_stamp_that_was_echoed(following: Fol
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=12),
     st.integers(0, 12),
+    st.sampled_from([0, 30, 1_000]),
     st.randoms(use_true_random=False),
 )
-async def test_any_snapshot_and_any_feed_give_the_last_state(changes: list[tuple[str, bool]], seen: int, shuffle: Any):
-    """However much of the feed a fuzzy snapshot has already seen, and however often it is repeated."""
-    replica = Replica(grpc.aio.insecure_channel("unix:/nowhere"), ["T"], "w", FakeClock(), 5.0)
-    feed = [record(name, number, b"%d" % number, deleted=gone) for number, (name, gone) in enumerate(changes, 1)]
+async def test_any_snapshot_and_any_feed_give_the_last_state(
+    changes: list[tuple[str, bool]], seen: int, room: int, shuffle: Any
+):
+    """However much of the feed a fuzzy snapshot has already seen, how often it is repeated, and how much of it waits to be made small."""
+    small = {"T": Small()}
+    replica = Replica(grpc.aio.insecure_channel("unix:/nowhere"), ["T"], "w", FakeClock(), 5.0, small)
+    feed = [record(name, number, b"big%d" % number, deleted=gone) for number, (name, gone) in enumerate(changes, 1)]
     expected = {item.id: item.data for item in feed}
     for item in feed:
         if item.deleted:
@@ -291,11 +345,15 @@ async def test_any_snapshot_and_any_feed_give_the_last_state(changes: list[tuple
     shuffle.shuffle(snapshot)
     start = shuffle.randint(0, min(seen, len(feed)))
     until = shuffle.randint(start, len(feed))
-    building: dict[str, dict[int | str, bytes]] = {"T": {}}
+    building = Building(["T"], small, room)
     await replica._build([record_message(item) for item in snapshot], building)
     await replica._build([record_message(item) for item in feed[start : max(until, seen)]], building)
     await replica._swap(building, frozenset())
     replica.version = RecordVersion(1, max(until, seen))
     again = shuffle.randint(0, max(until, seen))
-    await replica._apply([record_message(item) for item in feed[again:]])
+    await replica._apply([record_message(item) for item in feed[again : again + 3]])
+    await building.make_small()
+    await replica._apply([record_message(item) for item in feed[again + 3 :]])
+    for name, packed in replica._entries["T"].items():
+        assert packing.smaller(packing.id_of(name), packed, Small()) == packed, "it is not small"
     assert {name: data for name in "abc" if (data := replica.get("T", name)) is not None} == expected
