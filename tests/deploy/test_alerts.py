@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from pathlib import Path
 
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
@@ -12,7 +13,9 @@ from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_databroker.directory.worker import DirectoryMetrics
 from doorward_databroker.metrics import DatabrokerMetrics
 from doorward_proxy.envoy.figures import EnvoyFigures
+from doorward_proxy.guard.figures import GuardFigures
 from doorward_proxy.guard.metrics import GuardMetrics
+from doorward_proxy.local_http import LocalHttp
 from doorward_proxy.metrics import ProxyMetrics
 
 RULES = DEPLOY / "prometheus" / "alerts.yaml"
@@ -47,6 +50,7 @@ async def test_rules_and_documents_name_metrics_that_there_are():
     DirectoryMetrics(registry).failures.labels("corp")
     ProxyMetrics(registry)
     GuardMetrics(registry)
+    registry.register(GuardFigures(LocalHttp(Path("/nowhere"), "the guard")))
     figures = EnvoyFigures(Admin({}), lambda: 0.0)
     registry.register(figures)
     await figures.read()
@@ -56,5 +60,5 @@ async def test_rules_and_documents_name_metrics_that_there_are():
         for name in re.findall(r"doorward_\w+", text):
             assert name in names, name
     for name in sorted(names):
-        if name.startswith("doorward_envoy_"):
+        if name.startswith(("doorward_envoy_", "doorward_guard_")) and not name.endswith("_created"):
             assert f"`{name}" in page, f"{name} is not in the document"

@@ -38,8 +38,11 @@ from doorward_proxy.envoy.overload import overload_manager
 from doorward_proxy.envoy.process import EnvoyCommand, EnvoyProcess, write_private
 from doorward_proxy.envoy.validator import EnvoyValidator
 from doorward_proxy.gate import admit_bootstrap
+from doorward_proxy.guard.figures import GuardFigures
+from doorward_proxy.guard.process import PLANE as GUARD
 from doorward_proxy.guard.process import GuardProcess
 from doorward_proxy.isolation import Isolation
+from doorward_proxy.local_http import LocalHttp
 from doorward_proxy.metrics import ProxyMetrics
 from doorward_proxy.publisher import Publisher
 from doorward_proxy.resources.build import SnapshotBuilder
@@ -149,6 +152,8 @@ class ProxyPlane:
         self.envoy = EnvoyProcess(command, admin, clock, self.metrics)
         self.figures = EnvoyFigures(admin, clock.monotonic)
         self.registry.register(self.figures)
+        self.guard_figures = GuardFigures(LocalHttp(endpoints.probes(GUARD, 0), "the guard"))
+        self.registry.register(self.guard_figures)
         # Workers on this machine are as many as there were at the start.
         self._beside = tuple(endpoints.authorize_of(number) for number in range(settings.authorize_workers))
         self._guard = GuardProcess(options, settings.planes.authorize_services or self._beside)
@@ -177,6 +182,7 @@ class ProxyPlane:
             asyncio.create_task(self._guard.run(), name="guard"),
             asyncio.create_task(self.envoy.run(), name="envoy"),
             asyncio.create_task(self.figures.run(), name="figures"),
+            asyncio.create_task(self.guard_figures.run(), name="guard's figures"),
             asyncio.create_task(self.neighbours.run(), name="certificate"),
             asyncio.create_task(self._reporter.run(), name="report"),
         ]

@@ -7,7 +7,9 @@ import os
 import signal
 import ssl
 from collections.abc import Sequence
+from pathlib import Path
 
+import httpx
 import pytest
 from cryptography import x509
 from tests.support.deployment import free_port
@@ -189,12 +191,29 @@ async def test_the_guard_holds_continuous_routes_and_only_those() -> None:
             while len(upstream.requests) < 2:
                 await asyncio.sleep(0.01)
         assert proxy.authorizer.guarded == [settings.routes[0].route.id]
+        told = proxy.plane.registry.get_sample_value
+        await proxy.plane.guard_figures.read()
+        assert (told("doorward_guard_up"), told("doorward_guard_streams")) == (1, 1)
         proxy.authorizer.guard_ends.set()
         started = asyncio.get_running_loop().time()
         assert (await held).status != 200
         assert asyncio.get_running_loop().time() - started < 1.0
         free.cancel()
         await asyncio.gather(free, return_exceptions=True)
+        await proxy.plane.guard_figures.read()
+        assert told("doorward_guard_streams_cut_total", {"reason": "denied"}) == 1
+        assert await probed(proxy.endpoints.probes("guard", 0), "/readyz") == 200
+        await proxy.stop_authorizer()
+        async with asyncio.timeout(10):
+            while await probed(proxy.endpoints.probes("guard", 0), "/readyz") != 503:
+                await asyncio.sleep(0.05)
+        assert await probed(proxy.endpoints.probes("guard", 0), "/healthz") == 200
+
+
+async def probed(socket: Path, path: str) -> int:
+    transport = httpx.AsyncHTTPTransport(uds=str(socket))
+    async with httpx.AsyncClient(transport=transport, base_url="http://probes") as client:
+        return (await client.get(path)).status_code
 
 
 async def test_the_guard_cuts_an_upgraded_connection() -> None:

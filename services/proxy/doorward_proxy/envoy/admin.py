@@ -1,28 +1,22 @@
 """Envoy's admin interface, over its Unix socket."""
 
-import ssl
 import urllib.parse
 from pathlib import Path
 
-import httpx
-
 from doorward.errors import UnavailableError
-
-_TIMEOUT_SECONDS = 2.0
+from doorward_proxy.local_http import LocalHttp
 
 
 class EnvoyAdmin:
-    """The few admin calls that a supervisor needs. Each call has a connection of its own."""
+    """The few admin calls that a supervisor needs."""
 
     def __init__(self, socket: Path) -> None:
-        self._socket = socket
-        # There is no TLS here; without this each call would read the system's authorities, which takes 20 ms.
-        self._trusts_nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._http = LocalHttp(socket, "envoy's admin interface")
 
     async def is_live(self) -> bool:
         """Whether Envoy serves: it has its first configuration and its workers run."""
         try:
-            return (await self._call("GET", "/ready")).strip() == "LIVE"
+            return (await self._http.call("GET", "/ready")).strip() == "LIVE"
         except UnavailableError:
             return False
 
@@ -33,7 +27,7 @@ class EnvoyAdmin:
             UnavailableError: Envoy does not answer.
         """
         # Graceful alone would go on accepting; skipping the exit keeps Envoy itself running until we end it.
-        await self._call("POST", "/drain_listeners?graceful&skip_exit")
+        await self._http.call("POST", "/drain_listeners?graceful&skip_exit")
 
     async def open_connections(self) -> int:
         """Connections of clients to the public listener that are still open.
@@ -41,7 +35,7 @@ class EnvoyAdmin:
         Raises:
             UnavailableError: Envoy does not answer, or says something else.
         """
-        text = await self._call("GET", "/stats?filter=^http.public.downstream_cx_active$")
+        text = await self._http.call("GET", "/stats?filter=^http.public.downstream_cx_active$")
         return sum(_value(line) for line in text.splitlines() if line)
 
     async def healthy_members(self, cluster: str) -> int:
@@ -50,7 +44,7 @@ class EnvoyAdmin:
         Raises:
             UnavailableError: Envoy does not answer, or says something else.
         """
-        text = await self._call("GET", f"/stats?filter=^cluster.{cluster}.membership_healthy$")
+        text = await self._http.call("GET", f"/stats?filter=^cluster.{cluster}.membership_healthy$")
         return sum(_value(line) for line in text.splitlines() if line)
 
     async def figures(self, kind: str, pattern: str) -> dict[str, int]:
@@ -60,20 +54,8 @@ class EnvoyAdmin:
             UnavailableError: Envoy does not answer, or says something else.
         """
         query = urllib.parse.urlencode({"type": kind, "filter": pattern})
-        text = await self._call("GET", f"/stats?usedonly&{query}")
+        text = await self._http.call("GET", f"/stats?usedonly&{query}")
         return {line.partition(": ")[0]: _value(line) for line in text.splitlines() if line}
-
-    async def _call(self, method: str, target: str) -> str:
-        transport = httpx.AsyncHTTPTransport(uds=str(self._socket), verify=self._trusts_nobody)
-        try:
-            async with httpx.AsyncClient(
-                transport=transport, base_url="http://envoy", timeout=_TIMEOUT_SECONDS, trust_env=False
-            ) as client:
-                answer = await client.request(method, target)
-                answer.raise_for_status()
-                return answer.text
-        except httpx.HTTPError as error:
-            raise UnavailableError(f"envoy's admin interface does not answer: {type(error).__name__}") from error
 
 
 def _value(line: str) -> int:
