@@ -191,7 +191,7 @@ def _signed_in(settings: IdentityProviderSettings, sealer: Sealer, subject: str)
     )  # fmt: skip
     tokens = ProviderTokens(
         access_token=f"{subject}:{'a' * TOKEN_CHARACTERS}", refresh_token=f"{subject}:0", id_token="i" * TOKEN_CHARACTERS,
-        access_expires_at=now, claims=dict(claims),
+        access_expires_at=now, claims=dict(claims), claims_at=now - LIFE_SECONDS,
     )  # fmt: skip
     kept = KeptTokens(session_id=session.id, tokens=tokens, due_at=now - 1, session_ends_at=session.expires_at)
     return [Write(record=one) for one in (user_record(user), kept.to_record(sealer), session_record(session))]

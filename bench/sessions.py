@@ -107,7 +107,7 @@ class Population:
         tokens = ProviderTokens(
             access_token=secrets.token_hex(JWT_CHARACTERS // 2), refresh_token=secrets.token_hex(32),
             id_token=secrets.token_hex(JWT_CHARACTERS // 2), access_expires_at=self._now + 300,
-            claims={"sub": f"subject-{number}", "email": f"person{number}@example.com"},
+            claims={"sub": f"subject-{number}", "email": f"person{number}@example.com"}, claims_at=self._now,
         )  # fmt: skip
         kept = KeptTokens(
             session_id=f"{number:032x}", tokens=tokens, due_at=self._now + 30_000, session_ends_at=self._now + 36_000

@@ -245,6 +245,7 @@ class SessionWriter:
             id_token=signed_in.id_token,
             access_expires_at=None if signed_in.access_seconds is None else now + signed_in.access_seconds,
             claims=dict(signed_in.claims),
+            claims_at=session.issued_at,
         )
         return KeptTokens(
             session_id=session.id,

@@ -88,7 +88,8 @@ class ClaimsDocument(StrictDocument):
     """Which claims carry what."""
 
     groups: str | None = Field(
-        default=None, description="Claim that lists all group names of a person; without it groups are unknown."
+        default=None,
+        description="Claim that lists all group names of a person; without it groups are unknown. Another one counts from the next ID token.",
     )
 
 

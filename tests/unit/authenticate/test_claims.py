@@ -1,5 +1,6 @@
 """Groups from a token: all of them, or not known; and which directory entry the claims name."""
 
+import json
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from doorward.config.settings import IdentityProviderSettings
 from doorward.identity.directory import directory_user_id, join_value
 from doorward.identity.user import User
 from doorward.keys.secret import Secret
-from doorward_authenticate.identity_providers.claims import user_from
+from doorward_authenticate.identity_providers.claims import personal_claims, user_from
 from doorward_authenticate.identity_providers.id_token import VerifiedClaims
 
 SETTINGS = IdentityProviderSettings(
@@ -81,6 +82,30 @@ def test_claims_that_name_nobody_join_nobody(claims: dict[str, Any]):
 def test_an_address_joins_only_when_verified_by_an_authority_for_it(claims: dict[str, Any], joins: bool):
     found = user(claims, join="verified_email").directory_user_id
     assert found == (directory_user_id("people", "verified_email", "alice@example.com") if joins else "")
+
+
+@pytest.mark.parametrize(
+    ("claims", "userinfo", "email", "trusted"),
+    [
+        ({"email": "a@example.com", "email_verified": True}, {}, "a@example.com", True),
+        ({"email": "a@example.com"}, {"email": "A@example.com", "email_verified": True}, "a@example.com", True),
+        ({}, {"email": "a@example.com", "email_verified": True}, "a@example.com", True),
+        # Each says something else: what the one verified is not what the other one names.
+        ({"email": "boss@example.com"}, {"email": "a@example.com", "email_verified": True}, "boss@example.com", False),
+        ({"email": "boss@example.com"}, {"email_verified": True}, "boss@example.com", False),
+        ({"email_verified": True}, {"email": "boss@example.com"}, "boss@example.com", False),
+        ({"email": "a@example.com", "email_verified": False}, {"email": "a@example.com", "email_verified": True},
+         "a@example.com", False),
+    ],
+)  # fmt: skip
+def test_an_address_is_verified_only_by_who_names_it(
+    claims: dict[str, Any], userinfo: dict[str, Any], email: str, trusted: bool
+):
+    """In one document people may write what they like, in the other the identity provider speaks of what it has checked."""
+    found = user(claims, userinfo)
+    assert (found.email, found.trusted_email(None)) == (email, email if trusted else None)
+    told = json.loads(personal_claims(VerifiedClaims({"sub": "alice", **claims}), userinfo))
+    assert (told["email"], told.get("email_verified") is True) == (email, trusted)
 
 
 def test_two_identity_providers_with_one_address_are_two_people_with_two_entries():

@@ -1,10 +1,12 @@
 """What verified claims say about a person."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from doorward.config.directory_settings import DirectorySettings
 from doorward.config.settings import IdentityProviderSettings
+from doorward.identity.address import canonical_email
 from doorward.identity.directory import directory_user_id, join_value
 from doorward.identity.signed_token import PROTOCOL_CLAIMS
 from doorward.identity.user import User, user_id
@@ -34,9 +36,13 @@ def user_from(
     userinfo: dict[str, object],
     now: float,
     directory: DirectorySettings | None = None,
+    known: User | None = None,
 ) -> User:
-    """The user record for somebody; the ID token's own claims win over userinfo."""
-    merged = {**userinfo, **claims}
+    """The user record for somebody; the ID token's own claims win over userinfo.
+
+    ``known`` is what has been heard of them since the ID token was made: then it counts more than that, and userinfo more than both.
+    """
+    merged = merged_claims(claims, userinfo)
     subject = str(claims["sub"])
     user = User(
         id=user_id(settings.issuer, subject),
@@ -49,6 +55,8 @@ def user_from(
         groups=_groups(settings, merged),
         refreshed_at=now,
     )
+    if known is not None:
+        user = _with_what_is_newer(settings, user, known, claims, userinfo)
     if directory is None:
         return user
     value = (
@@ -57,6 +65,24 @@ def user_from(
     return replace(
         user, directory_user_id="" if value is None else directory_user_id(directory.id, directory.join, value)
     )
+
+
+def merged_claims(first: Mapping[str, object], then: Mapping[str, object]) -> dict[str, object]:
+    """What two documents say of one person; where both speak, ``first`` counts.
+
+    `email_verified` speaks of the address beside it (OpenID Connect Core, section 5.1): it never vouches for another document's.
+    """
+    merged = {**then, **first}
+    if merged.pop("email_verified", None) is not None:
+        address = _address(merged)
+        about_it = [document for document in (first, then) if address is not None and _address(document) == address]
+        merged |= next(({"email_verified": one["email_verified"]} for one in about_it if "email_verified" in one), {})
+    return merged
+
+
+def _address(document: Mapping[str, object]) -> str | None:
+    email = document.get("email")
+    return (canonical_email(email) or email) if isinstance(email, str) else None
 
 
 def authentication_from(claims: VerifiedClaims) -> Authentication:
@@ -72,9 +98,24 @@ def authentication_from(claims: VerifiedClaims) -> Authentication:
 
 def personal_claims(claims: VerifiedClaims, userinfo: dict[str, object]) -> bytes:
     """Every claim that describes the person, as JSON; without the protocol's own. Too many are dropped altogether."""
-    merged = {name: value for name, value in {**userinfo, **claims}.items() if name not in PROTOCOL_CLAIMS}
+    merged = {name: value for name, value in merged_claims(claims, userinfo).items() if name not in PROTOCOL_CLAIMS}
     text = json.dumps(merged).encode()
     return text if len(text) <= CLAIMS_LIMIT_BYTES else b"{}"
+
+
+def _with_what_is_newer(
+    settings: IdentityProviderSettings, user: User, known: User, claims: VerifiedClaims, userinfo: Mapping[str, object]
+) -> User:
+    """``user`` with what ``known`` says where only the older ID token speaks; where that is silent too, nobody does."""
+    older = claims.keys() - userinfo.keys()
+    if "email" in older:
+        user = replace(user, email=known.email, email_verified=known.email_verified)
+    if "name" in older:
+        user = replace(user, name=known.name)
+    about_groups = {settings.groups_claim, *_OVERAGE}
+    if settings.groups_claim is not None and about_groups & older and not about_groups & userinfo.keys():
+        user = replace(user, groups=known.groups)
+    return user
 
 
 def _groups(settings: IdentityProviderSettings, claims: dict[str, object]) -> frozenset[str] | None:

@@ -24,7 +24,7 @@ from doorward.records.client import Revoked
 from doorward.records.record import Fence, Record, RecordVersion, Write
 from doorward.route.header_template import Variable
 from doorward_authenticate.errors import ProviderRefusedError, ProviderUnavailableError, TokenRejectedError
-from doorward_authenticate.identity_providers.claims import personal_claims, user_from
+from doorward_authenticate.identity_providers.claims import merged_claims, personal_claims, user_from
 from doorward_authenticate.identity_providers.id_token import VerifiedClaims
 from doorward_authenticate.identity_providers.relying_party import RelyingParty
 from doorward_authenticate.session_life.schedule import Rhythm, access_ends_soon, next_due, next_retry
@@ -82,6 +82,7 @@ class _Found:
     session: Session
     session_version: RecordVersion
     user: User
+    user_version: RecordVersion
     is_of_lost_history: bool = False
     """Whether a new epoch has begun since its tokens were stored: somebody else's attempt may have been lost with the old one."""
 
@@ -138,8 +139,9 @@ class Refresher:
         found.is_of_lost_history = version.epoch != found.tokens_version.epoch
         found.kept, found.tokens_version = begun, version
         party = self._parties().get(found.session.identity_provider_id)
-        if party is None:
-            # Not configured any more: such sessions are refused everywhere, and the provider may come back.
+        if party is None or party.settings.issuer != found.user.issuer:
+            # Not configured any more, or another one by the same name, which must not be asked about somebody else's people: such
+            # sessions are refused everywhere, and the provider may come back.
             return await self._postpone(found, "the identity provider is not configured")
         try:
             return await self._ask(found, party)
@@ -176,6 +178,7 @@ class Refresher:
                 id_token=renewed.id_token or tokens.id_token,
                 access_expires_at=None if renewed.access_seconds is None else now + renewed.access_seconds,
                 claims=dict(renewed.claims) if renewed.claims is not None else tokens.claims,
+                claims_at=now if renewed.claims is not None else tokens.claims_at,
             )
             # Stored before anything else is asked: a rotated token that is lost cannot be had again.
             found.kept = replace(found.kept, tokens=tokens)
@@ -189,21 +192,29 @@ class Refresher:
         claims = {**tokens.claims, "sub": subject}
         if not has_new_claims:
             # The kept ID token's claims are older than what userinfo says now.
-            claims = {**claims, **userinfo}
-        writes = self._changes(found, party, VerifiedClaims(claims), userinfo)
+            claims = merged_claims(userinfo, claims)
+        # What a sign-in, or another session of the same person, has heard since the kept ID token counts more than that.
+        known = found.user if round(tokens.claims_at, 3) < round(found.user.refreshed_at, 3) else None
+        writes = self._changes(found, party, VerifiedClaims(claims), userinfo, known)
         due = next_due(tokens, self._rhythm(), self._clock.now(), self._jitter())
         return await self._settle(found, writes, due, outcome)
 
     def _changes(
-        self, found: _Found, party: RelyingParty, claims: VerifiedClaims, userinfo: dict[str, object]
+        self,
+        found: _Found,
+        party: RelyingParty,
+        claims: VerifiedClaims,
+        userinfo: dict[str, object],
+        known: User | None,
     ) -> list[Write]:
         """Writes for the user and the session, where they say something new."""
         writes: list[Write] = []
         directory = self._directories().get(party.settings.id)
-        user = user_from(party.settings, claims, userinfo, self._clock.now(), directory)
+        user = user_from(party.settings, claims, userinfo, self._clock.now(), directory, known)
         user = replace(user, unknown=found.user.unknown)
         if replace(user, refreshed_at=found.user.refreshed_at) != found.user:
-            writes.append(Write(record=user_record(user)))
+            # Expected to be as it was read: whoever signs in meanwhile has heard more lately.
+            writes.append(Write(record=user_record(user), expected=found.user_version))
         session = replace(found.session, claims_json=personal_claims(claims, userinfo))
         if json.loads(session.claims_json) != json.loads(found.session.claims_json or b"{}"):
             # Expected to be as it was read: a session that was ended meanwhile must not come back.
@@ -294,6 +305,7 @@ class Refresher:
             value,
             session.version,
             User.from_bytes(user.data),
+            user.version,
         )
 
     async def _is_idle(self, session: Session, now: float) -> bool:

@@ -28,6 +28,8 @@ class ProviderTokens:
     access_expires_at: float | None
     claims: dict[str, object] = field(repr=False)
     """Claims of the newest ID token; kept apart from userinfo, whose claims may come and go."""
+    claims_at: float
+    """When we got that ID token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,7 @@ class KeptTokens:
             "id_token": tokens.id_token,
             "access_expires_at": tokens.access_expires_at,
             "claims": tokens.claims,
+            "claims_at": tokens.claims_at,
         }
         message = session_pb2.SessionTokens(
             session_id=self.session_id,
@@ -86,6 +89,7 @@ class KeptTokens:
                 id_token=str(plain["id_token"]),
                 access_expires_at=plain["access_expires_at"],
                 claims=dict(plain["claims"]),
+                claims_at=float(plain.get("claims_at", 0.0)),  # an older version did not keep it
             )
         except (DecodeError, InvalidTokenError, ValueError, KeyError, TypeError) as error:
             raise DataCorruptedError(f"the tokens of a session do not open ({type(error).__name__})") from None

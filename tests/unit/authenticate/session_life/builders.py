@@ -75,8 +75,9 @@ class FakeProvider:
         return dict(self.person)
 
 
-def signed_in(refresh: str | None = "r0", subject: str = "alice", email: str = "") -> SignedInAt:
-    claims = VerifiedClaims({"sub": subject, "groups": ["staff"], "department": "eng", "email": email})
+def signed_in(refresh: str | None = "r0", subject: str = "alice", email: str = "", **more: object) -> SignedInAt:
+    said = {"sub": subject, "groups": ["staff"], "department": "eng", "email": email, **more}
+    claims = VerifiedClaims({name: value for name, value in said.items() if value is not None})
     return SignedInAt(
         claims=claims, userinfo={}, access_token="a0", refresh_token=refresh, id_token="i", access_seconds=LIFE
     )
@@ -120,12 +121,15 @@ class World:
         subject: str = "alice",
         email: str = "",
         between: Callable[[], Awaitable[object]] | None = None,
+        **more: object,
     ) -> str:
-        """The id of the new session; ``between`` happens while the identity provider is being asked."""
+        """The id of the new session; ``between`` happens while the identity provider is being asked, ``more`` are claims."""
         since = await self.writer.moment()
         if between is not None:
             await between()
-        return (await self.writer.begin(self.provider, signed_in(refresh, subject, email), set(), since)).session.id
+        return (
+            await self.writer.begin(self.provider, signed_in(refresh, subject, email, **more), set(), since)
+        ).session.id
 
     async def user(self, session_id: str) -> User:
         session = Session.from_bytes((await self.records.get("Session", session_id)).data)

@@ -14,7 +14,7 @@ from doorward.identity import sign_in_stop
 from doorward.identity.activity import Activity
 from doorward.identity.session import Session
 from doorward.identity.upstream_token import UpstreamToken
-from doorward.identity.user import user_id
+from doorward.identity.user import User, user_id
 from doorward.records.record import Record, RecordVersion, Write
 from doorward.route.header_template import Variable
 from doorward_authenticate.errors import (
@@ -161,6 +161,81 @@ async def test_s65_groups_and_claims_follow_the_identity_provider():
     assert (await world.user(session_id)).groups == {"admins"}
 
 
+async def test_an_address_that_changes_is_not_verified_by_what_was_said_of_the_old_one():
+    world = World()
+    session_id = await world.sign_in(email="alice@example.com", email_verified=True)
+    assert (await world.user(session_id)).trusted_email(None) == "alice@example.com"
+    world.provider.person = {"sub": "alice", "email": "boss@example.com"}
+    world.clock.advance(LIFE)
+    assert await world.refresher.attend(session_id) is Attended.RENEWED
+    assert (await world.user(session_id)).email == "boss@example.com"
+    assert (await world.user(session_id)).trusted_email(None) is None
+
+
+@pytest.mark.parametrize("said", ["nothing", "address", "groups"])
+async def test_s65_an_older_session_does_not_bring_back_what_a_newer_sign_in_took_away(said: str):
+    """Where groups stand in ID tokens alone, the one that an older session keeps is as old as its sign-in."""
+    world = World()
+    older = await world.sign_in(email="alice@example.com", email_verified=True)
+    world.clock.advance(200)
+    await world.sign_in(subject="alice", email="alice@example.com", email_verified=False, groups=["guests"])
+    world.provider.person = {"sub": "alice"}
+    world.provider.person |= {"email": "new@example.com", "email_verified": True} if said == "address" else {}
+    world.provider.person |= {"groups": ["partners"]} if said == "groups" else {}
+    world.clock.advance(LIFE)
+    assert await world.refresher.attend(older) is Attended.RENEWED
+    user = await world.user(older)
+    assert user.groups == ({"partners"} if said == "groups" else {"guests"})
+    assert user.trusted_email(None) == ("new@example.com" if said == "address" else None)
+    # A new ID token is the newest word.
+    world.provider.id_token_claims = {"groups": ["staff"]}
+    world.clock.advance(LIFE)
+    assert await world.refresher.attend(older) is Attended.RENEWED
+    assert (await world.user(older)).groups == {"staff"}
+
+
+async def test_s65_what_userinfo_alone_has_told_is_not_known_any_more_when_it_is_silent():
+    """Some leave out a claim that would be an empty list."""
+    world = World()
+    older = await world.sign_in(groups=None)
+    world.provider.person = {"sub": "alice", "groups": ["admins"], "name": "Alice"}
+    world.clock.advance(LIFE)
+    assert await world.refresher.attend(older) is Attended.RENEWED
+    assert (await world.user(older)).groups == {"admins"}
+    world.provider.person = {"sub": "alice"}
+    world.clock.advance(LIFE)
+    assert await world.refresher.attend(older) is Attended.RENEWED
+    assert (await world.user(older)).groups is None
+    assert (await world.user(older)).name == ""
+
+
+async def test_s65_a_refresh_that_was_overtaken_by_a_sign_in_writes_nothing_over_it():
+    world = World()
+    older = await world.sign_in()
+    world.clock.advance(LIFE)
+    world.provider.person = {"sub": "alice", "groups": ["staff", "admins"]}
+
+    async def overtaken() -> None:
+        await world.sign_in(groups=["guests"])
+
+    world.provider.before_answer = overtaken
+    assert await world.refresher.attend(older) is Attended.GONE
+    assert (await world.user(older)).groups == {"guests"}
+    assert await world.is_live(older)
+
+
+async def test_another_provider_by_the_same_name_is_not_asked_about_the_people_of_the_one_before():
+    """It would get their refresh tokens, and its own person with the same `sub` would get their groups."""
+    world = World()
+    session_id = await world.sign_in()
+    world.provider.settings = replace(SETTINGS, issuer="https://other.example.com")
+    world.clock.advance(LIFE)
+    assert await world.refresher.attend(session_id) is Attended.POSTPONED
+    assert (world.provider.renewals, world.provider.asked) == (0, 0)
+    users = [User.from_bytes(record.data).issuer async for record in world.records.list("User")]
+    assert users == [SETTINGS.issuer]
+
+
 async def test_what_a_newer_version_has_written_survives_a_refresh_by_this_one():
     """Planes of two versions write the same records during an upgrade."""
     newer = b"\xc2\x3e\x05newer"  # field 1000, of type bytes
@@ -273,7 +348,9 @@ async def test_the_keeper_surveys_what_came_due_while_nobody_looked():
 @pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
 def test_the_next_look_comes_before_the_access_token_ends_and_jitter_only_brings_it_forward(jitter: float):
     def due(life: float | None) -> float:
-        tokens = ProviderTokens(access_token="a", refresh_token="r", id_token="i", access_expires_at=life, claims={})
+        tokens = ProviderTokens(
+            access_token="a", refresh_token="r", id_token="i", access_expires_at=life, claims={}, claims_at=0
+        )
         return next_due(tokens, Rhythm(ask_every_seconds=600, idle_seconds=None), 0, jitter)
 
     assert 480 <= due(None) <= 600
