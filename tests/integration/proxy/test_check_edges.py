@@ -151,6 +151,20 @@ async def test_s23_the_scheme_of_a_request_target_changes_nothing(bench: Bench):
             assert dict(seen["headers"])["x-forwarded-proto"] == "https"
 
 
+@pytest.mark.parametrize("scheme", ["https", "HTTPS", "hTTp", "HTTP", "http", "ftp", ""])
+async def test_s23_nor_does_that_of_a_pseudo_header(bench: Bench, scheme: str):
+    """Whatever case it has: nothing is sent elsewhere, or taken for a request in clear text, because of it."""
+    pairs = [*without(":scheme"), (":scheme", scheme)]
+    answer: dict[str, str] = {}
+    with contextlib.suppress(OSError, EOFError):
+        answer = dict(await http2_request(bench.proxy.port, bench.proxy.tls("h2"), pairs, server_name="app.localhost"))
+    assert answer.get(":status", "400") in ({"200"} if scheme == "https" else {"200", "400"}), answer
+    assert len(bench.upstream.requests) == len(bench.authorizer.checks) == (answer.get(":status") == "200")
+    for seen in bench.upstream.requests:
+        assert seen["path"] == "/a"
+        assert dict(seen["headers"])["x-forwarded-proto"] == "https"
+
+
 async def test_s31_headers_that_the_check_adds_do_not_choose_another_route(bench: Bench):
     bench.authorizer.added = [
         ("x-envoy-original-path", "/exact"),

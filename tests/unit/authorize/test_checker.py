@@ -253,6 +253,34 @@ async def test_s85_cross_origin_writes_need_a_listed_origin(world: World, header
     assert status(upgrade) == expected
 
 
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"sec_fetch_site": "same-origin"}, 0),
+        ({"sec_fetch_site": "cross-site"}, 403),
+        ({"origin": "https://app.example.com"}, 0),
+        ({"origin": "https://friend.example.com", "sec_fetch_site": "cross-site"}, 403),
+        ({"origin": "https://admin.example.com"}, 403),
+        ({}, 0),
+    ],
+)
+async def test_s85_no_other_site_does_anything_at_our_own_pages(world: World, headers: dict[str, str], expected: int):
+    """Not even an origin that a route of the host lists: our pages are no route of the operator's."""
+    asked = {"digest": "internal", "method": "POST", "host": "app.example.com", **headers}
+    assert status(await world.check("@pages", cookie=world.sign_in(), **asked)) == expected
+    assert passed(await world.check("@pages", **asked)), "without a cookie there is nothing to do with it"
+
+
+async def test_with_old_data_our_own_pages_take_nobody_for_signed_in(world: World):
+    """Who somebody was a while ago is not who they are."""
+    asked = {"digest": "internal", "host": "app.example.com", "cookie": world.sign_in()}
+    assert "x-doorward-jwt-assertion" in set_headers(await world.check("@pages", **asked))
+    world.records.age = 6.0
+    response = await world.check("@pages", **asked)
+    assert passed(response)
+    assert "x-doorward-jwt-assertion" in response.ok_response.headers_to_remove
+
+
 async def test_s27_only_a_listed_origins_preflight_is_answered_here(world: World):
     listed = await world.check(
         method="OPTIONS", origin="https://friend.example.com", access_control_request_method="PUT"
