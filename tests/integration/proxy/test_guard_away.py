@@ -26,7 +26,7 @@ UPGRADE = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key:
 
 @dataclass
 class Moody(FakeAuthorizer):
-    """Vouches for streams, for none of them, or says no to each."""
+    """Vouches for streams, for none of them, says no to each, or no longer knows their route as it was."""
 
     mood: str = "allows"
 
@@ -39,6 +39,7 @@ class Moody(FakeAuthorizer):
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "planted")
             for verdict in answer.verdicts:
                 verdict.allowed = verdict.allowed and self.mood == "allows"
+                verdict.unavailable = self.mood == "has moved on"
             yield answer
 
 
@@ -226,6 +227,17 @@ async def test_a_no_of_the_guard_is_no_fault_and_nothing_to_wait_for(world: Worl
     for answer in (page, program, called, web, socket):
         assert headers_of(answer)["x-request-id"]
         assert "retry-after" not in headers_of(answer)
+
+
+async def test_a_route_that_has_changed_meanwhile_refuses_nobody(world: World):
+    """Envoy is a moment behind authorize; the next request comes by the new configuration."""
+    world.authorizer.mood = "has moved on"
+    page, program, called, web, socket = await every_form(world)
+    assert world.reached == []
+    assert (page.status, program.status, called.status, web.status, socket.status) == (503, 503, 200, 200, 503)
+    for answer in (page, program, socket):
+        assert headers_of(answer)["retry-after"] == "5"
+    assert headers_of(called)["grpc-status"] == "14"
 
 
 async def test_a_request_whose_access_ends_before_its_answer_reads_that(world: World):

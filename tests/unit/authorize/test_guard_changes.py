@@ -100,6 +100,29 @@ async def test_a_stream_ends_with_the_listing_of_the_origin_that_let_it_begin(st
     ]
 
 
+async def test_a_change_of_the_configuration_refuses_nobody(streams: Streams):
+    """Between authorize and Envoy a request may come by the former configuration; unguarded ones get 503 or pass, and none 403."""
+    cookie = streams.world.sign_in()
+    data = await streams.describe(cookie=cookie)
+    number = await streams.opened(cookie=cookie)
+    await streams.opened("admin", cookie=streams.world.sign_in(host="admin.example.com"))
+    before = streams.world.evaluator.snapshot
+    streams.world.reload(
+        GUARDED.replace("http://127.0.0.1:9000", "http://127.0.0.1:9999").replace("has: admins", "has: x")
+    )
+    streams.watcher.on_snapshot(before, streams.world.evaluator.snapshot)
+    await streams.watcher.settle()
+    streams.open(data)
+    streams.open(b"\xff")
+    said = {verdict.number: (verdict.allowed, verdict.reason, verdict.unavailable) for verdict in streams.link.said}
+    assert said == {
+        number: (False, "route-changed", True),
+        number + 1: (False, "groups-unauthorized", False),
+        number + 2: (False, "route-changed", True),
+        number + 3: (False, "description-malformed", True),
+    }
+
+
 COUNTS = GUARDED.replace("routes:\n", "session: {idle_timeout: 1m}\nroutes:\n")
 STRICT = COUNTS.replace("- name: app", "- name: app\n    idle: strict")
 

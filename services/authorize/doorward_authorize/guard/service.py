@@ -136,5 +136,6 @@ class _GuardLink:
                 allowed=item.allowed,
                 limit_ms=int(item.limit_seconds * 1000),
                 reason=item.reason,
+                unavailable=item.unavailable,
             )
         return response

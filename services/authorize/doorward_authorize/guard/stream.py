@@ -15,6 +15,8 @@ class StreamVerdict:
     limit_seconds: float = 0.0
     """How old the newest proof may be."""
     reason: str = ""
+    unavailable: bool = False
+    """Whether nobody was refused: the same may be asked again soon."""
 
 
 class Watching(Protocol):

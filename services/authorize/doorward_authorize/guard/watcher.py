@@ -61,6 +61,9 @@ _BACKWARDS_SECONDS = 0.5
 
 _RECORD_READ = "record/"
 """How a policy declares that it reads a kind of external record."""
+_ROUTE_CHANGED, _MALFORMED, _FAILED = "route-changed", "description-malformed", "internal-error"
+_NO_REFUSAL = frozenset({_ROUTE_CHANGED, _MALFORMED, _FAILED})
+"""Reasons for which a check is answered with 503: Envoy still goes by a former configuration, or something is broken."""
 _SESSION_ENDED = "session-ended"
 _SESSION_IDLE = "session-idle"
 
@@ -73,6 +76,11 @@ class _Cut:
 
     reasons: tuple[str, ...]
     outcome: Outcome | None = None
+
+    def verdict(self, number: int) -> StreamVerdict:
+        """What is said of it."""
+        unavailable = not _NO_REFUSAL.isdisjoint(self.reasons)
+        return StreamVerdict(number, allowed=False, reason=",".join(self.reasons), unavailable=unavailable)
 
 
 @dataclass(slots=True)
@@ -146,24 +154,24 @@ class Watcher:
             self._enter(stream)
             cut = self._judge(stream)
         except NotFoundError:
-            cut = _Cut(("route-changed",))
+            cut = _Cut((_ROUTE_CHANGED,))
         except DataCorruptedError as error:
             _log.error("a guard names a stream that no check described", error=str(error))
-            cut = _Cut(("description-malformed",))
+            cut = _Cut((_MALFORMED,))
         except Exception as error:
             # A bug here must refuse the stream, not leave it unwatched.
             self._metrics.failures.inc()
             _log.error("a stream could not be decided and is refused", error=str(error), exc_info=True)
-            cut = _Cut(("internal-error",))
+            cut = _Cut((_FAILED,))
         if cut is None and stream is not None:
             self._allow(stream)
         elif cut is not None and stream is not None and cut.reasons == (_SESSION_ENDED,):
             # The check may have known of a sign-in that this replica has not heard of yet.
             self._awaited[stream] = self._clock.monotonic() + SIGN_IN_SECONDS
         elif stream is not None:
-            self._end(stream, cut or _Cut(("internal-error",)))
+            self._end(stream, cut or _Cut((_FAILED,)))
         else:
-            link.say(StreamVerdict(number, allowed=False, reason=",".join(cut.reasons if cut else ())))
+            link.say((cut or _Cut((_FAILED,))).verdict(number))
 
     def close(self, link: Watching, number: int) -> None:
         """A stream has ended by itself. Unknown numbers are those that we have ended."""
@@ -277,7 +285,7 @@ class Watcher:
             # What cannot be decided must end.
             self._metrics.failures.inc()
             _log.error("an open stream could not be decided and is cut", error=str(error), exc_info=True)
-            cut = _Cut(("internal-error",))
+            cut = _Cut((_FAILED,))
         awaited = self._awaited.pop(stream, None) is not None
         if cut is not None:
             self._end(stream, cut)
@@ -296,7 +304,7 @@ class Watcher:
             or route.route.digest != described.digest
             or not route.route.takes(described.facts.method)
         ):
-            return _Cut(("route-changed",))
+            return _Cut((_ROUTE_CHANGED,))
         if described.listed_origin and described.listed_origin not in route.route.allowed_origins:
             return _Cut(("foreign-origin",))
         staleness = snapshot.settings.staleness
@@ -370,7 +378,7 @@ class Watcher:
         _log.info(
             "a stream is cut", decision_id=stream.description.decision_id, route=stream.description.route, reason=reason
         )
-        stream.link.say(StreamVerdict(stream.number, allowed=False, reason=reason))
+        stream.link.say(cut.verdict(stream.number))
         self._forget(stream, reason)
         described, said = stream.description, cut.outcome
         self._on_cut(

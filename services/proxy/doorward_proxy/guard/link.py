@@ -103,6 +103,7 @@ class AuthorizeLink:
                         allowed=verdict.allowed,
                         limit=verdict.limit_ms / 1000,
                         reason=verdict.reason,
+                        unavailable=verdict.unavailable,
                     )
                 if message.stamp:
                     proven_at = self._clock.monotonic()

@@ -136,13 +136,13 @@ class Streams:
         self._closed = []
         self._opened = list(self._by_call.values())
 
-    def on_verdict(self, number: int, *, allowed: bool, limit: float, reason: str) -> None:
-        """What the authorizer says about one stream."""
+    def on_verdict(self, number: int, *, allowed: bool, limit: float, reason: str, unavailable: bool = False) -> None:
+        """What the authorizer says about one stream; ``unavailable`` is a no to whoever asks, for now."""
         stream = self._vouched.get(number) or self._unvouched.get(number)
         if stream is None:
             return  # it has ended meanwhile
         if not allowed:
-            self._cut(stream, reason, PERMISSION_DENIED)
+            self._cut(stream, reason, UNAVAILABLE if unavailable else PERMISSION_DENIED)
             return
         if self._unvouched.pop(number, None) is None:
             self._forget_limit(stream.limit)

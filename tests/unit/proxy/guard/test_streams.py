@@ -104,6 +104,13 @@ def test_a_refused_stream_never_passes(world: World):
     assert (call.answers, call.status) == ([], DENIED)
 
 
+def test_a_no_that_is_no_refusal_may_be_asked_again(world: World):
+    """Envoy turns the status into 403 or 503."""
+    call = world.open()
+    world.streams.on_verdict(world.number(call), allowed=False, limit=0, reason="route-changed", unavailable=True)
+    assert (call.answers, call.status) == ([], UNAVAILABLE)
+
+
 def test_a_stream_goes_on_while_proofs_come_and_is_cut_when_they_end(world: World):
     call = world.vouched(limit=5.0)
     for _ in range(10):
