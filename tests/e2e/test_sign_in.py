@@ -91,6 +91,21 @@ def test_signing_out_on_one_host_ends_every_host(browser: Browser, url: Url, whe
     assert "You are signed in" not in sso.text
 
 
+@pytest.mark.parametrize("said", [{"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}, {}])
+def test_another_site_cannot_make_the_sign_in_host_forget_somebody(browser: Browser, url: Url, said: dict[str, str]):
+    """A browser sends no cookie along (SameSite) and obeys the answer: with the cookie gone nobody could sign out there any more."""
+    client = browser("alice")
+    foreign = {**NAVIGATION, **said, "origin": "https://evil.example"}
+    page_url = url("authenticate") + "/.doorward/sign_out"
+    answer = client.request("POST", page_url, headers=foreign, cookie_header="")
+    assert (answer.status_code, answer.headers.get_list("set-cookie")) == (400, [])
+    page = client.get(page_url, headers=NAVIGATION)
+    assert "signed out" in client.submit(page_url, page, {}).text
+    # Nor is a success claimed that is none: whoever has no session here may have one elsewhere.
+    for again in (client.get(page_url, headers=NAVIGATION), client.submit(page_url, page, {})):
+        assert "signed out" not in again.text
+
+
 def test_an_operators_revoke_ends_a_session_at_the_next_request(browser: Browser, url: Url, demo: Running):
     client = browser("bob")
     listed = [json.loads(line) for line in demo.command("session", "list", "--json").stdout.splitlines()]

@@ -41,7 +41,7 @@ _RENDERED: dict[str, dict[str, list[dict[str, object]]]] = {
         "provider_unavailable.html": [{"status": HTTPStatus.BAD_GATEWAY}],
         "refused.html": [{"status": _FAILED}],
         "sign_out.html": [{"action": "/out", "token": "t"}],
-        "signed_out.html": [{}],
+        "signed_out.html": [{"ended": True}, {"ended": False}],
         "unavailable.html": [{"status": _AWAY}],
     },
     PROXY: {

@@ -28,6 +28,7 @@ from doorward.keys.handle import HandleSealer, SessionHandle
 from doorward.keys.sealed import Sealer, from_text, to_text
 from doorward.route.internal import CALLBACK_PATH, SIGN_IN_PATH, SIGN_OUT_PATH
 from doorward.web.pages import Pages, delete_cookie, private, set_cookie
+from doorward.web.same_origin import is_same_origin
 from doorward_authenticate.codes import Codes
 from doorward_authenticate.errors import (
     NotStrongerError,
@@ -211,12 +212,14 @@ class SignInPages:
         """Ask before signing out."""
         session_id = self._session_id(request)
         if session_id is None:
-            return self._pages.page(request, "signed_out.html")
+            return self._pages.page(request, "signed_out.html", ended=False)
         token = to_text(self._forms.seal(session_id.encode(), _FORM_CONTEXT))
         return self._pages.page(request, "sign_out.html", action=SIGN_OUT_PATH, token=token)
 
     async def sign_out(self, request: Request) -> Response:
         """End the session; the form's token says that the page before was ours and about this session."""
+        if not is_same_origin(request):
+            return self._refused(request, "a sign-out of another site", InvalidTokenError("not this host's own page"))
         session_id = self._session_id(request)
         if session_id is not None:
             try:
@@ -227,7 +230,7 @@ class SignInPages:
                 await self._sessions.end(session_id)
             except DoorwardError as error:
                 return self._unavailable(request, error, template="not_signed_out.html")
-        response = self._pages.page(request, "signed_out.html")
+        response = self._pages.page(request, "signed_out.html", ended=session_id is not None)
         delete_cookie(response, SIGN_IN_COOKIE)
         return response
 

@@ -1,4 +1,4 @@
-"""What the pages read from a request: host, cookies, who is signed in, where it comes from."""
+"""What the pages read from a request: host, cookies, who is signed in."""
 
 import base64
 import binascii
@@ -62,18 +62,6 @@ def signed_in(request: Request) -> SignedIn | None:
         name=_text(claims.get("name")),
         groups=tuple(str(group) for group in groups) if isinstance(groups, list) else None,
     )
-
-
-def is_same_origin(request: Request) -> bool:
-    """Whether this very host's own page, or no page at all, has sent the request.
-
-    Authorize decides the same for every request with a cookie; here it is said once more for what ends a session.
-    """
-    site = request.headers.get("sec-fetch-site")
-    if site is not None:
-        return site in {"same-origin", "none"}
-    origin = request.headers.get("origin")
-    return origin is None or origin.lower() == f"https://{request.headers.get('host', '').lower()}"
 
 
 def wants_json(request: Request) -> bool:

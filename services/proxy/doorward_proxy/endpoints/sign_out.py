@@ -12,7 +12,8 @@ from starlette.responses import Response
 from doorward.errors import InvalidTokenError, UnavailableError
 from doorward.route.internal import SIGN_OUT_PATH
 from doorward.web.pages import Pages, delete_session_cookie
-from doorward_proxy.endpoints.requests import is_same_origin, request_host, session_handle, signed_in
+from doorward.web.same_origin import is_same_origin
+from doorward_proxy.endpoints.requests import request_host, session_handle, signed_in
 from doorward_proxy.endpoints.sessions import Sessions
 
 _log = structlog.stdlib.get_logger(__name__)
