@@ -43,6 +43,7 @@ from doorward_proxy.resources.http_filters import (
     GUARD,
     HYGIENE,
     ORDER,
+    OURS,
     ROUTER,
     WELL_KNOWN_HEADERS,
     check,
@@ -335,8 +336,8 @@ def _hygiene(item: HttpFilter) -> Iterator[str]:
         if not set(WELL_KNOWN_HEADERS) <= removed or not set(DELETED_PREFIXES) <= prefixes:
             yield f"hygiene: identity headers are not deleted from {name}"
     kinds = [mutation.WhichOneof("action") == "append" for mutation in config.mutations.request_mutations]
-    if not any(kinds) or kinds != sorted(kinds):
-        yield "hygiene: our own headers must be set, and after the deletions"
+    if kinds != sorted(kinds) or list(config.mutations.request_mutations)[-len(OURS) :] != list(OURS):
+        yield "hygiene: our own headers must be set, all of them and after the deletions"
 
 
 def _check(item: HttpFilter) -> Iterator[str]:

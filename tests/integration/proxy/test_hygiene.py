@@ -1,5 +1,6 @@
 """What a client writes must never be taken for what Doorward says. Real Envoy, an authorizer that allows everything."""
 
+import asyncio
 import dataclasses
 import json
 from collections.abc import AsyncIterator
@@ -37,6 +38,9 @@ IDENTITY_HEADERS = (
     "X-Forwarded-User",
     "X-Forwarded-Email",
     "X-Forwarded-Groups",
+    "X-Forwarded-Access-Token",
+    "X-Forwarded-Client-Cert",
+    "Client-Cert",
     "Impersonate-User",
     "Impersonate-Group",
 )
@@ -45,7 +49,9 @@ REWRITING_HEADERS = (
     "X-Forwarded-Host",
     "X-Forwarded-Port",
     "X-Forwarded-Method",
+    "X-Forwarded-Path",
     "X-Original-URL",
+    "X-Original-Path",
     "X-Rewrite-URL",
     "Forwarded",
     "X-HTTP-Method-Override",
@@ -148,6 +154,32 @@ async def test_s04_a_connection_header_does_not_remove_what_we_inject(bench: Ben
     assert seen["x-email"] == "alice@example.com"
     naming_envoys = await bench.proxy.get("/", headers="Connection: x-forwarded-for\r\n")
     assert naming_envoys.status == 400
+
+
+@pytest.mark.parametrize("nominated", ["x-doorward-jwt-assertion, X-Email", "close, x-email", "x-forwarded-for"])
+async def test_s04_nor_does_it_with_an_upgrade_at_the_proxy_behind_us(bench: Bench, nominated: str) -> None:
+    """Envoy passes `Connection` on with an upgrade; the next proxy would drop what it names (RFC 9110, section 7.6.1)."""
+    bench.authorizer.added = [("x-doorward-jwt-assertion", "ours"), ("x-email", "alice@example.com")]
+    heads: list[list[bytes]] = []
+
+    async def switch(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append((await reader.readuntil(b"\r\n\r\n")).lower().splitlines())
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(switch, "127.0.0.1", 0) as server:
+        to = [("http", "127.0.0.1", server.sockets[0].getsockname()[1])]
+        socket = route("ws.localhost", to=to, websocket=True, continuous=True)
+        async with published(bench, routes=(*bench.proxy.settings.routes, socket)):
+            handshake = (
+                f"GET / HTTP/1.1\r\nHost: ws.localhost\r\nConnection: Upgrade, {nominated}\r\nUpgrade: websocket\r\n"
+                "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+            )
+            answer = await bench.proxy.raw(handshake.encode(), host="ws.localhost")
+    assert answer.status == 101
+    assert [line for line in heads[0] if line.startswith(b"connection:")] == [b"connection: upgrade"]
+    assert b"x-doorward-jwt-assertion: ours" in heads[0]
+    assert b"x-email: alice@example.com" in heads[0]
 
 
 @pytest.mark.parametrize("name", REWRITING_HEADERS)

@@ -221,6 +221,9 @@ VIOLATIONS: dict[str, Callable[[], Snapshot]] = {
     "hygiene keeps it in trailers": lambda: in_filter(
         0, HeaderMutation(), lambda m: m.mutations.ClearField("request_trailers_mutations")
     ),
+    "hygiene leaves `Connection` to the client": lambda: in_filter(
+        0, HeaderMutation(), lambda m: m.mutations.request_mutations.pop()
+    ),
     "hygiene sets before it deletes": lambda: in_filter(
         0,
         HeaderMutation(),

@@ -15,7 +15,7 @@ from doorward.envoy_api.envoy.config.common.mutation_rules.v3.mutation_rules_pb2
 )
 from doorward.envoy_api.envoy.config.common.mutation_rules.v3.mutation_rules_pb2 import HeaderMutationRules
 from doorward.envoy_api.envoy.config.core.v3.backoff_pb2 import BackoffStrategy
-from doorward.envoy_api.envoy.config.core.v3.base_pb2 import DataSource, RetryPolicy
+from doorward.envoy_api.envoy.config.core.v3.base_pb2 import DataSource, HeaderValue, HeaderValueOption, RetryPolicy
 from doorward.envoy_api.envoy.config.core.v3.config_source_pb2 import ApiVersion
 from doorward.envoy_api.envoy.config.core.v3.grpc_service_pb2 import GrpcService
 from doorward.envoy_api.envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2 import ExtAuthz
@@ -61,33 +61,33 @@ OWN_PAGES_KEY = "own_pages"
 """In a route's metadata for the cookie filter: the upstream is ours, and may set our cookies."""
 
 WELL_KNOWN_HEADERS = (
+    "client-cert",
+    "client-cert-chain",
     "forwarded",
+    "proxy",  # a CGI program finds it where it looks for the proxy of its own requests
     "remote-user",
-    "x-forwarded-client-cert",
-    "x-forwarded-email",
-    "x-forwarded-groups",
-    "x-forwarded-host",
-    "x-forwarded-method",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "x-forwarded-preferred-username",
-    "x-forwarded-server",
-    "x-forwarded-uri",
-    "x-forwarded-user",
+    "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-forwarded",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
-    "x-original-host",
-    "x-original-method",
-    "x-original-uri",
-    "x-original-url",
     "x-real-ip",
-    "x-remote-user",
     "x-rewrite-url",
     "x-url-scheme",
 )
 """Headers that applications take for somebody's identity or for where the request really goes."""
-DELETED_PREFIXES = ("x-doorward-", "x-auth-request-", "impersonate-", "x-envoy-", "x-remote-")
+DELETED_PREFIXES = (
+    "x-doorward-",
+    "x-auth-request-",
+    "x-forwarded-",
+    "x-original-",
+    "impersonate-",
+    "x-envoy-",
+    "x-remote-",
+)
+"""Families of such headers: there is always one more of them than a list knows (`x-forwarded-access-token`, `x-original-path`)."""
 
 _HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^`|~-]+\Z", re.ASCII)
 
@@ -180,10 +180,7 @@ def hygiene(names: Sequence[str]) -> HeaderMutation:
         mutations=Mutations(
             request_mutations=[
                 *deletions,
-                Mutation(append=overwriting(CLIENT_ADDRESS_HEADER, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%")),
-                # The listener speaks TLS only, and what stood in these was the client's to write.
-                Mutation(append=overwriting("x-forwarded-for", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%")),
-                Mutation(append=overwriting("x-forwarded-proto", "https")),
+                *OURS,
             ],
             # HTTP/2 request trailers reach an HTTP/2 upstream, and many frameworks fold them into the headers.
             request_trailers_mutations=[
@@ -193,6 +190,22 @@ def hygiene(names: Sequence[str]) -> HeaderMutation:
         )
     )
 
+
+OURS = (
+    Mutation(append=overwriting(CLIENT_ADDRESS_HEADER, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%")),
+    # The listener speaks TLS only, and what stood in these was the client's to write.
+    Mutation(append=overwriting("x-forwarded-for", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%")),
+    Mutation(append=overwriting("x-forwarded-proto", "https")),
+    # Envoy lets it through with an upgrade, and with whatever else it names. The next proxy would drop those headers before it passes the
+    # upgrade on (RFC 9110, section 7.6.1): ours, which say who asks.
+    Mutation(
+        append=HeaderValueOption(
+            header=HeaderValue(key="connection", value="upgrade"),
+            append_action=HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS,
+        )
+    ),
+)
+"""What hygiene says after it has deleted."""
 
 _ONLY_IN_TRAILERS = (
     "authorization",
