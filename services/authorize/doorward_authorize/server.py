@@ -238,7 +238,7 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
             path=path,
             raw_path=wanted.path,
             query=wanted.query,
-            headers={name.lower(): tuple(values.values) for name, values in wanted.headers.items()},
+            headers=_headers(wanted),
             client_address=(wanted.client_address or None) if is_believed else None,
             is_certificate_unknown=True,  # there is no way to say which
             route=compiled.route.id,
@@ -277,6 +277,14 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         if found is None:
             raise NotFoundError("no such session or user")
         return found
+
+
+def _headers(wanted: pb.RequestFacts) -> dict[str, tuple[str, ...]]:
+    """Values by lower-case name: of a name that stands there in two spellings all count, as they would from Envoy."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, values in wanted.headers.items():
+        found[name.lower()] = (*found.get(name.lower(), ()), *values.values)
+    return found
 
 
 def _message(held: HeldDecision) -> pb.Decision:

@@ -10,6 +10,8 @@ import urllib.parse
 
 _CONTROL = re.compile(r"%(?:[01][0-9a-fA-F]|7[fF])")
 _DOTS = frozenset({".", ".."})
+_ENDS_A_PATH = frozenset("\\#?")
+"""Where some readers see the end of a path, or of a segment; with a query in it, what is compared is not what is served."""
 _MALFORMED = re.compile(r"%(?![0-9a-fA-F]{2})")
 _OVERLONG = re.compile(r"%(?:c[01]|e0%[89]|f0%8)")
 """Encodings longer than a character needs (RFC 3629, section 3): ``%c0%af`` is a slash to a careless decoder."""
@@ -27,7 +29,7 @@ def ambiguity(path: str, *, allow_parameters: bool = False) -> str | None:
         return None
     if not path.startswith("/"):
         return "path-not-absolute"
-    if any(not "!" <= character <= "~" for character in path) or "\\" in path or "#" in path:
+    if any(not "!" <= character <= "~" for character in path) or not _ENDS_A_PATH.isdisjoint(path):
         return "path-characters"
     lowered = path.lower()
     if not allow_parameters and (";" in path or "%3b" in lowered):

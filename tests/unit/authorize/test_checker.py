@@ -271,6 +271,15 @@ async def test_s85_no_other_site_does_anything_at_our_own_pages(world: World, he
     assert passed(await world.check("@pages", **asked)), "without a cookie there is nothing to do with it"
 
 
+async def test_s85_a_cookie_that_no_longer_counts_is_still_no_other_sites_to_use(world: World):
+    """Not on a public route either: whoever is barred must not be made to write there in their browser."""
+    cookie = world.sign_in(host="public.example.com", active=False)
+    asked = {"method": "POST", "cookie": cookie, "sec_fetch_site": "cross-site"}
+    assert status(await world.check("public", **asked)) == 403
+    asked["cookie"] = "__Host-doorward=nobody"
+    assert passed(await world.check("public", **asked))
+
+
 async def test_with_old_data_our_own_pages_take_nobody_for_signed_in(world: World):
     """Who somebody was a while ago is not who they are."""
     asked = {"digest": "internal", "host": "app.example.com", "cookie": world.sign_in()}

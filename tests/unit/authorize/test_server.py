@@ -14,7 +14,7 @@ from tests.unit.authorize.test_decision_log import Disk, encoder
 from tests.unit.authorize.test_guard_watcher import Uses
 
 from doorward.api.authorize.v1 import authorize_pb2 as pb
-from doorward.errors import NotFoundError, PermissionDeniedError, UnavailableError
+from doorward.errors import InvalidArgumentError, NotFoundError, PermissionDeniedError, UnavailableError
 from doorward.rpc.plane_methods import caller, calling_gateway
 from doorward.rpc.planes import Gateway, Plane
 from doorward_authorize import decision_log
@@ -317,3 +317,31 @@ async def test_s66_a_session_that_nobody_uses_has_ended_for_programs_that_ask_to
             await servicer.Explain(pb.ExplainRequest(request=question("app")), CONTEXT)
         with pytest.raises(NotFoundError):
             await servicer.ListAccessible(pb.ListAccessibleRequest(subject=ALICE), CONTEXT)
+
+
+RULED = CONFIG.replace(
+    "policy: [{allow: {or: [{accept: true}]}}]",
+    "policy: [{allow: {or: [{accept: true}]}}, {deny: {or: [{http_path: /admin}, {http_header/x-role: admin}]}}]",
+)
+
+
+@pytest.mark.parametrize("path", ["/admin?", "/admin?a=b", "/admin#", "/admin;a"])
+async def test_s12_a_program_that_leaves_the_query_in_the_path_is_refused(
+    servicer: AuthorizeServicer, world: World, path: str
+):
+    """A rule about the path would be asked about another one than is served."""
+    world.reload(RULED)
+    asked = pb.DecideRequest(request=pb.RequestFacts(route_id="public", method="GET", path=path))
+    with asking(OPERATOR), pytest.raises(InvalidArgumentError, match="the path is refused"):
+        await servicer.Decide(asked, CONTEXT)
+
+
+@pytest.mark.parametrize("names", [("X-Role", "x-role"), ("x-role", "X-ROLE")])
+async def test_s09_a_header_in_two_spellings_has_all_its_values(
+    servicer: AuthorizeServicer, world: World, names: tuple[str, str]
+):
+    world.reload(RULED)
+    for values in (("ok", "admin"), ("admin", "ok")):
+        told = {name: pb.HeaderValues(values=[value]) for name, value in zip(names, values, strict=True)}
+        asked = pb.DecideRequest(request=pb.RequestFacts(route_id="public", method="GET", path="/", headers=told))
+        assert await effect(servicer, OPERATOR, asked) == pb.EFFECT_DENY
