@@ -13,6 +13,8 @@ from doorward_authenticate.identity_providers.fetch import fetch_json
 FRESH_SECONDS = 3600.0
 KEEP_SECONDS = 24 * 3600.0
 """How long known metadata serve while the identity provider does not answer."""
+RETRY_SECONDS = 60.0
+"""And how often it is asked meanwhile."""
 _URL = re.compile(r"https?://[!-~]+\Z", re.ASCII)
 
 
@@ -90,7 +92,7 @@ def _url(document: dict[str, object], name: str, issuer: str) -> str:
 
 
 class MetadataSource:
-    """The metadata of one issuer, fetched once an hour at the most. Concurrent callers share one fetch."""
+    """The metadata of one issuer, fetched once an hour at the most. Concurrent callers share one fetch, also one that fails."""
 
     def __init__(self, client: httpx.AsyncClient, issuer: str, clock: Clock) -> None:
         self._client = client
@@ -98,6 +100,7 @@ class MetadataSource:
         self._clock = clock
         self._lock = asyncio.Lock()
         self._known: tuple[float, Metadata] | None = None
+        self._failed: tuple[float, ProviderUnavailableError] | None = None
 
     async def get(self) -> Metadata:
         """Current metadata, or the last known ones while the identity provider does not answer.
@@ -105,19 +108,31 @@ class MetadataSource:
         Raises:
             ProviderUnavailableError: there are none.
         """
+        asked_at = self._clock.monotonic()
         async with self._lock:
             now = self._clock.monotonic()
             if self._known is not None and now - self._known[0] < FRESH_SECONDS:
                 return self._known[1]
-            try:
-                url = f"{self._issuer.rstrip('/')}/.well-known/openid-configuration"
-                status, document = await fetch_json(self._client, "GET", url)
-                if status != 200:
-                    raise ProviderUnavailableError(f"discovery answered {status}")
-                metadata = parse_metadata(document, self._issuer)
-            except ProviderUnavailableError:
-                if self._known is not None and now - self._known[0] < KEEP_SECONDS:
+            if self._failed is None or not self._is_answered_by(self._failed[0], asked_at, now):
+                try:
+                    self._known, self._failed = (now, await self._fetched()), None
                     return self._known[1]
-                raise
-            self._known = (now, metadata)
-            return metadata
+                except ProviderUnavailableError as error:
+                    self._failed = (self._clock.monotonic(), error)
+            if self._known is not None and now - self._known[0] < KEEP_SECONDS:
+                return self._known[1]
+            raise ProviderUnavailableError(str(self._failed[1]))
+
+    def _is_answered_by(self, failed_at: float, asked_at: float, now: float) -> bool:
+        """Whether a failure counts for this caller too: one that came while they waited, or, while known metadata serve, a recent one.
+
+        Else a hundred callers would ask a hung identity provider one after the other, and the last would hear of it after minutes.
+        """
+        return failed_at > asked_at or (self._known is not None and now - failed_at < RETRY_SECONDS)
+
+    async def _fetched(self) -> Metadata:
+        url = f"{self._issuer.rstrip('/')}/.well-known/openid-configuration"
+        status, document = await fetch_json(self._client, "GET", url)
+        if status != 200:
+            raise ProviderUnavailableError(f"discovery answered {status}")
+        return parse_metadata(document, self._issuer)
