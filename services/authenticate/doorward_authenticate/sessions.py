@@ -29,6 +29,7 @@ from doorward_authenticate.identity_providers.claims import (
     user_from,
 )
 from doorward_authenticate.identity_providers.relying_party import RelyingParty, SignedInAt
+from doorward_authenticate.session_life.idleness import is_idle
 from doorward_authenticate.session_life.schedule import Rhythm, next_due
 from doorward_authenticate.session_life.tokens import RECORD_TYPE as TOKENS_TYPE
 from doorward_authenticate.session_life.tokens import KeptTokens, ProviderTokens
@@ -203,7 +204,9 @@ class SessionWriter:
             await self._records.revoke(session_id=surplus.id)
 
     async def live(self, session_id: str) -> LiveSession | None:
-        """The session while it lives; asked of the databroker, not of any copy.
+        """The session while it lives and is used; asked of the databroker, not of any copy.
+
+        One that is idle lets nobody in, so it must be worth no code either: host and sign-in host would send the browser round in circles.
 
         Raises:
             DoorwardError: it cannot be known now.
@@ -212,8 +215,10 @@ class SessionWriter:
             record = await self._records.get(session_records.RECORD_TYPE, session_id)
         except NotFoundError:
             return None
-        session = Session.from_bytes(record.data)
-        return None if session.is_expired(self._clock.now()) else LiveSession(session, record.version)
+        session, now = Session.from_bytes(record.data), self._clock.now()
+        if session.is_expired(now) or await is_idle(self._records, session, self.limits.rhythm.idle_seconds, now):
+            return None
+        return LiveSession(session, record.version)
 
     async def end(self, session_id: str) -> None:
         """End a session; returns once its end is stored.

@@ -6,6 +6,7 @@
                                                                    ├─ no answer ─► later; the session goes on
                                                                    └─ refused ─► newer tokens stored meanwhile? adopt : end
     tokens   the identity provider's tokens as a record, sealed
+    idleness whether anybody has used a session lately
 
 What does not belong here: requests. Nobody waits for a refresh; what a decision reads is what was last stored.
 """

@@ -15,8 +15,6 @@ from doorward.config.directory_settings import DirectorySettings
 from doorward.errors import ConflictError, DoorwardError, NotFoundError, OutcomeUnknownError, UnavailableError
 from doorward.identity import session as session_records
 from doorward.identity import user as user_records
-from doorward.identity.activity import RECORD_TYPE as ACTIVITY_TYPE
-from doorward.identity.activity import Activity
 from doorward.identity.session import Session
 from doorward.identity.user import User
 from doorward.keys.sealed import Sealer
@@ -27,6 +25,7 @@ from doorward_authenticate.errors import ProviderRefusedError, ProviderUnavailab
 from doorward_authenticate.identity_providers.claims import merged_claims, personal_claims, user_from
 from doorward_authenticate.identity_providers.id_token import VerifiedClaims
 from doorward_authenticate.identity_providers.relying_party import RelyingParty
+from doorward_authenticate.session_life.idleness import is_idle
 from doorward_authenticate.session_life.schedule import Rhythm, access_ends_soon, next_due, next_retry
 from doorward_authenticate.session_life.tokens import RECORD_TYPE, KeptTokens
 from doorward_authenticate.session_life.upstream import upstream_writes
@@ -311,13 +310,7 @@ class Refresher:
     async def _is_idle(self, session: Session, now: float) -> bool:
         """Whether nobody has used the session for its idle time and the tenth that a report may take."""
         idle = self._rhythm().idle_seconds
-        if idle is None or now < session.issued_at + idle * 1.1:
-            return False
         try:
-            record = await self._records.get(ACTIVITY_TYPE, session.id)
-            seen_at = Activity.from_bytes(record.data).seen_at
-        except NotFoundError:
-            return True
+            return await is_idle(self._records, session, None if idle is None else idle * 1.1, now)
         except DoorwardError:
             return False  # ending it waits for a clear answer; authorize judges by itself
-        return now >= seen_at + idle * 1.1
