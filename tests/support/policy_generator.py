@@ -252,14 +252,16 @@ def _policy(pairs: list[tuple[Action, Group]], *, ppl: bool) -> Policy:
     return Policy(tuple(rules), AT, Dialect.PPL if ppl else Dialect.VERSION_1)
 
 
-def make_claims(choices: Choices) -> Mapping[str, object]:
+def make_claims(choices: Choices) -> Mapping[str, object] | None:
     if choices.upto(15) == 0:
-        return BrokenClaims()
+        return choices.pick([BrokenClaims(), None])
     found: dict[str, object] = {}
     if choices.upto(3):
         found["c"] = choices.pick(["c1", "c2", "C1", True, 7, 6.5, None, ["c1", "c2"], [], [["c1"]], {"x": 1}])
     if choices.upto(2):
         found["n"] = choices.pick(["c1", {"m": "c1"}, {"m": ["c2"]}, {}, {"m": 8}])
+    if choices.upto(9) == 0:
+        found["_claim_names"] = choices.pick([{"c": "src1"}, {"n": "src1", "absent": "src1"}, "c", {}])
     return found
 
 

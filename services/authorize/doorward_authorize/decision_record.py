@@ -195,7 +195,7 @@ def _record(who: PrincipalFacts, kind: str) -> object:
         return "unreadable"
 
 
-def _claim(claims: Mapping[str, object], path: str) -> object:
+def _claim(claims: Mapping[str, object] | None, path: str) -> object:
     value: object = claims
     for step in path.split("/"):
         if not isinstance(value, Mapping) or step not in value:

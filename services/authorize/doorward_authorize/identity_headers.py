@@ -76,7 +76,8 @@ def _as_it_is(text: str | None) -> str | None:
 
 
 def _claim(principal: Principal | None, path: str) -> str | None:
-    found = claim_values(principal.facts.claims, path) if principal is not None else None
+    claims = principal.facts.claims if principal is not None else None
+    found = None if claims is None else claim_values(claims, path)
     return _joined(found) if isinstance(found, list) else None
 
 

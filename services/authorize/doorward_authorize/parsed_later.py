@@ -34,6 +34,9 @@ class ParsedLater(Mapping[str, object]):
     def __getitem__(self, key: str) -> object:
         return self._all()[key]
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._all()
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._all())
 

@@ -22,7 +22,7 @@ from doorward.identity import user as users
 from doorward.identity.cookies import SESSION_COOKIE, SIGN_IN_COOKIE, single_cookie
 from doorward.identity.directory import USER_TYPE
 from doorward.identity.service_account import ID_PREFIX
-from doorward.identity.session import Session
+from doorward.identity.session import CLAIMS_NOT_KNOWN, Session
 from doorward.identity.user import User
 from doorward.keys.handle import HandleSealer, SessionHandle
 from doorward.policy import PrincipalFacts
@@ -269,6 +269,7 @@ class Principals:
             issued_at=now,
             expires_at=now + 1,
             authenticated_at=now,
+            claims_json=CLAIMS_NOT_KNOWN,  # they are a session's
         )
         return self._principal(session, user, user_data, settings)
 
@@ -369,7 +370,7 @@ class Principals:
             group_ids=standing.group_ids,
             group_names=standing.group_names,
             group_emails=standing.group_emails,
-            claims=ParsedLater(lambda: session.claims_json or b"{}"),
+            claims=ParsedLater(lambda: session.claims_json) if session.claims_json else None,
             session_id=session.id,
             identity_provider_id=provider.id,
             authenticated_at=session.authenticated_at,

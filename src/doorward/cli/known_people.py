@@ -141,7 +141,7 @@ class _Reader:
             subject=user.subject,
             email=user.trusted_email(provider.email_domains),
             groups=groups,
-            claims=claims or {},
+            claims=claims,
             identity_provider_id=provider.id,
         )
         # Claims live in sessions: of somebody without one they are not known, which is not the same as absent.
@@ -164,7 +164,7 @@ class _Reader:
             user_id="",
             email=signing_in.trusted_email(provider.email_domains),
             groups=self._groups(entry, directory, records),
-            claims={},
+            claims=None,
         )
         return Person(name=name, facts=facts, known=PERSON - {"claim"}, note="has not signed in yet")
 
@@ -178,8 +178,11 @@ class _Reader:
 
 
 def _claims(session: Session) -> dict[str, object] | None:
+    """``None`` where they are not known."""
+    if not session.claims_json:
+        return None
     try:
-        value = json.loads(session.claims_json or b"{}")
+        value = json.loads(session.claims_json)
     except ValueError as error:
         raise DataCorruptedError("the claims of a session are no JSON") from error
     return value if isinstance(value, dict) else None

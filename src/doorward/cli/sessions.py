@@ -96,7 +96,7 @@ def show_session(session_id: str, access: Access, *, as_json: bool) -> int:
             "methods": list(session.methods),
             "context_class": session.context_class,
             "last_seen_at": await _last_seen(client, session_id),
-            "claims": json.loads(session.claims_json),
+            "claims": json.loads(session.claims_json) if session.claims_json else None,
         }
 
     found = with_records(access, body)

@@ -9,6 +9,8 @@ from doorward.errors import DataCorruptedError
 from doorward.identity.unknown_fields import unknown_fields
 
 RECORD_TYPE = "Session"
+CLAIMS_NOT_KNOWN = b""
+"""Instead of claims: there may be any. No claims at all are ``{}``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,7 @@ class Session:
     context_class: str = ""
     provider_session_id: str = ""
     claims_json: bytes = b"{}"
+    """A JSON object, or ``CLAIMS_NOT_KNOWN``."""
     unknown: bytes = field(default=b"", repr=False, compare=False)
     """See ``unknown_fields``."""
 

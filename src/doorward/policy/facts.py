@@ -63,15 +63,16 @@ class PrincipalFacts:
     """Where the source tells ids from names; else ``groups`` counts as ids."""
     group_names: frozenset[str] | None = None
     group_emails: frozenset[str] | None = None
-    claims: Mapping[str, object] = field(default_factory=dict)
+    claims: Mapping[str, object] | None = field(default_factory=dict)
+    """``None``: nobody has told them."""
     session_id: str | None = None
     identity_provider_id: str | None = None
     authenticated_at: float | None = None
     """Seconds since the Unix epoch; ``None`` when nobody says so."""
     methods: tuple[str, ...] = ()
-    """Authentication methods (`amr`, RFC 8176)."""
+    """Authentication methods (`amr`, RFC 8176); none: nobody says."""
     context_class: str | None = None
-    """Authentication context class (`acr`)."""
+    """Authentication context class (`acr`); ``None`` when nobody says."""
     devices: tuple[DeviceFacts, ...] | None = None
     grants: tuple[GrantFacts, ...] | None = None
     records: Mapping[str, Mapping[str, object] | None] = field(default_factory=dict)

@@ -9,9 +9,10 @@ from doorward.config.directory_settings import DirectorySettings, OktaConnection
 from doorward.config.references import Reference
 from doorward.config.settings import IdentityProviderSettings
 from doorward.identity.directory import directory_user_id, join_value
+from doorward.identity.session import CLAIMS_NOT_KNOWN
 from doorward.identity.user import User
 from doorward.keys.secret import Secret
-from doorward_authenticate.identity_providers.claims import personal_claims, user_from
+from doorward_authenticate.identity_providers.claims import CLAIMS_LIMIT_BYTES, personal_claims, user_from
 from doorward_authenticate.identity_providers.id_token import VerifiedClaims
 
 SETTINGS = IdentityProviderSettings(
@@ -124,3 +125,10 @@ def test_two_identity_providers_with_one_address_are_two_people_with_two_entries
 
 def test_parts_of_a_join_cannot_be_shifted():
     assert join_value("a+b", {"a": "x", "b": "yz"}) != join_value("a+b", {"a": "xy", "b": "z"})
+
+
+def test_more_claims_than_a_session_holds_are_not_known_and_not_none():
+    """Whoever may write a long text about themselves must not get rid of a claim that bars them."""
+    long = "x" * CLAIMS_LIMIT_BYTES
+    assert personal_claims(VerifiedClaims({"sub": "alice", "blocked": "yes"}), {"bio": long}) == CLAIMS_NOT_KNOWN
+    assert personal_claims(VerifiedClaims({"sub": "alice"}), {}) == b"{}"

@@ -8,6 +8,7 @@ from doorward.config.directory_settings import DirectorySettings
 from doorward.config.settings import IdentityProviderSettings
 from doorward.identity.address import canonical_email
 from doorward.identity.directory import directory_user_id, join_value
+from doorward.identity.session import CLAIMS_NOT_KNOWN
 from doorward.identity.signed_token import PROTOCOL_CLAIMS
 from doorward.identity.user import User, user_id
 from doorward_authenticate.identity_providers.id_token import VerifiedClaims
@@ -97,10 +98,10 @@ def authentication_from(claims: VerifiedClaims) -> Authentication:
 
 
 def personal_claims(claims: VerifiedClaims, userinfo: dict[str, object]) -> bytes:
-    """Every claim that describes the person, as JSON; without the protocol's own. Too many are dropped altogether."""
+    """Every claim that describes the person, as JSON; without the protocol's own. Too many are not kept, and then none is known."""
     merged = {name: value for name, value in merged_claims(claims, userinfo).items() if name not in PROTOCOL_CLAIMS}
     text = json.dumps(merged).encode()
-    return text if len(text) <= CLAIMS_LIMIT_BYTES else b"{}"
+    return text if len(text) <= CLAIMS_LIMIT_BYTES else CLAIMS_NOT_KNOWN
 
 
 def _with_what_is_newer(

@@ -215,7 +215,7 @@ class Refresher:
             # Expected to be as it was read: whoever signs in meanwhile has heard more lately.
             writes.append(Write(record=user_record(user), expected=found.user_version))
         session = replace(found.session, claims_json=personal_claims(claims, userinfo))
-        if json.loads(session.claims_json) != json.loads(found.session.claims_json or b"{}"):
+        if _claims(session) != _claims(found.session):
             # Expected to be as it was read: a session that was ended meanwhile must not come back.
             writes.append(Write(record=session_record(session), expected=found.session_version))
         return writes
@@ -314,3 +314,8 @@ class Refresher:
             return await is_idle(self._records, session, None if idle is None else idle * 1.1, now)
         except DoorwardError:
             return False  # ending it waits for a clear answer; authorize judges by itself
+
+
+def _claims(session: Session) -> object:
+    """What is compared of two sessions, however it is written; ``None`` where claims are not known."""
+    return json.loads(session.claims_json) if session.claims_json else None

@@ -30,7 +30,7 @@ class Known:
         for person in people:
             for names in (person.groups, *(getattr(person, name, None) for name in ("group_names", "group_emails"))):
                 groups |= names or frozenset()
-            claims |= set(_paths(person.claims))
+            claims |= set(_paths(person.claims or {}))
         return replace(self, groups=frozenset(groups), claims=frozenset(claims) or None)
 
 

@@ -35,9 +35,12 @@ def _truth(term: Term, principal: PrincipalFacts, now: float) -> Truth:
         at = principal.authenticated_at
         parts.append(Truth.UNKNOWN if at is None else Truth.of(now - at < max_age))
     if methods:
-        parts.append(Truth.of(any(method in principal.methods for method in methods)))
+        # Many identity providers never report any.
+        told = bool(principal.methods)
+        parts.append(Truth.of(any(method in principal.methods for method in methods)) if told else Truth.UNKNOWN)
     if classes:
-        parts.append(Truth.of(principal.context_class in classes))
+        reached = principal.context_class
+        parts.append(Truth.UNKNOWN if reached is None else Truth.of(reached in classes))
     if providers:
         provider = principal.identity_provider_id
         parts.append(Truth.UNKNOWN if provider is None else Truth.of(provider in providers))
@@ -77,9 +80,13 @@ def _prepare(term: Term) -> Test:
             elif facts.now - at >= max_age:
                 return Truth.FALSE
         if methods and methods.isdisjoint(principal.methods):
-            return Truth.FALSE
+            if principal.methods:
+                return Truth.FALSE
+            truth = Truth.UNKNOWN
         if classes and principal.context_class not in classes:
-            return Truth.FALSE
+            if principal.context_class is not None:
+                return Truth.FALSE
+            truth = Truth.UNKNOWN
         if providers:
             provider = principal.identity_provider_id
             if provider is None:
@@ -106,12 +113,13 @@ def _check(matchers: tuple[Matcher, ...]) -> str | None:
 AUTHENTICATION = Criterion(
     name="authentication",
     operand=Operand.KEYS,
-    summary="Compares the age of the sign-in, its methods, its context class and the identity provider.",
+    summary="Compares the age of the sign-in, its methods, its context class and the identity provider; unknown where nobody says.",
     detail=(
         "Methods are those that the identity provider reports (`amr`, RFC 8176), such as `otp` or `hwk`; one of several "
         "is enough. So it is with context classes (`acr`), which the identity provider defines. The age counts from when it "
-        "last saw the person itself (`auth_time`), and is unknown where it does not say. When somebody is kept out only because the sign-in is too old, of unknown age or too weak, the answer is "
-        "step-up: they sign in again, and stronger. Another identity provider is not reached that way."
+        "last saw the person itself (`auth_time`). What it does not report is unknown. When somebody is kept out only because the "
+        "sign-in is too old or too weak, or because one of these is unknown, the answer is step-up: they sign in again, and stronger. "
+        "Another identity provider is not reached that way."
     ),
     example="authentication: {max_age: 15m, methods: [otp, hwk]}",
     cases="""

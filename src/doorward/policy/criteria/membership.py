@@ -17,6 +17,7 @@ from doorward.policy.truth import Truth
 
 CLAIM_DEPTH = 5
 _KINDS_OF_NAME = ("id", "name", "email")
+_ELSEWHERE, _HAS_GROUPS = "_claim_names", "hasgroups"
 
 
 def _kind_of_name(argument: str) -> str:
@@ -176,7 +177,24 @@ def _as_strings(value: object) -> list[str] | Unreadable | None:
 
 
 def _claim_of(facts: Facts, path: str) -> Collection[str] | Unreadable | None:
-    return claim_values(facts.principal.claims, path) if facts.principal is not None else None
+    if facts.principal is None:
+        return None
+    claims = facts.principal.claims
+    return UNREADABLE if claims is None or _is_kept_elsewhere(claims, path) else claim_values(claims, path)
+
+
+def _is_kept_elsewhere(claims: Mapping[str, object], path: str) -> bool:
+    """Whether the token leaves out all or some of a claim because it is too long, and says so.
+
+    `_claim_names` points at another place (OpenID Connect Core 1.0, section 5.6.2), `hasgroups` is Entra's way for browsers.
+    """
+    if _ELSEWHERE not in claims and _HAS_GROUPS not in claims:
+        return False
+    first = path.replace(".", "/").partition("/")[0]
+    if first == "groups" and claims.get(_HAS_GROUPS):
+        return True
+    elsewhere = claims.get(_ELSEWHERE)
+    return isinstance(elsewhere, Mapping) and (path in elsewhere or first in elsewhere)
 
 
 _PREPARE_CLAIM, _FIND_CLAIM = strings_forms(_claim_of, identity=True)
@@ -216,11 +234,13 @@ cases:
 CLAIM = Criterion(
     name="claim",
     operand=Operand.STRINGS,
-    summary="Compares a claim of the identity provider; unknown when the claim is absent.",
+    summary="Compares a claim of the identity provider; unknown when the claim is absent or not known.",
     detail=(
         "Its path follows a slash. A claim of that very name goes first; otherwise the path leads through nested claims, "
         "split at `/` or `.`, at most five deep. A list holds several values; `true`, `false` and numbers are compared "
-        "as their text. A claim of another kind is unknown. With `optional: true` an absent claim does not match."
+        "as their text. A claim of another kind is unknown, and so is one that the identity provider keeps elsewhere because it is "
+        "too long (`_claim_names`, `hasgroups`). With `optional: true` an absent claim does not match. Where claims are not known, all "
+        "are unknown and none is absent: of somebody whose claims are more than a session holds, or about whom a program asks by user id."
     ),
     example="claim/department: engineering",
     cases="""

@@ -5,7 +5,7 @@ import pytest
 from doorward.cli.known_people import _Reader, _Records
 from doorward.config.settings import Settings
 from doorward.identity.directory import DirectoryGroup, DirectoryState, DirectoryUser, directory_group_id
-from doorward.identity.session import Session
+from doorward.identity.session import CLAIMS_NOT_KNOWN, Session
 from doorward.identity.user import User
 from doorward.policy.access import PERSON
 
@@ -58,6 +58,7 @@ def test_who_has_signed_in_is_known_by_what_was_verified():
 
 def test_claims_of_somebody_without_a_session_are_open_and_not_absent():
     assert only(_Records(users=[user()])).known == PERSON - {"claim"}
+    assert only(_Records(users=[user()], sessions={"u1": session(CLAIMS_NOT_KNOWN)})).known == PERSON - {"claim"}
     assert only(_Records(users=[user()], sessions={"u1": session(b"{}", NOW)})).known == PERSON - {"claim"}
 
 

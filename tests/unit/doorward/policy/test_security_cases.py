@@ -57,6 +57,18 @@ def test_a_certificate_that_nobody_told_of_is_not_one_that_does_not_match(text):
     assert decide(text).effect is Effect.ALLOW
 
 
+@pytest.mark.parametrize("text", ["authentication: {methods: sms}", "authentication: {context_class: weak}"])
+def test_a_sign_in_of_which_nobody_says_how_is_not_one_that_was_done_otherwise(text):
+    """Many identity providers report no methods at all; a deny of a weak one must not be got round through them."""
+    policies = [
+        f"[{{allow: {{nor: [{{{text}}}]}}}}]",
+        f"[{{allow: {{or: [{{accept: true}}]}}}}, {{deny: {{or: [{{{text}}}]}}}}]",
+    ]
+    for policy in policies:
+        assert decide(policy, {}).effect is Effect.DENY
+        assert decide(policy, {"methods": ("hwk",), "context_class": "strong"}).effect is Effect.ALLOW
+
+
 @pytest.mark.parametrize("value", ["admin\t", " admin", "admin ", "\u00e9", "\u00c3\u00a9", "admin\u00a0", "\x80"])
 def test_s10_a_header_that_servers_read_differently_is_unknown(value):
     """It gets past no deny rule, and satisfies no allow rule, whichever way the upstream reads it."""
