@@ -199,7 +199,7 @@ class DecisionLogDocument(StrictDocument):
     mode: Literal["normal", "audit-or-deny"] = Field(
         default="normal",
         description="`normal` writes after the answer; `audit-or-deny` has each record on the disk before the answer, "
-        "and refuses what cannot be recorded.",
+        "and refuses what cannot be recorded; it needs a `file`.",
     )
     rotate_megabytes: int = Field(default=256, ge=1, le=65536, description="Size at which a new file begins.")
     keep_files: int = Field(default=8, ge=0, le=10000, description="How many full files are kept.")

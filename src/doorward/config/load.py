@@ -230,15 +230,7 @@ class _Loader:
                 default=document.databroker.staleness_limit,
             ),
             planes=_plane_addresses(document.planes, node, self._fatal),
-            decision_log=DecisionLogSettings(
-                file=None if document.decision_log.file == "-" else self._folder / document.decision_log.file,
-                audit_or_deny=document.decision_log.mode == "audit-or-deny",
-                rotate_bytes=document.decision_log.rotate_megabytes * 1024 * 1024,
-                keep_files=document.decision_log.keep_files,
-                keep_seconds=document.decision_log.keep_for,
-                loggable=frozenset(document.decision_log.loggable),
-                otlp_endpoint=document.decision_log.otlp_endpoint,
-            ),
+            decision_log=self._decision_log(document, node),
             tracing=None
             if document.tracing is None
             else TracingSettings(otlp_endpoint=document.tracing.otlp_endpoint, sample=document.tracing.sample),
@@ -253,6 +245,24 @@ class _Loader:
             routes=reading.routes,
             broken_hosts=reading.broken_hosts,
             warnings=self._contained.all,
+        )
+
+    def _decision_log(self, document: Document, node: Mapping) -> DecisionLogSettings:
+        log = document.decision_log
+        if log.mode == "audit-or-deny" and log.file == "-":
+            self._fatal.error(
+                position_of(node, ("decision_log", "mode")),
+                "`audit-or-deny` needs a `file`",
+                "what is written to standard output is on no disk when the answer goes out",
+            )
+        return DecisionLogSettings(
+            file=None if log.file == "-" else self._folder / log.file,
+            audit_or_deny=log.mode == "audit-or-deny",
+            rotate_bytes=log.rotate_megabytes * 1024 * 1024,
+            keep_files=log.keep_files,
+            keep_seconds=log.keep_for,
+            loggable=frozenset(log.loggable),
+            otlp_endpoint=log.otlp_endpoint,
         )
 
     def _routes(self, node: Mapping, authenticate_host: str) -> RouteReading | None:

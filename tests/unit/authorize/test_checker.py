@@ -1,6 +1,7 @@
 """The whole plane but its transport: CheckRequest in, CheckResponse out."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,6 +10,7 @@ from tests.unit.authorize.builders import CONFIG, World, passed, set_headers, st
 
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from doorward.errors import UnavailableError
+from doorward.identity.session import Session
 from doorward.records.record import RecordVersion
 from doorward.rpc.grpc_methods import UNAVAILABLE, CallEnded
 from doorward.telemetry.tracing import Span, Tracer
@@ -16,6 +18,7 @@ from doorward_authorize.snapshot import REMOVED_SECONDS
 from doorward_authorize.transport import CHECK_METHOD, check_methods
 
 __all__ = ["world"]
+ALICE = "616c696365".ljust(32, "0")
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
@@ -76,6 +79,26 @@ async def test_s66_a_session_ends_by_the_clock_of_the_decision(world: World):
     assert passed(await world.check(cookie=cookie))
     world.clock.advance(3600)
     assert status(await world.check(cookie=cookie)) == 401
+
+
+async def test_a_cookie_ends_by_the_clock_though_its_session_goes_on(world: World):
+    cookie = world.sign_in()
+    session = Session.from_bytes(world.records.data["Session", ALICE])
+    world.records.data["Session", ALICE] = replace(session, expires_at=session.expires_at + 3600).to_bytes()
+    for _ in range(2):
+        assert passed(await world.check(cookie=cookie))
+    world.clock.advance(3600)
+    assert status(await world.check(cookie=cookie)) == 401
+
+
+async def test_who_signed_in_elsewhere_is_nobody_of_the_provider_that_took_its_name(world: World):
+    """The id stays in the configuration and another issuer stands behind it: its people are not those of before."""
+    cookie = world.sign_in()
+    assert passed(await world.check(cookie=cookie))
+    world.reload(CONFIG.replace("issuer: https://idp.example.com", "issuer: https://other.example.com"))
+    response = await world.check(cookie=cookie)
+    assert status(response) == 403
+    assert "identity-provider-not-accepted" in response.denied_response.body
 
 
 async def test_a_session_that_is_gone_is_nobody(world: World):

@@ -90,6 +90,12 @@ def test_a_good_file_becomes_settings(folder: Path):
         ("https://app.example.com", "https://*.example.com", "`from`"),
         ("https://app.example.com", "https://sign-in.example.com", "is the sign-in host"),
         ("    from: https://app.example.com\n", "", "`from` is missing"),
+        (
+            "version: 1",
+            "version: 1\ndecision_log: {mode: audit-or-deny}",
+            "2:22: error: `audit-or-deny` needs a `file`",
+        ),
+        ("version: 1", "version: 1\ndecision_log: {mode: audit-or-deny, file: '-'}", "needs a `file`"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_its_place(folder: Path, old: str, new: str, expected: str):
