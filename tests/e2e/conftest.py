@@ -157,6 +157,7 @@ def open_site(
         {"name": "closed", "from": "closed", "to": to, "policy": signed_in(), "claim_headers": who},
         {"name": "other", "from": "other", "to": to, "policy": signed_in(), "set_request_headers": {"x-static": "ours"}},
         {"name": "admin-area", "from": "paths", "prefix": "/admin", "to": to, "policy": group("admins")},
+        {"name": "team-area", "from": "paths", "prefix": "/@team", "to": to, "policy": group("admins")},
         {"name": "one-page", "from": "paths", "path": "/exact", "to": to, "policy": signed_in()},
         {"name": "rest", "from": "paths", "to": to, "policy": everyone()},
         {"name": "rules", "from": "rules", "to": to, "policy": by_path},

@@ -35,16 +35,18 @@ def readings(target: str) -> set[str]:
         "/x/%2E%2e/admin/y", "/admin/../admin", "/.//admin", "/\\admin", "/x\\..\\admin", "/%61dmin", "/adm%69n/x",
         "/admin%2f", "/admin;x=1", "/;x/admin", "/admin#", "/admin%23", "/admin%00", "/admin%20/..", "/admin?/exact",
         "/admin/..;/exact", "/%2e/admin", "/a%2f..%2fadmin", "/%5cadmin", "/admin%3b",
+        "/@team", "/%40team", "/%40te%61m/x", "/x/../%40team", "//%40team", "/%2540team", "/@te%2561m", "/%2561dmin",
     ],
 )  # fmt: skip
 def test_s11_the_route_is_envoys_choice_and_the_broader_one_never_catches_it(
     open_site: Site, echo: EchoServer, target: str
 ):
-    """`/admin` is for a group, everything else on the host for everyone."""
+    """`/admin` and `/@team` are for a group, everything else on the host for everyone."""
     status = get(open_site, "paths", target)
     if status == 200:
         (seen,) = echo.seen
-        assert not any(path == "/admin" or path.startswith("/admin/") for path in readings(str(seen["target"]))), seen
+        for path in readings(str(seen["target"])):
+            assert not any(path == closed or path.startswith(f"{closed}/") for closed in ("/admin", "/@team")), seen
     else:
         assert status in {400, 401}
         assert echo.seen == []

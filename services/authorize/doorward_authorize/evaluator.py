@@ -22,7 +22,7 @@ from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.outcome import DATA_STALE, Outcome, Verdict
 from doorward_authorize.principal import Conflicting, Credential, Found, Principal, Rejected, Unaccepted, Unknown
 from doorward_authorize.principals import NOTHING, Learned, PendingError, Principals
-from doorward_authorize.snapshot import REMOVED_SECONDS, CompiledRoute, Snapshot
+from doorward_authorize.snapshot import PATH_OF_ANOTHER, REMOVED_SECONDS, CompiledRoute, Snapshot
 
 _OWN_PAGES = frozenset({InternalRoute.PAGES.value, InternalRoute.SIGN_IN.value})
 _ANSWERED_BY_ENVOY = frozenset({InternalRoute.UNMATCHED.value, InternalRoute.BROKEN.value})
@@ -114,6 +114,8 @@ class Evaluator:
         facts = request.facts()
         if facts is None:
             return Outcome(verdict=Verdict.BAD_REQUEST, reasons=("path-not-utf-8",), route=route)
+        if snapshot.is_anothers(route.route, facts.raw_path, facts.path):
+            return Outcome(verdict=Verdict.BAD_REQUEST, reasons=(PATH_OF_ANOTHER,), route=route)
         if preflight_origin(request, route.route) is not None:
             return Outcome(verdict=Verdict.PREFLIGHT, reasons=("preflight",), route=route)
         found = self._principals.of(

@@ -29,7 +29,7 @@ from doorward_authorize.held_decisions import HeldDecision
 from doorward_authorize.outcome import Outcome, Verdict
 from doorward_authorize.principal import Principal, Rejected
 from doorward_authorize.principals import Principals
-from doorward_authorize.snapshot import CompiledRoute
+from doorward_authorize.snapshot import PATH_OF_ANOTHER, CompiledRoute
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["AuthorizeService"].full_name
 BATCH_LIMIT = 500
@@ -227,6 +227,8 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         path = decoded_path(wanted.path)
         if reason is not None or path is None:
             raise InvalidArgumentError(f"the path is refused: {reason or 'not UTF-8'}")
+        if snapshot.is_anothers(compiled.route, wanted.path, path):
+            raise InvalidArgumentError(f"the path is refused: {PATH_OF_ANOTHER}")
         staleness = snapshot.settings.staleness
         if not self._replica.is_fresh(staleness.sensitive if compiled.route.sensitive else staleness.default):
             raise UnavailableError("the data are too old to decide by")

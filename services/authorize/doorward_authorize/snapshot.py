@@ -14,6 +14,7 @@ from typing import cast
 from doorward.config.settings import RoutePolicy, Settings
 from doorward.policy import CompiledPolicy, compile_policy
 from doorward.route.route import Route
+from doorward_authorize.neighbours import Neighbours
 
 REMOVED_SECONDS = 30.0
 """The longest that a proxy may stay behind."""
@@ -23,6 +24,8 @@ _SLICE = 200
 """Work done before other callbacks get their turn: this many routes that have not changed, well under a millisecond."""
 _COMPILING = 100
 """What a route that has changed counts for."""
+PATH_OF_ANOTHER = "path-of-another-route"
+"""The reason where a path is written so that Envoy does not find the route that it is for."""
 _LET_GO = 50
 """Routes that are freed before other callbacks get their turn."""
 
@@ -61,6 +64,8 @@ class Snapshot:
 
     settings: Settings
     routes: dict[str, CompiledRoute]
+    neighbours: dict[str, Neighbours]
+    """For each host with several routes."""
 
     @property
     def generation(self) -> str:
@@ -71,6 +76,11 @@ class Snapshot:
         """Everything that it is made of, for ``let_go``."""
         return [*self.routes.values(), *self.settings.routes]
 
+    def is_anothers(self, route: Route, written: str, meant: str) -> bool:
+        """Whether a path that Envoy found ``route`` for is meant for one before it; ``meant`` is what is ``written``, decoded."""
+        neighbours = self.neighbours.get(route.host)
+        return neighbours is not None and neighbours.takes(route.id, written, meant)
+
     @property
     def has_removed(self) -> bool:
         """Whether it holds routes that the configuration has lost."""
@@ -79,7 +89,7 @@ class Snapshot:
     def without_removed(self) -> "Snapshot":
         """The same without routes that the configuration has lost."""
         kept = {route_id: route for route_id, route in self.routes.items() if route.removed_at is None}
-        return Snapshot(self.settings, kept)
+        return Snapshot(self.settings, kept, self.neighbours)
 
 
 def compile_snapshot(settings: Settings, before: Snapshot | None, now: float) -> Snapshot:
@@ -125,10 +135,12 @@ def _steps(settings: Settings, before: Snapshot | None, now: float) -> Generator
         if position % _SLICE == 0:
             yield
     routes: dict[str, CompiledRoute] = {}
+    by_host: dict[str, list[Route]] = {}
     spent = 0
     for item in settings.routes:
         before_it = old_routes.get(item.route.id)
         compiled = routes[item.route.id] = _compiled(item, before_it, known)
+        by_host.setdefault(item.route.host, []).append(item.route)
         spent += 1 if compiled is before_it else _COMPILING
         if spent >= _SLICE:
             spent = 0
@@ -141,7 +153,19 @@ def _steps(settings: Settings, before: Snapshot | None, now: float) -> Generator
         removed_at = old.removed_at if old.removed_at is not None else now
         if now - removed_at < REMOVED_SECONDS:
             routes[route_id] = CompiledRoute(old.route, old.policy, old.earlier, removed_at)
-    return Snapshot(settings, routes)
+    neighbours: dict[str, Neighbours] = {}
+    for host, several in by_host.items():
+        if len(several) > 1:
+            known_neighbours = before.neighbours.get(host) if before is not None else None
+            if known_neighbours is None or known_neighbours.routes != tuple(several):
+                known_neighbours = Neighbours(several)
+                spent += len(several)
+            neighbours[host] = known_neighbours
+        spent += 1
+        if spent >= _SLICE:
+            spent = 0
+            yield
+    return Snapshot(settings, routes, neighbours)
 
 
 def _compiled(item: RoutePolicy, old: CompiledRoute | None, known: dict[str, CompiledPolicy]) -> CompiledRoute:

@@ -13,7 +13,7 @@ from doorward.config.words import NAME
 from doorward.policy import Library, Policy, check_policy, parse_policy
 from doorward.route.header_template import Template, has_variables, parse_template, reads_certificate
 from doorward.route.methods import FORBIDDEN_METHODS, ORDINARY_METHODS, is_method
-from doorward.route.paths import ambiguity
+from doorward.route.paths import ambiguity, unmatchable
 from doorward.route.route import CertificateUse, Match, MatchKind, Route, Upstream, unnamed_route_id
 from doorward.source import Mapping, Node, Position, Problems, Scalar, Sequence
 
@@ -168,6 +168,10 @@ class RouteReader:
         reason = ambiguity(text) if isinstance(text, str) else "path-not-a-string"
         if not isinstance(text, str) or reason is not None or "?" in text:
             problems.error(written.position, f"`{kind}` is `{text}`", f"expected a plain path ({reason or 'no query'})")
+            return None
+        right = unmatchable(text)
+        if right is not None:
+            problems.error(written.position, f"no request's path is written `{text}`", f"write `{right}`")
             return None
         if kind is MatchKind.PREFIX and text != "/" and text.endswith("/"):
             problems.error(written.position, f"`prefix` is `{text}`", f"write `{text.rstrip('/')}`")

@@ -13,6 +13,9 @@ _DOTS = frozenset({".", ".."})
 _ENDS_A_PATH = frozenset("\\#?")
 """Where some readers see the end of a path, or of a segment; with a query in it, what is compared is not what is served."""
 _MALFORMED = re.compile(r"%(?![0-9a-fA-F]{2})")
+_NEEDLESS = re.compile(r"%(?:2[dDeE]|3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF]|7[eE])")
+"""Encodings of what needs none anywhere (RFC 3986, section 2.3). Envoy decodes them."""
+_ENCODED_BY_ENVOY = frozenset('"<>^`{|}')
 _OVERLONG = re.compile(r"%(?:c[01]|e0%[89]|f0%8)")
 """Encodings longer than a character needs (RFC 3629, section 3): ``%c0%af`` is a slash to a careless decoder."""
 
@@ -40,7 +43,7 @@ def ambiguity(path: str, *, allow_parameters: bool = False) -> str | None:
         return "path-empty-segment"
     if _MALFORMED.search(path):
         return "path-encoding"
-    decoded = path
+    decoded, needless = path, False
     for _ in range(3):
         if _OVERLONG.search(decoded.lower()):
             return "path-encoding"
@@ -49,14 +52,25 @@ def ambiguity(path: str, *, allow_parameters: bool = False) -> str | None:
             return "path-dot-segment"
         further = urllib.parse.unquote(decoded, errors="surrogateescape")
         if further == decoded:
-            return None
+            # `/%2561dmin` is another path only for whoever decodes twice, and nobody writes it but for them.
+            return "path-encoding" if needless else None
         if any(ord(character) < 0x20 or ord(character) == 0x7F or character == "\\" for character in further):
             return "path-encoded-separator"
         if further.count("/") != decoded.count("/") or (not allow_parameters and ";" in further):
             return "path-encoded-separator"
-        decoded = further
+        decoded, needless = further, needless or _NEEDLESS.search(further) is not None
     # Still changing after two more rounds: nobody honest encodes three times.
     return "path-encoding"
+
+
+def unmatchable(path: str) -> str | None:
+    """How a route's ``path`` must be written instead for a request to be found by it; ``None`` when it is right.
+
+    Envoy compares byte by byte, after it has decoded what needs no encoding and encoded what no path may hold.
+    """
+    plain = _NEEDLESS.sub(lambda found: chr(int(found[0][1:], 16)), path)
+    right = "".join(f"%{ord(each):02X}" if each in _ENCODED_BY_ENVOY else each for each in plain)
+    return None if right == path else right
 
 
 def decoded_path(path: str) -> str | None:

@@ -157,7 +157,16 @@ def test_a_policy_that_does_not_parse_breaks_its_route(folder: Path):
 
 
 @pytest.mark.parametrize(
-    "match", ["prefix: relative", "path: /a/../b", "prefix: /a//b", "prefix: /a\npath: /b", "path: /x;y"]
+    "match",
+    [
+        "prefix: relative",
+        "path: /a/../b",
+        "prefix: /a//b",
+        "prefix: /a\npath: /b",
+        "path: /x;y",
+        "prefix: /a|b",
+        "path: /%61b",
+    ],
 )
 def test_a_match_that_cannot_be_built_breaks_its_host(folder: Path, match: str):
     loaded = settings_of(folder, with_route(match))

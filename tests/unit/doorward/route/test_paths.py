@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.route.paths import ambiguity, decoded_path
+from doorward.route.paths import ambiguity, decoded_path, unmatchable
 
 PIECES = st.lists(
     st.sampled_from(
@@ -46,6 +46,8 @@ def test_paths_that_everybody_reads_alike_pass(path):
         ("/%f0%80%80%af", "path-encoding"), ("/%25c0%25af", "path-encoding"),
         ("/a%", "path-encoding"), ("/a%2", "path-encoding"), ("/%u002e%u002e/", "path-encoding"),
         ("/%2\u0665", "path-characters"),
+        # what needs no encoding, under two: only whoever decodes twice reads it as something else
+        ("/%2561dmin", "path-encoding"), ("/a%252Db", "path-encoding"), ("/a%255Fb", "path-encoding"), ("/a%257eb", "path-encoding"),
         # path parameters
         ("/a;b", "path-parameters"), ("/a/..;/b", "path-parameters"), ("/a%3bb", "path-parameters"),
         ("/a%3Bb", "path-parameters"), ("/a%253bb", "path-encoded-separator"),
@@ -114,6 +116,22 @@ def test_any_text_gets_an_answer(path):
 def test_a_path_is_decoded_once():
     assert decoded_path("/a%20b%252e") == "/a b%2e"
     assert decoded_path("/%e4%bd%a0") == "/\u4f60"
+
+
+@pytest.mark.parametrize(
+    ("path", "right"),
+    [("/%61dmin", "/admin"), ("/a%2Db%5f%7E", "/a-b_~"), ("/a|b", "/a%7Cb"), ('/"<>^`{}', "/%22%3C%3E%5E%60%7B%7D")],
+)
+def test_a_match_that_no_request_is_found_by_has_another_spelling(path, right):
+    assert unmatchable(path) == right
+    assert unmatchable(right) is None
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/a-b_~.c", "/@a:b!$&'()*+,=", "/caf%C3%A9", "/caf%c3%a9", "/a%40b", "/a%20b", "/100%25"]
+)
+def test_other_matches_are_written_as_requests_are(path):
+    assert unmatchable(path) is None
 
 
 @pytest.mark.parametrize("path", ["/%ff", "/%e9", "/%ed%a0%80", "/%c3"])
