@@ -237,6 +237,20 @@ async def test_both_policies_count_while_envoy_asks_by_the_old_digest(world: Wor
     assert passed(await world.check())
 
 
+async def test_the_new_policy_counts_too_while_envoy_asks_by_the_old_digest(world: World):
+    """An edit that moves a route and closes it closes the old place as well, in whichever of several edits it was closed."""
+    accept, closed = "[{allow: {or: [{accept: true}]}}]", "[{allow: {and: [{groups: {has: nobody}}]}}]"
+    cookie, first = world.sign_in(host="public.example.com"), world.evaluator.snapshot.routes["public"].route.digest
+    moved = CONFIG.replace("127.0.0.1:9002", "127.0.0.1:9992")
+    world.reload(moved)
+    assert passed(await world.check("public", digest=first, cookie=cookie))
+    world.reload(CONFIG.replace("127.0.0.1:9002", "127.0.0.1:9993").replace(accept, closed))
+    assert status(await world.check("public", digest=first, cookie=cookie)) == 403
+    world.reload(CONFIG.replace("127.0.0.1:9002", "127.0.0.1:9994"))
+    assert status(await world.check("public", digest=first, cookie=cookie)) == 403, "it was closed in between"
+    assert passed(await world.check("public", cookie=cookie))
+
+
 async def test_a_change_of_policy_alone_counts_at_once(world: World):
     world.reload(CONFIG.replace("groups: {has: admins}", "groups: {has: nobody}"))
     cookie = world.sign_in(host="admin.example.com")

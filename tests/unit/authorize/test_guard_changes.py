@@ -1,14 +1,17 @@
 """Open streams and changes of the configuration: what was never told of a stream is unknown later, and what let it begin must still hold."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.support.client_certificates import ClientAuthority
-from tests.unit.authorize.builders import CONFIG, World, passed
+from tests.unit.authorize.builders import CONFIG, ISSUER, World, passed
 from tests.unit.authorize.test_client_certificates import NOW, encoded
-from tests.unit.authorize.test_guard_watcher import GUARDED, Streams, Uses, description
+from tests.unit.authorize.test_guard_watcher import ALICE, GUARDED, Streams, Uses, description
 
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+from doorward.identity.session import Session
+from doorward.identity.user import user_id
 from doorward_authorize.activity import ActivityTracker
 
 ACCEPT = "policy: [{allow: {or: [{accept: true}]}}]"
@@ -86,6 +89,15 @@ async def test_a_certificate_that_nobody_looked_for_is_unknown_and_not_missing(t
     assert changed == ([] if looked else [(number, False, "client-certificate-unknown")])
 
 
+async def test_what_check_says_of_a_certificate_that_the_route_ignores_the_guard_says_too(tmp_path: Path):
+    """Such a configuration is warned of; it must not let in and cut again."""
+    config = LOOKING.replace("fact", "ignored").replace("{accept: true}", "{invalid_client_certificate: true}")
+    streams = Streams(tmp_path, world=World(tmp_path, CONFIG + config))
+    await streams.opened("looking")
+    streams.watcher._doubt_all()
+    assert await streams.settle() == []
+
+
 async def test_a_stream_ends_with_the_listing_of_the_origin_that_let_it_begin(streams: Streams):
     cookie = streams.world.sign_in()
     foreign = await streams.opened(cookie=cookie, upgrade="websocket", origin=FRIEND, sec_fetch_site="cross-site")
@@ -98,6 +110,16 @@ async def test_a_stream_ends_with_the_listing_of_the_origin_that_let_it_begin(st
     assert await streams.change(GUARDED.replace(listed, 'allowed_origins: ["https://b.example"]')) == [
         (foreign, False, "foreign-origin")
     ]
+
+
+async def test_a_stream_is_its_users_and_does_not_pass_to_another_with_the_session(streams: Streams):
+    """Bob may do all that Alice may; that makes him no heir to what she has opened."""
+    number = await streams.opened(cookie=streams.world.sign_in("alice"))
+    streams.world.sign_in("bob")
+    session = Session.from_bytes(streams.world.records.data["Session", ALICE])
+    streams.world.records.data["Session", ALICE] = replace(session, user_id=user_id(ISSUER, "bob")).to_bytes()
+    streams.watcher.on_record("Session", ALICE)
+    assert await streams.settle() == [(number, False, "session-ended")]
 
 
 async def test_a_change_of_the_configuration_refuses_nobody(streams: Streams):

@@ -42,6 +42,8 @@ class Description:
     """The token of another issuer that says who asks."""
     certificate: VerifiedCertificate | None = None
     """The client's, where the route looks at it."""
+    is_certificate_unread: bool = False
+    """Whether nobody has looked for one, because the route ignored them."""
     request_id: str = ""
     """Envoy's; joins the records of all decisions about the stream."""
     traceparent: str = ""
@@ -67,7 +69,8 @@ def described(request: CheckedRequest, outcome: Outcome, decision_id: str, trace
         external_token=_described_token(outcome),
         client_certificate=request.certificate.described() if request.certificate is not None else None,
         read_headers=sorted(wanted),
-        certificate_unknown=request.is_certificate_unknown or not is_looked_for,
+        certificate_unknown=request.is_certificate_unknown,
+        certificate_unread=not is_looked_for,
         listed_origin=listed_origin(request, route, by_cookie=_is_by_cookie(outcome)) if route is not None else "",
         request=RequestMessage(
             route_id=request.route_id,
@@ -144,6 +147,7 @@ def read_description(data: bytes, host_of: Callable[[str], str | None]) -> Descr
             route=request.route_id,
         ),
         certificate=certificate,
+        is_certificate_unread=message.certificate_unread,
         external=_external(message) if message.HasField("external_token") else None,
         request_id=message.request_id,
         traceparent=message.traceparent,
