@@ -4,25 +4,33 @@ Envoy compares paths as they are written, once it has decoded what needs no enco
 is encoded in another way than in the configuration passes by the route that it is for, and a broader one behind that takes it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from doorward.route.paths import decoded_path
-from doorward.route.route import Match, MatchKind, Route, broader, overlaps
+from doorward.route.route import Match, MatchKind, Route, overlaps
 
 
 class Neighbours:
-    """The routes of one host, found by what their matches mean. Never changed."""
+    """The routes of one host, found by what their matches mean. What a question costs depends on no client and no number of routes."""
 
-    def __init__(self, routes: Sequence[Route]) -> None:
-        """``routes`` are in the order in which they match."""
-        self.routes = tuple(routes)
-        self._places = {route.id: place for place, route in enumerate(routes)}
-        self._has_encoded = any("%" in route.match.value for route in routes)
-        self._by_meaning: dict[Match, list[tuple[int, Match]]] = {}
-        for place, route in enumerate(routes):
-            if not route.is_tunnel:
-                meant = Match(kind=route.match.kind, value=decoded_path(route.match.value) or route.match.value)
-                self._by_meaning.setdefault(meant, []).append((place, route.match))
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+        self._has_encoded = False
+        self._paths: dict[str, list[tuple[int, Match]]] = {}
+        self._prefixes: dict[str, list[tuple[int, Match]]] = {}
+        self._longest = 1
+
+    def add(self, route: Route) -> None:
+        """Add the next route, in the order in which they match."""
+        place = self._places[route.id] = len(self._places)
+        if route.is_tunnel:
+            return
+        value = route.match.value
+        self._has_encoded = self._has_encoded or "%" in value
+        meant = decoded_path(value) or value
+        self._longest = max(self._longest, len(meant))
+        by_meaning = self._paths if route.match.kind is MatchKind.PATH else self._prefixes
+        by_meaning.setdefault(meant, []).append((place, route.match))
 
     def takes(self, route_id: str, written: str, meant: str) -> bool:
         """Whether a route before ``route_id`` takes the path that is ``meant``, and does not take it as it is ``written``.
@@ -31,17 +39,26 @@ class Neighbours:
         """
         if "%" not in written and not self._has_encoded:
             return False
-        place = self._places.get(route_id, len(self.routes))
+        place = self._places.get(route_id, len(self._places))
         return any(
             before < place and not overlaps(match, written)
             for path in _readings(meant)
-            for candidate in broader(Match(kind=MatchKind.PATH, value=path))
-            for before, match in self._by_meaning.get(candidate, ())
+            for before, match in self._candidates(path)
         )
+
+    def _candidates(self, path: str) -> Iterator[tuple[int, Match]]:
+        """The routes whose matches mean ``path`` or a prefix of it. Clients write paths of any length: none is cut behind the longest match."""
+        if len(path) <= self._longest:
+            yield from self._paths.get(path, ())
+            yield from self._prefixes.get(path, ())
+        end = 0
+        while 0 <= end <= self._longest:
+            yield from self._prefixes.get(path[:end] or "/", ())
+            end = path.find("/", end + 1)
 
 
 def _readings(path: str) -> Iterator[str]:
-    """``path``, and what it is to servers that decode it again."""
+    """``path``, and what it is to servers that decode it again; how often is bounded by what is refused before (``ambiguity``)."""
     further: str | None = path
     while further is not None:
         yield further

@@ -156,15 +156,13 @@ def _steps(settings: Settings, before: Snapshot | None, now: float) -> Generator
     neighbours: dict[str, Neighbours] = {}
     for host, several in by_host.items():
         if len(several) > 1:
-            known_neighbours = before.neighbours.get(host) if before is not None else None
-            if known_neighbours is None or known_neighbours.routes != tuple(several):
-                known_neighbours = Neighbours(several)
-                spent += len(several)
-            neighbours[host] = known_neighbours
-        spent += 1
-        if spent >= _SLICE:
-            spent = 0
-            yield
+            found = neighbours[host] = Neighbours()
+            for route in several:
+                found.add(route)
+                spent += 1
+                if spent >= _SLICE:
+                    spent = 0
+                    yield
     return Snapshot(settings, routes, neighbours)
 
 

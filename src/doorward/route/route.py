@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
@@ -182,21 +181,10 @@ def unnamed_route_id(host: str, port: int, match: Match) -> str:
 
 
 def overlaps(first: Match, path: str) -> bool:
-    """Whether ``path`` is matched by ``first``, as Envoy compares them; never to choose a route for a request: Envoy does that."""
+    """Whether ``path`` is matched by ``first``; for tests and checks, never for requests: Envoy matches those."""
     if first.kind is MatchKind.TCP:
         return False
     if first.kind is MatchKind.PATH:
         return path == first.value
     prefix = first.value.rstrip("/")
     return path == prefix or path.startswith(prefix + "/")
-
-
-def broader(match: Match) -> Iterator[Match]:
-    """Every match that takes all that ``match`` does: the same, and the prefixes above it."""
-    yield match
-    path = match.value
-    while True:
-        yield Match(kind=MatchKind.PREFIX, value=path or "/")
-        if path in {"", "/"}:
-            return
-        path = path.rpartition("/")[0]

@@ -1,6 +1,7 @@
 """A path that is encoded in another way than in the configuration does not get to the broader route behind."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.authorize.builders import CONFIG, World, passed, status
@@ -8,6 +9,7 @@ from tests.unit.authorize.test_server import CONTEXT, OPERATOR, asking, servicer
 
 from doorward.api.authorize.v1 import authorize_pb2 as pb
 from doorward.errors import InvalidArgumentError
+from doorward.route.route import Match
 from doorward_authorize.server import AuthorizeServicer
 
 __all__ = ["servicer"]
@@ -82,3 +84,23 @@ async def test_a_program_that_asks_about_such_a_path_is_told(world: World, servi
     wanted = pb.DecideRequest(request=pb.RequestFacts(route_id="rest", method="GET", path="/%40team"))
     with asking(OPERATOR), pytest.raises(InvalidArgumentError, match="path-of-another-route"):
         await servicer.Decide(wanted, CONTEXT)
+
+
+class Counting(dict[str, list[tuple[int, Match]]]):
+    """Counts what is looked up."""
+
+    count = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.count += 1
+        return super().get(key, default)
+
+
+def test_a_path_of_any_length_costs_no_more_than_the_longest_match_has_segments(world: World):
+    """Whoever needs no sign-in could keep everybody waiting with one request of sixty kilobytes."""
+    neighbours = world.evaluator.snapshot.neighbours["shared.example.com"]
+    neighbours._prefixes = counting = Counting(neighbours._prefixes)
+    path = "/@b" + "/a" * 30_000
+    assert not neighbours.takes("rest", path.replace("@", "%40"), path)
+    assert counting.count <= 1 + len("/café") // 2
+    assert neighbours.takes("rest", "/%40team" + "/a" * 30_000, "/@team" + "/a" * 30_000)
