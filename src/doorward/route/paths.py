@@ -19,6 +19,8 @@ _ENCODED_BY_ENVOY = frozenset('"<>^`{|}')
 _OVERLONG = re.compile(r"%(?:c[01]|e0%[89]|f0%8)")
 """Encodings longer than a character needs (RFC 3629, section 3): ``%c0%af`` is a slash to a careless decoder."""
 
+LIMIT_BYTES = 8_192
+"""Of a path that must be looked at more closely: nobody else may wait for what a client writes. Many servers take no longer ones at all."""
 _PLAIN = re.compile(r"(?:/(?!\.)[A-Za-z0-9._~!$&'()*+,=:@-]+)+/?\Z|/\Z", re.ASCII)
 """Nearly every path: no encoding, no parameters, no empty segment, none that begins with a dot. Nothing in it is read in two ways."""
 
@@ -30,6 +32,8 @@ def ambiguity(path: str, *, allow_parameters: bool = False) -> str | None:
     """
     if _PLAIN.match(path):
         return None
+    if len(path) > LIMIT_BYTES:
+        return "path-too-long"
     if not path.startswith("/"):
         return "path-not-absolute"
     if any(not "!" <= character <= "~" for character in path) or not _ENDS_A_PATH.isdisjoint(path):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.route.paths import ambiguity, decoded_path, unmatchable
+from doorward.route.paths import LIMIT_BYTES, ambiguity, decoded_path, unmatchable
 
 PIECES = st.lists(
     st.sampled_from(
@@ -59,6 +59,13 @@ def test_paths_that_everybody_reads_alike_pass(path):
 )  # fmt: skip
 def test_s15_paths_that_another_server_may_read_differently_are_refused(path, reason):
     assert ambiguity(path) == reason
+
+
+def test_a_long_path_is_read_closely_only_up_to_a_limit():
+    encoded = "/%40"
+    assert ambiguity(encoded.ljust(LIMIT_BYTES, "a")) is None
+    assert ambiguity(encoded.ljust(LIMIT_BYTES + 1, "a")) == "path-too-long"
+    assert ambiguity("/".ljust(8 * LIMIT_BYTES, "a")) is None, "nothing in it is read closely"
 
 
 @pytest.mark.parametrize("path", ["/a;b", "/a;b=c/d", "/a%3bb", "/;", "/a;v=1.2/b"])
