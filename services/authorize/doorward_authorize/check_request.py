@@ -46,6 +46,8 @@ class CheckedRequest:
     """The client's, where the route looks at it and it counts."""
     is_certificate_unknown: bool = False
     """Whether whoever asks is not believed about certificates."""
+    is_certificate_looked_for: bool = False
+    """Whether the route looks at one at all: where it does not, nobody knows that there is none."""
     gateway: str = ""
     """The gateway that asks, when it is not our own Envoy."""
     known_facts: RequestFacts | None = None
@@ -93,10 +95,10 @@ class CheckedRequest:
         """Path and query."""
         return f"{self.path}?{self.query}" if self.query else self.path
 
-    def with_certificate(self, certificate: VerifiedCertificate | None) -> None:
+    def with_certificate(self, certificate: VerifiedCertificate | None, *, is_looked_for: bool) -> None:
         """Note the certificate that counts for this request now; what policy may see is made anew if it is another."""
-        if certificate is not self.certificate:
-            self.certificate, self.known_facts = certificate, None
+        if certificate is not self.certificate or is_looked_for is not self.is_certificate_looked_for:
+            self.certificate, self.is_certificate_looked_for, self.known_facts = certificate, is_looked_for, None
 
     def facts(self) -> RequestFacts | None:
         """What policy may see; ``None`` when the path is no UTF-8 and so cannot be compared."""
@@ -114,7 +116,7 @@ class CheckedRequest:
             headers=self.headers,
             client_address=self.client_address,
             client_certificate=self.certificate.facts if self.certificate is not None else None,
-            is_certificate_unknown=self.is_certificate_unknown,
+            is_certificate_unknown=self.is_certificate_unknown or not self.is_certificate_looked_for,
             route=self.route_id,
         )
         return self.known_facts

@@ -110,7 +110,8 @@ class Evaluator:
         certificate = self._certificates.of(request, route.route, snapshot.settings)
         if isinstance(certificate, Misdirected):
             return Outcome(verdict=Verdict.MISDIRECTED, reasons=("certificate-not-asked",), route=route)
-        request.with_certificate(certificate)
+        is_looked_for = route.route.client_certificate is not CertificateUse.IGNORED
+        request.with_certificate(certificate, is_looked_for=is_looked_for)
         facts = request.facts()
         if facts is None:
             return Outcome(verdict=Verdict.BAD_REQUEST, reasons=("path-not-utf-8",), route=route)

@@ -96,10 +96,11 @@ class ExternalTokens:
             if not known[3] - LEEWAY_SECONDS <= now < known[2].expires_at + LEEWAY_SECONDS:
                 raise InvalidTokenError("the token has expired, or is not valid yet")
             return known[2]
-        claims, _, key = signed_claims(text, keys, issuer.signing_algorithms, _TYPES)
+        claims, algorithm, key = signed_claims(text, keys, issuer.signing_algorithms, _TYPES)
         if claims.get("iss") != issuer.issuer:
             raise InvalidTokenError("`iss` is another issuer")
-        if issuer.audiences.isdisjoint(item for item in audiences_of(claims) if isinstance(item, str)):
+        audiences = frozenset(item for item in audiences_of(claims) if isinstance(item, str))
+        if issuer.audiences.isdisjoint(audiences):
             raise InvalidTokenError("`aud` names nobody that this route is")
         subject = check_subject(claims)
         token = ExternalToken(
@@ -109,6 +110,8 @@ class ExternalTokens:
             expires_at=check_validity(claims, now),
             claims=json.dumps({name: value for name, value in claims.items() if name not in PROTOCOL_CLAIMS}).encode(),
             session_id=ID_PREFIX + hashlib.sha256(text.encode()).hexdigest()[:32],
+            audiences=audiences,
+            algorithm=algorithm,
         )
         if len(self._verified) >= CACHE_LIMIT:
             self._verified.clear()
@@ -127,6 +130,8 @@ class ExternalTokens:
         now = self._clock.now()
         if now >= token.expires_at + LEEWAY_SECONDS or all(key.thumbprint() != token.key for key in keys):
             return None
+        if issuer.audiences.isdisjoint(token.audiences) or token.algorithm not in issuer.signing_algorithms:
+            return None  # the configuration has changed since it was verified
         number = user_id(token.issuer, token.subject)
         user_data = self._records.get(users.RECORD_TYPE, number)
         user = User.from_bytes(user_data) if user_data is not None else None

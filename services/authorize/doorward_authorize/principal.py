@@ -58,6 +58,8 @@ class ExternalToken:
     claims: bytes
     """JSON of what is not protocol."""
     session_id: str
+    audiences: frozenset[str]
+    algorithm: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,7 @@ def _check_certificate(item: RoutePolicy, problems: Problems) -> None:
     ):
         problems.warning(
             item.policy.position,
-            f"the policy of `{item.route.name}` looks at the client's certificate, which this route ignores",
+            f"the policy of `{item.route.name}` looks at the client's certificate, which this route ignores, so it is unknown",
             "add `client_certificate: fact`",
         )
 

@@ -223,6 +223,24 @@ async def test_a_route_that_ignores_certificates_sees_none(world: Certified):
     assert status(await world.ask("app", laptop(world), sni="machine.example.com")) == 401
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "[{allow: {or: [{accept: true}]}}, {deny: {or: [{client_certificate: {san_dns: old.example, optional: true}}]}}]",
+        "[{allow: {nor: [{client_certificate: {san_dns: old.example, optional: true}}]}}]",
+        "[{allow: {and: [{invalid_client_certificate: true}]}}]",
+        "{dialect: ppl, rules: [{allow: {or: [{accept: true}]}}, {deny: {or: [{client_certificate: {san_dns: old.example}}]}}]}",
+    ],
+)
+async def test_where_nobody_looks_nobody_knows_that_there_is_no_certificate(world: Certified, policy: str):
+    config = world.config().replace("policy: [{allow: {or: [{accept: true}]}}]", f"policy: {policy}")
+    world.reload(config)
+    assert status(await world.ask("public", laptop(world))) == 403
+    assert status(await world.ask("public")) == 403
+    world.reload(config.replace("- name: public", "- name: public\n    client_certificate: fact"))
+    assert passed(await world.ask("public"))
+
+
 async def test_what_envoy_says_that_does_not_parse_is_no_certificate(world: Certified):
     message = CheckRequest.FromString(world.request("any"))
     view = message.SerializeToString()

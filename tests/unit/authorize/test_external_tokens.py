@@ -269,7 +269,10 @@ async def test_what_is_remembered_of_tokens_is_bounded(world: Issued, monkeypatc
     assert len(known._principals) <= 5
 
 
-@pytest.mark.parametrize("end", ["expired", "key gone", "keys too old", "no longer listed", "inactive", "unreadable"])
+ENDS = ["expired", "key gone", "keys too old", "no longer listed", "inactive", "unreadable", "audience", "algorithm"]
+
+
+@pytest.mark.parametrize("end", ENDS)
 async def test_s86_an_open_stream_ends_with_its_token(tmp_path: Path, end: str):
     world = Issued(tmp_path)
     streams = Streams(tmp_path, world=world)
@@ -295,6 +298,13 @@ async def test_s86_an_open_stream_ends_with_its_token(tmp_path: Path, end: str):
             user = User(id=who, issuer=CI, subject="build-7", name="", groups=None, active=False)
             world.records.data["User", who] = user.to_bytes()
             streams.watcher.on_record("User", who)
+        case "audience":
+            world.reload((tmp_path / "doorward.yaml").read_text().replace("[doorward, other]", "[other]"))
+        case "algorithm":
+            text = (tmp_path / "doorward.yaml").read_text()
+            world.reload(
+                text.replace("audiences: [doorward, other]", "audiences: [doorward], signing_algorithms: [RS256]")
+            )
         case _:
             text = (tmp_path / "doorward.yaml").read_text()
             world.reload(text.replace("token_issuers: [ci]\n    continuous", "continuous"))

@@ -93,6 +93,8 @@ async def test_what_check_says_of_a_certificate_that_the_route_ignores_the_guard
     """Such a configuration is warned of; it must not let in and cut again."""
     config = LOOKING.replace("fact", "ignored").replace("{accept: true}", "{invalid_client_certificate: true}")
     streams = Streams(tmp_path, world=World(tmp_path, CONFIG + config))
+    assert not passed(await streams.world.check("looking"))
+    await streams.change(CONFIG + config.replace("{or: [", "{or: [{source_ip: 10.0.0.0/8}, "))
     await streams.opened("looking")
     streams.watcher._doubt_all()
     assert await streams.settle() == []

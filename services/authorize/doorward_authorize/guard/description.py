@@ -15,7 +15,6 @@ from doorward.errors import DataCorruptedError, NotFoundError
 from doorward.policy import RequestFacts
 from doorward.route.internal import METADATA_STREAM
 from doorward.route.paths import decoded_path
-from doorward.route.route import CertificateUse
 from doorward.telemetry.tracing import parse_traceparent
 from doorward_authorize.certificate import VerifiedCertificate
 from doorward_authorize.check_request import CheckedRequest
@@ -42,8 +41,6 @@ class Description:
     """The token of another issuer that says who asks."""
     certificate: VerifiedCertificate | None = None
     """The client's, where the route looks at it."""
-    is_certificate_unread: bool = False
-    """Whether nobody has looked for one, because the route ignored them."""
     request_id: str = ""
     """Envoy's; joins the records of all decisions about the stream."""
     traceparent: str = ""
@@ -58,7 +55,6 @@ def described(request: CheckedRequest, outcome: Outcome, decision_id: str, trace
     reads = outcome.route.policy.reads if outcome.route is not None else frozenset()
     wanted = {name.removeprefix(_HEADER_READ) for name in reads if name.startswith(_HEADER_READ)}
     route = outcome.route.route if outcome.route is not None else None
-    is_looked_for = route is not None and route.client_certificate is not CertificateUse.IGNORED
     message = StreamDescription(
         decision_id=decision_id,
         digest=request.digest,
@@ -69,8 +65,7 @@ def described(request: CheckedRequest, outcome: Outcome, decision_id: str, trace
         external_token=_described_token(outcome),
         client_certificate=request.certificate.described() if request.certificate is not None else None,
         read_headers=sorted(wanted),
-        certificate_unknown=request.is_certificate_unknown,
-        certificate_unread=not is_looked_for,
+        certificate_unknown=request.is_certificate_unknown or not request.is_certificate_looked_for,
         listed_origin=listed_origin(request, route, by_cookie=_is_by_cookie(outcome)) if route is not None else "",
         request=RequestMessage(
             route_id=request.route_id,
@@ -98,13 +93,28 @@ def _described_token(outcome: Outcome) -> TokenMessage | None:
     if token is None:
         return None
     return TokenMessage(
-        issuer=token.issuer, subject=token.subject, key=token.key, expires_at=token.expires_at, claims=token.claims
+        issuer=token.issuer,
+        subject=token.subject,
+        key=token.key,
+        expires_at=token.expires_at,
+        claims=token.claims,
+        audiences=sorted(token.audiences),
+        algorithm=token.algorithm,
     )
 
 
 def _external(message: StreamDescription) -> ExternalToken:
     token = message.external_token
-    return ExternalToken(token.issuer, token.subject, token.key, token.expires_at, token.claims, message.session_id)
+    return ExternalToken(
+        token.issuer,
+        token.subject,
+        token.key,
+        token.expires_at,
+        token.claims,
+        message.session_id,
+        frozenset(token.audiences),
+        token.algorithm,
+    )
 
 
 def read_description(data: bytes, host_of: Callable[[str], str | None]) -> Description:
@@ -147,7 +157,6 @@ def read_description(data: bytes, host_of: Callable[[str], str | None]) -> Descr
             route=request.route_id,
         ),
         certificate=certificate,
-        is_certificate_unread=message.certificate_unread,
         external=_external(message) if message.HasField("external_token") else None,
         request_id=message.request_id,
         traceparent=message.traceparent,

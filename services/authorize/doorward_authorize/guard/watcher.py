@@ -10,7 +10,7 @@ Concurrency: belongs to one event loop; ``run`` is one task.
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -322,11 +322,7 @@ class Watcher:
                 return _Cut((_SESSION_ENDED,))
         if isinstance(found, Principal):
             self._reads(stream, found, route)
-        facts = described.facts
-        if described.is_certificate_unread and route.route.client_certificate is not CertificateUse.IGNORED:
-            # The route looks for one now; that there was none is nobody's word.
-            facts = replace(facts, is_certificate_unknown=True)
-        outcome = self._evaluator.judge(found, facts, route, (route.policy,))
+        outcome = self._evaluator.judge(found, described.facts, route, (route.policy,))
         if outcome.verdict is not Verdict.ALLOW:
             return _Cut(outcome.reasons or ("denied",), outcome)
         ends_at = min(found.session.expires_at, found.good_until) if isinstance(found, Principal) else float("inf")
@@ -340,7 +336,7 @@ class Watcher:
                 idle_at = self._clock.now() + IDLE_ASK_SECONDS
             ends_at = min(ends_at, idle_at)
         principal = found.facts if isinstance(found, Principal) else None
-        inputs = Facts(principal=principal, request=facts, now=self._clock.now())
+        inputs = Facts(principal=principal, request=described.facts, now=self._clock.now())
         changes_at = route.policy.next_change(inputs)
         self._agenda.put(stream, ends_at if changes_at is None else min(ends_at, changes_at))
         return None

@@ -203,7 +203,7 @@ _CERTIFICATE = frozenset({Fact.CLIENT_CERTIFICATE, Fact.TIME})
 CLIENT_CERTIFICATE = Criterion(
     name="client_certificate",
     operand=Operand.KEYS,
-    summary="Compares the client's certificate; unknown when there is none, and when nobody who is believed says so.",
+    summary="Compares the client's certificate; unknown when there is none, and where nobody looks or is believed about it.",
     detail=(
         "Only a certificate that the listener's authorities vouch for counts, and only within its dates. All keys must "
         "match; of a list, one. `true` holds for any such certificate."
@@ -253,7 +253,7 @@ cases:
 INVALID_CLIENT_CERTIFICATE = Criterion(
     name="invalid_client_certificate",
     operand=Operand.NOTHING,
-    summary="Holds when the client has no certificate that counts; unknown when nobody who is believed says so.",
+    summary="Holds when the client has no certificate that counts; unknown where nobody looks or is believed about it.",
     example="invalid_client_certificate: true",
     cases="""
 policy:
