@@ -47,7 +47,7 @@ class ExternalRecords:
         """``get`` finds the payload of a live record by type and id."""
         self._get = get
         self._clock = clock
-        self._sources: dict[str, ExternalSource] = {}
+        self._sources: dict[str, tuple[bytes, ExternalSource]] = {}
 
     def on_record(self, record_type: str, record_id: str) -> None:
         """A record has changed."""
@@ -59,17 +59,17 @@ class ExternalRecords:
         except DataCorruptedError as error:
             _log.error("a kind of external record cannot be read and is unknown", kind=record_id, error=str(error))
             source = None
-        if source is None:
+        if source is None or data is None:
             self._sources.pop(record_id, None)
         else:
-            self._sources[record_id] = source
+            self._sources[record_id] = data, source
 
     def mark(self, user: User, trusted_email: str | None) -> ExternalMark:
         """What the word on ``user`` would be read from."""
         if not self._sources:
             return ()
         parts: list[bytes | None] = []
-        for kind, source in self._sources.items():
+        for kind, (_, source) in self._sources.items():
             record_id = source.record_id(user.issuer, user.subject, trusted_email)
             parts.append(self._get(SOURCE_TYPE, kind))
             parts.append(None if record_id is None else self._get(RECORD_TYPE, record_id))
@@ -83,12 +83,14 @@ class ExternalRecords:
         records: dict[str, Mapping[str, object] | None] = {}
         ids: dict[str, str] = {}
         good_until = float("inf")
-        for kind, source in self._sources.items():
+        for kind, (read_from, source) in self._sources.items():
             record_id = source.record_id(user.issuer, user.subject, trusted_email)
             if record_id is None:
                 continue  # it does not speak of people like this one
             ids[kind] = record_id
-            if now >= source.good_until:
+            if now >= source.good_until or self._get(SOURCE_TYPE, kind) != read_from:
+                # Too old; or a whole copy was taken anew, and its changes are being told: a record that is missing in it must not be
+                # missing by the word of the old one.
                 continue
             data = self._get(RECORD_TYPE, record_id)
             records[kind] = None if data is None else ParsedLater(partial(_json_of, data))

@@ -55,7 +55,7 @@ class Grants:
         return () if ids is None else tuple(self._get(RECORD_TYPE, record_id) for record_id in ids)
 
     def of(self, user_id: str, kinds: Sequence[GrantKind]) -> tuple[GrantFacts, ...] | None:
-        """The grants of ``user_id``, those that have not begun yet included; ``None`` when nobody tells us of any."""
+        """The grants of ``user_id``, those that have not begun yet included; ``None`` when nobody tells us of all of them."""
         if not self._knows(RECORD_TYPE):
             return None
         found = []
@@ -66,9 +66,9 @@ class Grants:
             try:
                 grant = Grant.from_bytes(data)
             except DataCorruptedError as error:
-                # A grant only ever lets in, so one that cannot be read is none.
-                _log.error("a grant cannot be read and does not count", user_id=user_id, error=str(error))
-                continue
+                # A policy may also ask for there being none.
+                _log.error("a grant cannot be read, so its holder's are unknown", user_id=user_id, error=str(error))
+                return None
             kind = by_name.get(grant.name)
             if kind is None or grant.user_id != user_id:
                 continue

@@ -17,7 +17,7 @@ from rich.table import Table
 from doorward.cli.access import Access
 from doorward.cli.operate import with_records
 from doorward.config.words import parse_duration
-from doorward.errors import ConfigurationError, NotFoundError
+from doorward.errors import ConfigurationError, DataCorruptedError, NotFoundError
 from doorward.identity.external_record import (
     JOINS,
     RECORD_TYPE,
@@ -74,6 +74,9 @@ def put_records(
             if stored.get(record_id) != data
         ]
         writes += [Write(record=Record(type=RECORD_TYPE, id=record_id, deleted=True)) for record_id in sorted(gone)]
+        if stored and not await _is_joined_alike(client, source):
+            # Unknown first: the old join does not find the new records, and whose record is gone must not count as one who has none.
+            await client.delete(SOURCE_TYPE, kind)
         batch: list[Write] = []
         size = 0
         for write in writes:
@@ -96,6 +99,17 @@ def put_records(
         json.dumps(report) if as_json else f"{kind}: {len(wanted)} records, {changed[0]} written, {changed[1]} removed"
     )
     return 0
+
+
+async def _is_joined_alike(client: RecordClient, source: ExternalSource) -> bool:
+    """Whether authorizers look for the records of this kind under the ids that ``source`` gives them, if they look at all."""
+    try:
+        known = ExternalSource.from_bytes(source.kind, (await client.get(SOURCE_TYPE, source.kind)).data)
+    except NotFoundError:
+        return True
+    except DataCorruptedError:
+        return True  # it is unknown for them too
+    return (known.join, known.issuer) == (source.join, source.issuer)
 
 
 def list_sources(access: Access, *, as_json: bool) -> int:

@@ -125,6 +125,18 @@ async def test_a_source_that_cannot_be_read_is_unknown(world: RecordsWorld):
     assert await world.ask("staff") == 403
 
 
+async def test_a_record_is_missing_by_the_word_of_the_source_that_is_there_and_of_no_other(world: RecordsWorld):
+    """A whole copy was taken anew, and nobody has been told of its changes yet: what it lacks was never said not to exist."""
+    leavers = world.source("hr.example/leaver")
+    record_id = world.record(leavers, "alice", b"{}")
+    assert await world.ask("staff") == 403
+    world.records.data.pop(("ExternalRecord", record_id))
+    world.records.data.pop(("ExternalSource", "hr.example/leaver"))
+    assert await world.ask("staff") == 403
+    world.principals._external.on_record("ExternalSource", "hr.example/leaver")
+    assert await world.ask("staff") == 403
+
+
 async def test_s65_an_open_stream_ends_with_the_record_that_it_was_decided_by(world: RecordsWorld):
     watcher, link = (
         Watcher(world.evaluator, world.principals, world.records.is_fresh, world.clock, world.metrics),

@@ -150,6 +150,18 @@ async def test_s65_an_open_stream_ends_with_its_grant_and_with_its_time(world: G
     assert await settled() == [(2, False, "grant-missing")]
 
 
+async def test_a_grant_that_cannot_be_read_is_unknown_and_not_none(world: GrantWorld):
+    without = "policy: [{allow: {and: [{authenticated_user: true}, {grant: {exclude: on-call}}]}}]"
+    world.reload(GRANTS.replace("policy: [{allow: {and: [{authenticated_user: true}, {grant: on-call}]}}]", without))
+    assert await world.ask() == 0
+    record_id = world.give()
+    assert await world.ask() == 403
+    world.put(record_id, b"\xff\xff")
+    assert await world.ask() == 403
+    world.put(record_id, None)
+    assert await world.ask() == 0
+
+
 def test_kinds_that_cannot_count_are_pointed_out(tmp_path: Path):
     (tmp_path / "secret").write_text("s")
     world = World(tmp_path, GRANTS.replace("routes: [billing]", "routes: [biling]"))

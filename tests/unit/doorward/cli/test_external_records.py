@@ -1,15 +1,24 @@
 """Lines about people from a file: every one that cannot be used is named, and then nothing is put."""
 
+import asyncio
 import contextlib
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.fake_clock import FakeClock
+from tests.support.records import StoreRecords
 
-from doorward.cli.external_records import LINE_LIMIT_BYTES, read_lines
-from doorward.errors import ConfigurationError
+from doorward.cli import external_records
+from doorward.cli.access import Access
+from doorward.cli.external_records import LINE_LIMIT_BYTES, put_records, read_lines
+from doorward.errors import ConfigurationError, NotFoundError
 from doorward.identity.external_record import ExternalRecord, ExternalSource
+from doorward.records.record import Fence, Record, RecordVersion, Write
 
 BY_SUBJECT = ExternalSource(
     kind="hr.example/employee",
@@ -78,3 +87,56 @@ def test_noise_is_refused_in_words(lines: list[bytes]):
     # Anything but this one kind of error is a bug.
     with contextlib.suppress(ConfigurationError):
         read_lines(lines, BY_SUBJECT, "subject", "f")
+
+
+class Watched(StoreRecords):
+    """A databroker that looks after every write at what authorizers make of somebody who has a record all the time."""
+
+    def __init__(self) -> None:
+        super().__init__(FakeClock())
+        self.said: list[str] = []
+
+    async def put(self, writes: Sequence[Write], fence: Fence | None = None) -> tuple[RecordVersion, ...]:
+        versions = await super().put(writes, fence)
+        await self.look()
+        return versions
+
+    async def delete(self, record_type: str, record_id: str) -> None:
+        await self.put([Write(record=Record(type=record_type, id=record_id, deleted=True))])
+
+    async def look(self) -> None:
+        try:
+            source = ExternalSource.from_bytes(BY_EMAIL.kind, (await self.get("ExternalSource", BY_EMAIL.kind)).data)
+            record_id = source.record_id("https://idp.example.com", "alice", "alice@example.com")
+        except NotFoundError:
+            self.said.append("unknown")
+            return
+        try:
+            await self.get("ExternalRecord", record_id or "")
+            self.said.append("record")
+        except NotFoundError:
+            self.said.append("none")
+
+
+@pytest.mark.parametrize("first", ["subject", "verified_email"])
+def test_whoever_has_a_record_never_counts_as_one_who_has_none_while_the_join_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+):
+    records = Watched()
+    monkeypatch.setattr(external_records, "with_records", lambda _, body: asyncio.run(body(records)))
+    for join, who in sorted(
+        {"subject": "alice", "verified_email": "alice@example.com"}.items(), reverse=first != "subject"
+    ):
+        records.said.clear()
+        issuer = "https://idp.example.com" if join == "subject" else None
+        file = tmp_path / f"{join}.jsonl"
+        file.write_text(
+            "".join(json.dumps({"who": name}) + "\n" for name in (who, *(f"p{n}@example.com" for n in range(250))))
+        )
+        put_records(
+            cast("Access", None), BY_EMAIL.kind, file, join=join, issuer=issuer, key="who", stale_after=None,
+            accept_removals=True, as_json=True,
+        )  # fmt: skip
+        assert len(records.said) > 3
+        assert "none" not in records.said
+        assert records.said[-1] == "record"
