@@ -11,6 +11,7 @@ from typing import Protocol, TypeAlias
 
 from doorward.clock import Clock
 from doorward.config.directory_settings import DirectorySettings
+from doorward.errors import DataCorruptedError
 from doorward.identity.directory import (
     GROUP_TYPE,
     STATE_TYPE,
@@ -64,12 +65,26 @@ class Directories:
         self._clock = clock
         self._changes = 0
         self._decoded: dict[str, tuple[bytes, DirectoryGroup]] = {}
+        self._synchronised: dict[str, float] = {}
 
     def on_record(self, record_type: str, record_id: str) -> None:
         """A record has changed; a renamed group changes what its members are in."""
         del record_id
         if record_type == GROUP_TYPE:
             self._changes += 1
+
+    def has_gone_back(self, directory_id: str) -> bool:
+        """Whether a directory's state says less than when this was last asked: it is gone, or of an older reading.
+
+        What was decided by it counts until a time that it no longer names.
+        """
+        try:
+            data = self._records.get(STATE_TYPE, directory_id)
+            read_at = 0.0 if data is None else DirectoryState.from_bytes(data).synchronised_at or 0.0
+        except DataCorruptedError:
+            read_at = 0.0
+        before, self._synchronised[directory_id] = self._synchronised.get(directory_id, _NEVER), read_at
+        return read_at < before
 
     def mark(self, user: User, directory: DirectorySettings) -> Mark:
         """What the standing of ``user`` would be made from."""

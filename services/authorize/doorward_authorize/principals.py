@@ -254,6 +254,10 @@ class Principals:
             return False
         return (await self.find_out(PendingError(session=principal.session), NOTHING)).idle is not False
 
+    def has_directory_gone_back(self, directory_id: str) -> bool:
+        """See ``Directories.has_gone_back``."""
+        return self._directories.has_gone_back(directory_id)
+
     def of_user(self, user_id: str, settings: Settings) -> Principal | Rejected | None:
         """``user_id`` as if signed in this moment; for questions about what somebody could reach."""
         user_data = self._records.get(users.RECORD_TYPE, user_id)

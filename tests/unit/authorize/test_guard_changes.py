@@ -7,9 +7,11 @@ import pytest
 from tests.support.client_certificates import ClientAuthority
 from tests.unit.authorize.builders import CONFIG, ISSUER, World, passed
 from tests.unit.authorize.test_client_certificates import NOW, encoded
+from tests.unit.authorize.test_directories import DENY, DIRECTORY, DirectoryWorld
 from tests.unit.authorize.test_guard_watcher import ALICE, GUARDED, Streams, Uses, description
 
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+from doorward.identity.directory import DirectoryState
 from doorward.identity.session import Session
 from doorward.identity.user import user_id
 from doorward_authorize.activity import ActivityTracker
@@ -145,6 +147,58 @@ async def test_a_change_of_the_configuration_refuses_nobody(streams: Streams):
         number + 2: (False, "route-changed", True),
         number + 3: (False, "description-malformed", True),
     }
+
+
+def in_directory(folder: Path) -> Streams:
+    (folder / "directory-secret").write_text("s")
+    config = DENY.replace("policy:", "continuous: true\n    policy:") + DIRECTORY
+    return Streams(folder, world=DirectoryWorld(folder, config))
+
+
+@pytest.mark.parametrize(
+    "state", [None, b"\xff", DirectoryState(synchronised_at=1.0).to_bytes()], ids=["gone", "spoiled", "older"]
+)
+async def test_a_directory_that_goes_back_ends_streams_that_its_newer_word_had_opened(
+    tmp_path: Path, state: bytes | None
+):
+    """After a failover that lost the end, or when an older state was put back; else they would last until the newer word is too old."""
+    streams = in_directory(tmp_path)
+    world = streams.world
+    assert isinstance(world, DirectoryWorld)
+    member = await streams.opened("admin", cookie=world.cookie["admin"])
+    await streams.opened("app", cookie=world.cookie["app"])
+
+    async def heard() -> list[tuple[int, bool]]:
+        streams.watcher.on_record("DirectoryState", "people")
+        streams.watcher.on_time()
+        return [(number, allowed) for number, allowed, _ in await streams.settle()]
+
+    assert await heard() == []
+    world.clock.advance(60)
+    world.write()
+    assert await heard() == []
+    assert not streams.watcher._doubtful
+    if state is None:
+        del world.records.data["DirectoryState", "people"]
+    else:
+        world.records.data["DirectoryState", "people"] = state
+    assert (member, False) in await heard()
+
+
+async def test_a_directory_that_is_read_again_puts_no_stream_in_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    streams = in_directory(tmp_path)
+    world = streams.world
+    assert isinstance(world, DirectoryWorld)
+    await streams.opened("admin", cookie=world.cookie["admin"])
+    streams.watcher.on_record("DirectoryState", "people")
+    streams.watcher.on_time()
+    await streams.watcher.settle()
+    monkeypatch.setattr(streams.watcher, "_judge", None)
+    world.clock.advance(60)
+    world.write()
+    streams.watcher.on_record("DirectoryState", "people")
+    streams.watcher.on_time()
+    assert await streams.settle() == []
 
 
 COUNTS = GUARDED.replace("routes:\n", "session: {idle_timeout: 1m}\nroutes:\n")

@@ -19,7 +19,7 @@ from doorward.config.settings import Settings
 from doorward.errors import DataCorruptedError, NotFoundError
 from doorward.identity import session as sessions
 from doorward.identity import user as users
-from doorward.identity.directory import GROUP_TYPE, USER_TYPE
+from doorward.identity.directory import GROUP_TYPE, STATE_TYPE, USER_TYPE
 from doorward.identity.external_record import RECORD_TYPE as EXTERNAL_TYPE
 from doorward.identity.external_record import SOURCE_TYPE
 from doorward.identity.grant import RECORD_TYPE as GRANT_TYPE
@@ -186,6 +186,10 @@ class Watcher:
         if record_type == GROUP_TYPE:
             # Many change at once when a directory is read; they are looked at together.
             self._groups_changed = True
+            return
+        if record_type == STATE_TYPE:
+            # It changes whenever a directory is read, and then says no less than before.
+            self._groups_changed = self._groups_changed or self._principals.has_directory_gone_back(record_id)
             return
         if record_type == GRANT_TYPE:
             # Its holder's streams: one that is given may open nothing, but one that ends may have been all that held them open.
