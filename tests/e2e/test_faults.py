@@ -68,10 +68,10 @@ def sign_in(made: Site) -> str:
         return f"__Host-doorward={cookie}" if answer.status_code == 200 else ""
 
 
-def status(made: Site, name: str, cookie: str = "") -> int:
+def status(made: Site, name: str, cookie: str = "", path: str = "/") -> int:
     with made.client() as client:
         try:
-            return client.request("GET", made.url(name) + "/", cookie_header=cookie).status_code
+            return client.request("GET", made.url(name) + path, cookie_header=cookie).status_code
         except httpx.TransportError:
             return 0
 
@@ -148,6 +148,28 @@ def test_an_edit_that_opens_and_moves_never_opens_the_old_place(made: Site, upst
     with made.client() as client:
         assert client.get(made.url("closed") + "/").json()["upstream"] == "new"
     assert old.seen == []
+
+
+def test_an_edit_that_opens_all_but_a_part_never_opens_that_part(made: Site, upstreams: tuple[EchoServer, EchoServer]):
+    """With the proxy plane stopped, Envoy knows of no part: all of the host is the route that is open now."""
+    old, _ = upstreams
+    proxy = made.run.member("proxy")
+    proxy.send_signal(signal.SIGSTOP)
+    try:
+        closed = made.routes[1]
+        part = {**closed, "name": "part", "prefix": "/part"}
+        made.routes[1:] = [part, {**closed, "policy": everyone()}]
+        made.write()
+        old.seen.clear()
+        generation = made.run.command("status", "--json").stdout
+        wait_for(lambda: made.run.command("status", "--json").stdout != generation, 15, what="authorize to reload")
+        for _ in range(50):
+            assert status(made, "closed", path="/part") in {401, 503}
+        assert old.seen == []
+    finally:
+        proxy.send_signal(signal.SIGCONT)
+    wait_for(lambda: status(made, "closed") == 200, 20, what="the opened route")
+    assert status(made, "closed", path="/part") == 401
 
 
 def test_reload_drops_no_request(made: Site, upstreams: tuple[EchoServer, EchoServer]):

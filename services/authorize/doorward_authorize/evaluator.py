@@ -2,14 +2,15 @@
 
 what Envoy matched ─► our own pages, or nothing at all      allowed: they decide for themselves, or answer 404 or 503
                    ─► a route by its current digest         its policy
-                   ─► a route by its previous digest        both policies
+                   ─► a route by an earlier digest          as what it was, and as everything that it became
                    ─► anything else                         503
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from doorward.clock import Clock
-from doorward.policy import CompiledPolicy, Decision, Effect, Facts, RequestFacts
+from doorward.policy import Decision, Effect, Facts, RequestFacts
 from doorward.route.internal import INTERNAL_DIGEST, InternalRoute
 from doorward.route.methods import ORDINARY_METHODS, TUNNEL_METHOD, is_method
 from doorward.route.paths import ambiguity
@@ -26,6 +27,8 @@ from doorward_authorize.snapshot import PATH_OF_ANOTHER, REMOVED_SECONDS, Compil
 
 _OWN_PAGES = frozenset({InternalRoute.PAGES.value, InternalRoute.SIGN_IN.value})
 _ANSWERED_BY_ENVOY = frozenset({InternalRoute.UNMATCHED.value, InternalRoute.BROKEN.value})
+_MILD = (Verdict.SIGN_IN, Verdict.STEP_UP, Verdict.PREFLIGHT, Verdict.ALLOW)
+"""From what keeps a request from the upstream to what does not; all other verdicts come before."""
 _VERDICTS = {
     Effect.ALLOW.value: Verdict.ALLOW,
     Effect.SIGN_IN.value: Verdict.SIGN_IN,
@@ -68,11 +71,13 @@ class Evaluator:
         if request.route_id in _OWN_PAGES and request.digest == INTERNAL_DIGEST:
             return self._own_page(request, snapshot, learned)
         route = snapshot.routes.get(request.route_id)
-        policies = () if route is None or self._is_gone(route) else route.policies_for(request.digest)
-        if route is None or not policies:
+        forms = () if route is None or self._is_gone(route) else route.forms_for(request.digest)
+        if not forms:
             self._metrics.unknown_digest.inc()
             return Outcome(verdict=Verdict.UNAVAILABLE, reasons=("configuration-unknown",))
-        return self._route(request, route, policies, snapshot, learned)
+        if len(forms) == 1:
+            return self._route(request, forms[0], snapshot, learned)
+        return strictest([self._route(request, form, snapshot, learned) for form in forms])
 
     async def find_out(self, pending: PendingError, learned: Learned) -> Learned:
         """See ``Principals.find_out``."""
@@ -94,7 +99,6 @@ class Evaluator:
         self,
         request: CheckedRequest,
         route: CompiledRoute,
-        policies: tuple[CompiledPolicy, ...],
         snapshot: Snapshot,
         learned: Learned,
     ) -> Outcome:
@@ -126,7 +130,7 @@ class Evaluator:
             return Outcome(verdict=Verdict.BAD_REQUEST, reasons=("credentials-conflict",), route=route)
         if isinstance(found, Unaccepted | Unknown):
             # Where everybody may, a bad credential counts as none; elsewhere a cookie beside it must not cover it up.
-            as_nobody = self.judge(None, facts, route, policies)
+            as_nobody = self.judge(None, facts, route)
             if as_nobody.verdict is Verdict.ALLOW:
                 return as_nobody
             if isinstance(found, Unknown):
@@ -135,7 +139,7 @@ class Evaluator:
             return Outcome(verdict=Verdict.UNACCEPTED, reasons=("credential-not-accepted",), route=route)
         if _is_by_cookie(found) and is_forbidden(request, (route.route.origin,), route.route.allowed_origins):
             return _about(found, verdict=Verdict.FOREIGN_ORIGIN, reasons=("foreign-origin",), route=route)
-        return self.judge(found, facts, route, policies)
+        return self.judge(found, facts, route)
 
     def _others(
         self, request: CheckedRequest, route: Route, certificate: VerifiedCertificate | None
@@ -146,23 +150,13 @@ class Evaluator:
             return (*found, self._certificates.principal(certificate))
         return found
 
-    def judge(
-        self,
-        found: Principal | Rejected | None,
-        facts: RequestFacts,
-        route: CompiledRoute,
-        policies: tuple[CompiledPolicy, ...],
-    ) -> Outcome:
-        """What the policies say about somebody; all of them must allow."""
+    def judge(self, found: Principal | Rejected | None, facts: RequestFacts, route: CompiledRoute) -> Outcome:
+        """What the policy of ``route`` says about somebody."""
         principal = found if isinstance(found, Principal) else None
         inputs = Facts(
             principal=principal.facts if principal is not None else None, request=facts, now=self._clock.now()
         )
-        decision = (
-            policies[0].decide(inputs)
-            if len(policies) == 1
-            else combined([policy.decide(inputs) for policy in policies])
-        )
+        decision = route.policy.decide(inputs)
         if isinstance(found, Rejected) and decision.effect is not Effect.ALLOW:
             decision = Decision(effect=Effect.DENY, reasons=(found.reason,))
         return _about(
@@ -191,15 +185,9 @@ class Evaluator:
         return ambiguity(request.path, allow_parameters=route.route.path_parameters)
 
 
-def combined(decisions: list[Decision]) -> Decision:
-    """The strictest of several decisions about one request; no decision at all denies."""
-    if not decisions:
-        return Decision(effect=Effect.DENY, reasons=("no-policy",))
-    for effect in (Effect.DENY, Effect.SIGN_IN, Effect.STEP_UP):
-        for decision in decisions:
-            if decision.effect is effect:
-                return decision
-    return decisions[0]
+def strictest(outcomes: Sequence[Outcome]) -> Outcome:
+    """The strictest of several outcomes of one request; of equals the last, which is about what Envoy has."""
+    return min(reversed(outcomes), key=lambda outcome: _MILD.index(outcome.verdict) if outcome.verdict in _MILD else -1)
 
 
 def _refused_by_method(request: CheckedRequest, route: CompiledRoute | None) -> Outcome:

@@ -201,7 +201,7 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         self, request: pb.DecideRequest, asker: GatewaySettings | None, idle: Collection[str]
     ) -> tuple[RequestFacts, Outcome]:
         compiled, facts, found = self._inputs(request, asker, idle)
-        return facts, self._evaluator.judge(found, facts, compiled, (compiled.policy,))
+        return facts, self._evaluator.judge(found, facts, compiled)
 
     def _inputs(
         self, request: pb.DecideRequest, asker: GatewaySettings | None, idle: Collection[str]

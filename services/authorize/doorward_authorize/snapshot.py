@@ -1,8 +1,9 @@
 """What this authorizer decides by: compiled routes, immutable, swapped whole.
 
-A route keeps two generations of what it reaches. While Envoy still asks by the old digest, the old and the new policy must both
-allow: an edit that moves a route and opens its policy at once must not open the old place. That holds for several edits in a row,
-while some Envoy is still before the first of them. A removed route goes on deciding by its last policy until every proxy reports that
+A route remembers what it was. While Envoy still asks by the old digest, it is decided as what it was and as what it is, and both must
+allow: an edit that moves a route and opens its policy at once must not open the old place, and one that opens a route and takes a part
+of it out for few must not open that part. What passes is answered for the old place: its headers, and no token that only the new one is
+to get. That holds for several edits in a row, while some Envoy is still before the first of them. A removed route goes on deciding by its last policy until every proxy reports that
 its Envoy has lost it, or for half a minute.
 """
 
@@ -36,8 +37,8 @@ class CompiledRoute:
 
     route: Route
     policy: CompiledPolicy
-    earlier: tuple[tuple[str, CompiledPolicy], ...] = ()
-    """Digests that it had before, newest first, each with the policy of its time."""
+    earlier: tuple["CompiledRoute", ...] = ()
+    """What it was before, newest first, each with the policy of its time."""
     removed_at: float | None = None
     """Monotonic time at which the configuration lost it."""
 
@@ -46,15 +47,13 @@ class CompiledRoute:
         """Names of the facts that its decisions may depend on."""
         return self.policy.reads
 
-    def policies_for(self, digest: str) -> tuple[CompiledPolicy, ...]:
-        """The policies that must all allow a request that Envoy routes by ``digest``; none: refuse."""
+    def forms_for(self, digest: str) -> tuple["CompiledRoute", ...]:
+        """As what a request must be allowed that Envoy routes by ``digest``; the last is what Envoy has. None: refuse."""
         if digest == self.route.digest:
-            return (self.policy,)
-        policies = [self.policy]
-        for earlier, policy in self.earlier:
-            policies.append(policy)
-            if earlier == digest:
-                return tuple(policies)
+            return (self,)
+        for number, form in enumerate(self.earlier, 1):
+            if form.route.digest == digest:
+                return (self, *self.earlier[:number])
         return ()
 
 
@@ -179,4 +178,4 @@ def _compiled(item: RoutePolicy, old: CompiledRoute | None, known: dict[str, Com
         return CompiledRoute(item.route, policy)
     if old.route.digest == item.route.digest:
         return CompiledRoute(item.route, policy, old.earlier)
-    return CompiledRoute(item.route, policy, ((old.route.digest, old.policy), *old.earlier)[:HISTORY])
+    return CompiledRoute(item.route, policy, (CompiledRoute(old.route, old.policy), *old.earlier)[:HISTORY])

@@ -282,7 +282,7 @@ class _Loader:
         elif written is None:
             return None
         self._remembered.keep_only(self._files)
-        reading = join(lists, self._fatal, self._contained)
+        reading = join(lists, self._remembered.places, self._fatal, self._contained)
         self._files.extend(reading.used_files)
         return reading
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from doorward.config.route_checks import RouteChecks
-from doorward.config.route_lists import RouteList
+from doorward.config.route_lists import Places, RouteList
 from doorward.source import Node
 
 
@@ -31,6 +31,7 @@ class Remembered:
         self._trees: dict[Path, tuple[str, Node | None]] = {}
         self.checks = RouteChecks()
         """What was found out about routes together."""
+        self.places = Places()
 
     def tree(self, path: Path, text: str, read: Callable[[], Node | None]) -> Node | None:
         """The tree of a file with this text; ``read`` makes it, and may raise."""

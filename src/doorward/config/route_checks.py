@@ -1,6 +1,6 @@
 """What is legal but wrong about routes together: each of them may be sound alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from doorward.config.settings import IdentityProviderSettings, RoutePolicy, TokenIssuerSettings
 from doorward.policy import Facts, Policy, RequestFacts
@@ -9,7 +9,7 @@ from doorward.policy.checker import Known, check_known
 from doorward.policy.criteria import BY_NAME
 from doorward.policy.criteria.port import Fact
 from doorward.policy.nodes import terms
-from doorward.route.route import CertificateUse, Match, MatchKind, Route
+from doorward.route.route import CertificateUse, Match, Route, broader
 from doorward.source import Problem, Problems
 
 
@@ -79,7 +79,7 @@ def _check_order(items: Sequence[RoutePolicy], problems: Problems) -> None:
     """Routes whose requests are all taken by one before them."""
     earlier: dict[Match, Route] = {}
     for item in items:
-        taker = next((earlier[match] for match in _broader(item.route.match) if match in earlier), None)
+        taker = next((earlier[match] for match in broader(item.route.match) if match in earlier), None)
         if taker is not None:
             problems.warning(
                 item.policy.position,
@@ -87,17 +87,6 @@ def _check_order(items: Sequence[RoutePolicy], problems: Problems) -> None:
                 "the first route that matches counts; put the narrower one first",
             )
         earlier.setdefault(item.route.match, item.route)
-
-
-def _broader(match: Match) -> Iterator[Match]:
-    """Every match that takes all that ``match`` does: the same, and the prefixes above it."""
-    yield match
-    path = match.value
-    while True:
-        yield Match(kind=MatchKind.PREFIX, value=path or "/")
-        if path in {"", "/"}:
-            return
-        path = path.rpartition("/")[0]
 
 
 def _check_public_neighbours(items: Sequence[RoutePolicy], problems: Problems) -> None:

@@ -1,12 +1,13 @@
 """Lists of routes from several files become one: what is wrong between them, each of which may be sound alone."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from doorward.config.settings import RoutePolicy
 from doorward.policy import Policy, compile_policy, parse_policy
-from doorward.route.route import Match, MatchKind
+from doorward.route.route import Match, MatchKind, broader
 from doorward.source import Position, Problem, Problems
 from doorward.source import Sequence as SequenceNode
 
@@ -33,12 +34,12 @@ class RouteReading:
     used_files: tuple[Path, ...]
 
 
-def join(lists: Sequence[RouteList], fatal: Problems, contained: Problems) -> RouteReading:
+def join(lists: Sequence[RouteList], places: "Places", fatal: Problems, contained: Problems) -> RouteReading:
     """All routes in the order of ``lists``."""
     for found in lists:
         fatal.extend(found.fatal)
         contained.extend(found.contained)
-    kept = _without_duplicates((item for found in lists for item in found.routes), fatal, contained)
+    kept = places.placed(_without_duplicates((item for found in lists for item in found.routes), fatal, contained))
     _check_path_parameters(kept, fatal)
     broken = {host: reason for found in lists for host, reason in found.broken_hosts}
     used = tuple(path for found in lists for path in found.used_files)
@@ -84,6 +85,60 @@ def _ambiguous(claims: list[tuple[RoutePolicy, Position]], contained: Problems) 
     (first, position), *_ = claims
     reason = f"{len(claims)} routes have this match: {', '.join(str(place) for _, place in claims)}"
     return RoutePolicy(route=dataclasses.replace(first.route, upstreams=(), broken=reason), policy=nobody(position))
+
+
+class Places:
+    """Tells each route what it yields to, and remembers it: a host whose routes are the same is looked at once."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[str, tuple[list[RoutePolicy], dict[str, RoutePolicy]]] = {}
+
+    def placed(self, routes: list[RoutePolicy]) -> list[RoutePolicy]:
+        """``routes`` with what each yields to: with another narrower route before it, a route reaches something else."""
+        by_host: dict[str, list[RoutePolicy]] = {}
+        for item in routes:
+            by_host.setdefault(item.route.host, []).append(item)
+        hosts: dict[str, tuple[list[RoutePolicy], dict[str, RoutePolicy]]] = {}
+        changed: dict[str, RoutePolicy] = {}
+        for host, several in by_host.items():
+            if len(several) > 1:
+                before = self._hosts.get(host)
+                hosts[host] = before if before is not None and before[0] == several else (several, _told(several))
+                changed.update(hosts[host][1])
+        self._hosts = hosts
+        return [changed.get(item.route.id, item) for item in routes] if changed else routes
+
+
+def _told(items: Sequence[RoutePolicy]) -> dict[str, RoutePolicy]:
+    """Those of one host's routes that yield to others, by their ids."""
+    by_id = {item.route.id: item for item in items}
+    return {
+        route_id: dataclasses.replace(
+            by_id[route_id], route=dataclasses.replace(by_id[route_id].route, yields_to=yields_to)
+        )
+        for route_id, yields_to in _yielding(items)
+    }
+
+
+def _yielding(items: Sequence[RoutePolicy]) -> Iterator[tuple[str, str]]:
+    """The id of each of one host's routes that others take something from, and a hash of what those match."""
+    within: dict[Match, list[str]] = {}
+    earlier: set[Match] = set()
+    for item in items:
+        match = item.route.match
+        if item.route.is_tunnel:
+            continue  # ports do not overlap
+        takers = dict.fromkeys(broader(match))
+        taken_by = {*within.get(match, ()), *(_written(taker) for taker in takers if taker in earlier)}
+        if taken_by:
+            yield item.route.id, hashlib.sha256("\0".join(sorted(taken_by)).encode()).hexdigest()[:32]
+        earlier.add(match)
+        for taker in takers:
+            within.setdefault(taker, []).append(_written(match))
+
+
+def _written(match: Match) -> str:
+    return f"{match.kind} {match.value}"
 
 
 def _check_path_parameters(routes: list[RoutePolicy], fatal: Problems) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
@@ -108,6 +109,8 @@ class Route:
     tls_server_name: str | None = None
     tls_ca_pem: str | None = None
     tls_skip_verify: bool = False
+    yields_to: str = ""
+    """Hash of the matches of the host's routes that stand before it and take part of what it matches; empty: none does."""
     broken: str | None = None
     """Why this route cannot be served; it keeps its place and answers 503."""
     digest: str = field(init=False, default="")
@@ -188,3 +191,14 @@ def overlaps(first: Match, path: str) -> bool:
         return path == first.value
     prefix = first.value.rstrip("/")
     return path == prefix or path.startswith(prefix + "/")
+
+
+def broader(match: Match) -> Iterator[Match]:
+    """Every match that takes all that ``match`` does: the same, and the prefixes above it; for configurations, never for requests."""
+    yield match
+    path = match.value
+    while True:
+        yield Match(kind=MatchKind.PREFIX, value=path or "/")
+        if path in {"", "/"}:
+            return
+        path = path.rpartition("/")[0]

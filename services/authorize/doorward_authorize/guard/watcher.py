@@ -326,7 +326,7 @@ class Watcher:
                 return _Cut((_SESSION_ENDED,))
         if isinstance(found, Principal):
             self._reads(stream, found, route)
-        outcome = self._evaluator.judge(found, described.facts, route, (route.policy,))
+        outcome = self._evaluator.judge(found, described.facts, route)
         if outcome.verdict is not Verdict.ALLOW:
             return _Cut(outcome.reasons or ("denied",), outcome)
         ends_at = min(found.session.expires_at, found.good_until) if isinstance(found, Principal) else float("inf")

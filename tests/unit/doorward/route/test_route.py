@@ -19,6 +19,7 @@ REACH = {
     "port": 8443,
     "match": Match(kind=MatchKind.PATH, value="/"),
     "upstreams": (Upstream(scheme="http", host="127.0.0.1", port=9001),),
+    "yields_to": "0" * 32,
     "set_request_headers": (("x-a", "1"),),
     "request_templates": (("x-a", parse_template("${user}")),),
     "remove_request_headers": ("x-a",),
