@@ -226,7 +226,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         StreamSpans(tracer),
     )
     guards = GuardServicer(watcher, lambda: replica.data_age_seconds)
-    replica.subscribe(watcher.on_record)
+    replica.subscribe(guards.on_record)
     asked = itertools.count(1)
     decisions = AskedDecisions(
         log, held, lambda: f"{authorizer_id}-q-{next(asked):x}", lambda: replica.version, clock, metrics
@@ -277,14 +277,14 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         before = evaluator.snapshot
         if before.has_removed and not behind(reporter.processes, [Plane.PROXY], before.generation):
             evaluator.snapshot = before.without_removed()
-            watcher.on_snapshot(before, evaluator.snapshot)
+            guards.on_snapshot(before, evaluator.snapshot)
 
     reporter.subscribe(on_reports)
 
     async def on_change(changed: Settings) -> None:
         before = evaluator.snapshot
         evaluator.snapshot = await compile_in_slices(changed, before, clock.monotonic())
-        watcher.on_snapshot(before, evaluator.snapshot)
+        guards.on_snapshot(before, evaluator.snapshot)
         reporter.soon()
         await follow_gateways(changed)
         gc.freeze()  # it will be there for long

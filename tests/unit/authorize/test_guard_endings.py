@@ -1,8 +1,8 @@
 """Every way in which authorize's part in a guarded stream can fail, at every line of it: the stream ends, or the guard loses its proof.
 
 A stream is opened, its access ends, and it is decided again. Once for each line that runs, something is raised at that line. What escapes
-from reading a guard's words ends that guard's call; what escapes from deciding again ends the process. Both are a loss to the guard, which
-cuts at its limit. What escapes while others are asked whether a session is idle is lost, and they are asked again. Else the guard must
+from reading a guard's words ends that guard's call; what escapes from hearing of a change, every guard's; what escapes from deciding again
+ends the process. All are a loss to the guard, which cuts at its limit. What escapes while others are asked whether a session is idle is lost, and they are asked again. Else the guard must
 have been told to cut.
 """
 
@@ -22,6 +22,7 @@ from tests.unit.authorize.test_external_tokens import Issued
 from tests.unit.authorize.test_guard_watcher import ALICE, GUARDED, Streams, Uses, description
 
 from doorward.api.guard.v1.guard_pb2 import WatchStreamsRequest, WatchStreamsResponse
+from doorward.errors import UnavailableError
 from doorward_authorize import certificate, evaluator, external_tokens, principals, snapshot
 from doorward_authorize.activity import ActivityTracker
 from doorward_authorize.guard import agenda, dependence, idleness, service, watcher
@@ -262,3 +263,36 @@ async def test_nothing_fails_and_the_guard_is_told_to_let_go_on_and_then_to_cut(
     assert not call.task.done()
     call.task.cancel()
     await asyncio.gather(call.task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("change", ["a record", "the configuration"])
+async def test_a_change_that_cannot_be_looked_at_ends_every_proof(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+):
+    """Whoever tells of it, the replica or whoever reads the configuration, logs what is raised and goes on."""
+    streams = Streams(tmp_path)
+    data = await _by_cookie(streams)
+    call = Call(streams)
+    await call.say(WatchStreamsRequest(opened=[WatchStreamsRequest.Open(number=7, description=data)], stamp=3))
+    assert call.vouches
+
+    def fails(*_: object) -> None:
+        raise PlantedError
+
+    streams.world.records.data.pop(("Session", ALICE))
+    with monkeypatch.context() as patched:
+        patched.setattr(watcher.Watcher, "on_record", fails)
+        patched.setattr(watcher.Watcher, "on_snapshot", fails)
+        snapshot = streams.world.evaluator.snapshot
+        match change:
+            case "a record":
+                call.servicer.on_record("Session", ALICE)
+            case _:
+                call.servicer.on_snapshot(snapshot, snapshot)
+    await call.say(WatchStreamsRequest(stamp=3))
+    assert isinstance(call.task.exception(), UnavailableError)
+    again = Call(streams)
+    await again.say(WatchStreamsRequest(opened=[WatchStreamsRequest.Open(number=7, description=data)], stamp=3))
+    assert not again.vouches
+    again.task.cancel()
+    await asyncio.gather(again.task, return_exceptions=True)

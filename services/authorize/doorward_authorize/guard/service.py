@@ -1,11 +1,13 @@
 """The guards' calls: each guard speaks for all its streams over one of them."""
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeAlias
 
 import grpc.aio
+import structlog
 
 from doorward.api.guard.v1 import guard_pb2 as pb
 from doorward.api.guard.v1 import guard_pb2_grpc
@@ -13,9 +15,12 @@ from doorward.errors import UnavailableError
 from doorward.telemetry.background import watched
 from doorward_authorize.guard.stream import StreamVerdict
 from doorward_authorize.guard.watcher import SLICE, Watcher
+from doorward_authorize.snapshot import Snapshot
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["GuardService"].full_name
 _VERDICTS_AT_ONCE = 500
+
+_log = structlog.stdlib.get_logger(__name__)
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -56,6 +61,29 @@ class GuardServicer(guard_pb2_grpc.GuardServiceServicer):
             reading.cancel()
             # The call's own iterator is being read there; it must be let go before the call ends.
             await asyncio.gather(reading, return_exceptions=True)
+
+    def on_record(self, record_type: str, record_id: str) -> None:
+        """See ``Watcher.on_record``. Never raises."""
+        with self._or_nothing_is_vouched_for():
+            self._watcher.on_record(record_type, record_id)
+
+    def on_snapshot(self, before: Snapshot, after: Snapshot) -> None:
+        """See ``Watcher.on_snapshot``. Never raises."""
+        with self._or_nothing_is_vouched_for():
+            self._watcher.on_snapshot(before, after)
+
+    @contextlib.contextmanager
+    def _or_nothing_is_vouched_for(self) -> Iterator[None]:
+        """Whoever tells of changes goes on, whatever comes of it here: one that could not be looked at must end every proof.
+
+        The guards come again, and every stream is decided anew.
+        """
+        try:
+            yield
+        except Exception as error:
+            _log.error("a change could not be looked at; all streams are decided anew", error=str(error), exc_info=True)
+            for link in self._links:
+                link.fail()
 
     def drain(self) -> None:
         """Send every guard to another authorizer; their streams live on the proof that they have."""
