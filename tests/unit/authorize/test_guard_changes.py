@@ -8,10 +8,11 @@ from tests.support.client_certificates import ClientAuthority
 from tests.unit.authorize.builders import CONFIG, ISSUER, World, passed
 from tests.unit.authorize.test_client_certificates import NOW, encoded
 from tests.unit.authorize.test_directories import DENY, DIRECTORY, DirectoryWorld
+from tests.unit.authorize.test_grants import GRANTS, GrantWorld
 from tests.unit.authorize.test_guard_watcher import ALICE, GUARDED, Streams, Uses, description
 
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
-from doorward.identity.directory import DirectoryState
+from doorward.identity.directory import DirectoryState, directory_user_id
 from doorward.identity.session import Session
 from doorward.identity.user import user_id
 from doorward_authorize.activity import ActivityTracker
@@ -224,6 +225,56 @@ async def test_s66_an_idle_time_that_is_changed_counts_for_open_streams(tmp_path
         await streams.watcher.settle()
         await streams.watcher.end_idle()
     assert await streams.settle() == [(number, False, "session-idle")]
+
+
+@pytest.mark.parametrize(
+    "change", ["inactive", "left", "group gone", "never read", "too old", "no longer configured", "earlier too old"]
+)
+async def test_s65_an_open_stream_ends_with_what_its_directory_says(tmp_path: Path, change: str):
+    """In each way in which the next request would learn of it."""
+    world = DirectoryWorld(tmp_path, DENY.replace("    policy:", "    continuous: true\n    policy:") + DIRECTORY)
+    streams = Streams(tmp_path, world=world)
+    number = await streams.opened("admin", cookie=world.cookie["admin"])
+    before = world.evaluator.snapshot
+    match change:
+        case "inactive" | "left":
+            world.entry = replace(world.entry, active=change == "left", group_numbers=())
+            world.write()
+            streams.watcher.on_record("DirectoryUser", directory_user_id("people", "sub", "alice"))
+        case "group gone":
+            del world.records.data["DirectoryGroup", "people/1"]
+            world.principals._directories.on_record("DirectoryGroup", "people/1")
+            streams.watcher.on_record("DirectoryGroup", "people/1")
+        case "never read":
+            world.write(synchronised=False)
+            streams.watcher.on_record("DirectoryState", "people")
+        case "too old":
+            world.records.data["Session", ALICE] = replace(
+                Session.from_bytes(world.records.data["Session", ALICE]), expires_at=world.clock.now() + 86400
+            ).to_bytes()
+            streams.watcher.on_record("Session", ALICE)
+            assert await streams.settle() == []
+            world.clock.advance(3600.1)
+        case "no longer configured":
+            world.reload((tmp_path / "doorward.yaml").read_text().partition("directories:")[0])
+        case _:
+            world.clock.advance(120)
+            world.reload((tmp_path / "doorward.yaml").read_text().replace("stale_after: 1h", "stale_after: 1m"))
+    streams.watcher.on_snapshot(before, world.evaluator.snapshot)
+    streams.watcher.on_time()
+    assert [(found, allowed) for found, allowed, _ in await streams.settle()] == [(number, False)]
+    assert await world.ask("admin") != 0
+
+
+async def test_an_open_stream_ends_when_its_kind_of_grant_counts_there_no_longer(tmp_path: Path):
+    world = GrantWorld(tmp_path)
+    world.give()
+    streams = Streams(tmp_path, world=world)
+    number = await streams.opened("billing", cookie=world.cookies["billing"])
+    assert await streams.change(GRANTS.replace("longest: 4h", "longest: 3h")) == []
+    assert await streams.change(GRANTS.replace("routes: [billing]", "routes: [payroll]")) == [
+        (number, False, "grant-missing")
+    ]
 
 
 @pytest.fixture
