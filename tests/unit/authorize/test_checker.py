@@ -327,6 +327,25 @@ async def test_s85_cross_origin_writes_need_a_listed_origin(world: World, header
 
 
 @pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("sec-fetch-site", ("same-origin", "cross-site")),
+        ("sec-fetch-site", ("same-origin", "same-origin")),
+        ("origin", ("https://app.example.com", "https://evil.example.com")),
+        ("origin", ("https://friend.example.com", "https://evil.example.com")),
+        ("origin", ("https://app.example.com", "https://app.example.com")),
+    ],
+)
+async def test_s85_no_browser_says_twice_where_it_comes_from(world: World, name: str, values: tuple[str, str]):
+    """The first of two values must not speak for the other."""
+    for order in (values, values[::-1]):
+        message = CheckRequest.FromString(world.request(method="POST", cookie=world.sign_in()))
+        for value in order:
+            message.attributes.request.http.header_map.headers.add(key=name, raw_value=value.encode())
+        assert status(CheckResponse.FromString(await world.answer(message.SerializeToString()))) == 403
+
+
+@pytest.mark.parametrize(
     ("headers", "expected"),
     [
         ({"sec_fetch_site": "same-origin"}, 0),

@@ -345,3 +345,20 @@ async def test_s09_a_header_in_two_spellings_has_all_its_values(
         told = {name: pb.HeaderValues(values=[value]) for name, value in zip(names, values, strict=True)}
         asked = pb.DecideRequest(request=pb.RequestFacts(route_id="public", method="GET", path="/", headers=told))
         assert await effect(servicer, OPERATOR, asked) == pb.EFFECT_DENY
+
+
+@pytest.mark.parametrize("end", ["removed", "broken"])
+async def test_a_route_that_is_not_served_is_none_for_programs(servicer: AuthorizeServicer, world: World, end: str):
+    """Envoy may still ask about a removed one by its digest; they would take an answer for one about what is configured."""
+    config = (
+        CONFIG.replace("    to: http://127.0.0.1:9002\n", "")
+        if end == "broken"
+        else CONFIG.partition("  - name: public")[0]
+    )
+    world.reload(config + GATEWAYS)
+    assert "public" in world.evaluator.snapshot.routes
+    asked = pb.DecideRequest(request=pb.RequestFacts(route_id="public", method="GET", path="/"))
+    with asking(OPERATOR):
+        with pytest.raises(NotFoundError):
+            await servicer.Decide(asked, CONTEXT)
+        assert "public" not in (await servicer.ListAccessible(pb.ListAccessibleRequest(), CONTEXT)).route_ids
