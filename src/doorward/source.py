@@ -42,6 +42,8 @@ class Scalar:
 
     value: Value
     position: Position
+    written: str = ""
+    """A number as it was written, which says more than its value: `007`, `1.10`; empty for everything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +283,9 @@ class _Converter:
                 self._require_tag(node, position, "seq")
                 return Sequence(tuple(self.convert(item, depth + 1) for item in node.value), position)
             case yaml.ScalarNode():
-                return Scalar(self._scalar(node, position), position)
+                value = self._scalar(node, position)
+                is_number = isinstance(value, int | float) and not isinstance(value, bool)
+                return Scalar(value, position, str(node.value) if is_number else "")
         raise ConfigurationError([Problem(position, "not a value that is understood here").render()])
 
     def _mapping(self, node: yaml.MappingNode, position: Position, depth: int) -> Mapping:

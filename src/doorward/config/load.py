@@ -6,6 +6,7 @@ hand its traffic to the next broader route. Anything else wrong keeps the whole 
 
 import dataclasses
 import hashlib
+import os
 import re
 import time
 from pathlib import Path
@@ -274,17 +275,35 @@ class _Loader:
         if written is not None:
             digest = self._texts[main].hexdigest()
             lists.append(self._remembered.routes(main, digest, lambda: reader.read(written)))
-        if self._routes_folder is not None and self._routes_folder.is_dir():
-            for path in sorted(self._routes_folder.glob("*.yaml")):
-                self._files.append(path)
-                found = self._routes_in(path, reader)
-                lists += [found] if found is not None else []
-        elif written is None:
+        files = self._routes_files()
+        for path in files or ():
+            self._files.append(path)
+            found = self._routes_in(path, reader)
+            lists += [found] if found is not None else []
+        if files is None and written is None:
             return None
         self._remembered.keep_only(self._files)
         reading = join(lists, self._remembered.places, self._fatal, self._contained)
         self._files.extend(reading.used_files)
         return reading
+
+    def _routes_files(self) -> list[Path] | None:
+        """The files in ``routes.d``, by their names; ``None`` where there is no such folder.
+
+        What looks like one and is not read would be missing, and its requests would go to a broader route: that is an error.
+        """
+        folder = self._routes_folder
+        if folder is None or not os.path.lexists(folder):
+            return None
+        try:
+            found = sorted(folder.iterdir())
+        except OSError as error:
+            self._fatal.error(Position(str(folder), 1, 1), f"cannot be read: {error.strerror}")
+            return []
+        for path in found:
+            if path.suffix != ".yaml" and path.suffix.lower() in {".yaml", ".yml"}:
+                self._fatal.error(Position(str(path), 1, 1), "is not read", "its name has to end with `.yaml`")
+        return [path for path in found if path.suffix == ".yaml"]
 
     def _routes_in(self, path: Path, reader: RouteReader) -> RouteList | None:
         """The routes in a file of ``routes.d``, or ``None`` after recording why it holds none."""

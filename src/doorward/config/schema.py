@@ -81,7 +81,8 @@ error keeps the whole file from being used; a running deployment then stays with
 marks by it.
 
 The configuration may also be a folder: `doorward.yaml` in it, and further routes in `routes.d/*.yaml`, in the order of the files'
-names; each is a list of routes, or `routes:` with one. Everything is named relative to the folder.
+names; each is a list of routes, or `routes:` with one. Everything is named relative to the folder. Put a finished file into its place by
+renaming it: one that is written slowly may be read while half of it is there, and half a list is a list.
 
 Within a host the first route that matches counts. Two routes with exactly the same host and match are both reported, and requests
 for them are answered 503, wherever they stand: which of the two policies was meant is nothing to guess.

@@ -3,6 +3,7 @@
 from doorward.policy.criteria import BY_NAME, CRITERIA
 from doorward.policy.criteria.families import folded_parameters
 from doorward.policy.criteria.matching import fold
+from doorward.policy.criteria.numbers import number_of
 from doorward.policy.criteria.port import Criterion, Key, Kind, Operand, Parameter, Several
 from doorward.policy.library import Library, NamedSet
 from doorward.policy.nodes import Comparison, Dialect, Matcher, Term
@@ -262,7 +263,7 @@ class _TermReader:
     def _operand(self, parameter: Parameter, node: Node) -> str | None:
         """One operand in the compared form; an empty one would match what nobody means by it."""
         name = self._criterion.name
-        text = self._text(parameter, node.value if isinstance(node, Scalar) else None)
+        text = self._text(parameter, node) if isinstance(node, Scalar) else None
         if text is None:
             expected = {Kind.NUMBER: "a number", Kind.BOOLEAN: "`true` or `false`"}.get(parameter.kind, "a string")
             hint = "put quotes round it" if expected == "a string" and isinstance(node, Scalar) else None
@@ -282,19 +283,22 @@ class _TermReader:
             return None
         return fold(canonical) if self._ignore_case else canonical
 
-    def _text(self, parameter: Parameter, value: object) -> str | None:
+    def _text(self, parameter: Parameter, node: Scalar) -> str | None:
         """A scalar as text, when it is of the right kind.
 
-        A bare number has lost its leading zeros and its base by now, so it is not what most criteria compare.
+        A bare number is not what most criteria compare. Where it stands for its text, that must be the only way to write it: `007`
+        and `1.10` would be compared as `7` and `1.1`, and a deny of them would keep out nobody.
         """
         kind = Kind.WORD if self._ppl and parameter.kind is Kind.TEXT else parameter.kind
-        match value:
-            case bool():
-                return ("true" if value else "false") if kind in {Kind.WORD, Kind.BOOLEAN} else None
-            case str():
-                return value if kind is not Kind.BOOLEAN else None
-            case int() | float():
-                return str(value) if kind in {Kind.WORD, Kind.NUMBER} else None
+        match node.value:
+            case bool() as truth:
+                return ("true" if truth else "false") if kind in {Kind.WORD, Kind.BOOLEAN} else None
+            case str() as text:
+                return text if kind is not Kind.BOOLEAN else None
+            case int() | float() as number if kind is Kind.NUMBER:
+                return node.written if number_of(node.written) is not None else str(number)
+            case int() | float() as number if kind is Kind.WORD:
+                return str(number) if node.written in {"", str(number)} else None
             case _:
                 return None
 

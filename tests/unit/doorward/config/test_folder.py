@@ -85,6 +85,39 @@ def test_what_is_wrong_in_one_file_names_that_file(folder: Path, text: str, said
     assert loaded.settings is None or "matches exactly" in said
 
 
+@pytest.mark.parametrize("name", ["30-c.yml", "30-c.YAML", "30-c.Yml"])
+def test_a_file_that_looks_like_routes_and_is_not_read_is_an_error(folder: Path, name: str):
+    """Its requests would go to a broader route, and nobody would be told."""
+    (folder / "routes.d" / name).write_text(ROUTE.format("c"))
+    loaded = load(folder)
+    assert loaded.settings is None
+    assert [problem.render() for problem in loaded.problems] == [
+        f"{folder}/routes.d/{name}:1:1: error: is not read (its name has to end with `.yaml`)"
+    ]
+
+
+@pytest.mark.parametrize("fault", ["a file", "leads nowhere", "forbidden"])
+def test_a_folder_that_cannot_be_read_is_not_an_empty_one(folder: Path, monkeypatch: pytest.MonkeyPatch, fault: str):
+    routes = folder / "routes.d"
+    match fault:
+        case "a file":
+            routes.rename(folder / "elsewhere")
+            routes.write_text("")
+        case "leads nowhere":
+            routes.rename(folder / "elsewhere")
+            routes.symlink_to(folder / "nothing")
+        case _:  # who runs tests may read everything
+
+            def forbidden(path: Path) -> None:
+                raise PermissionError(13, "Permission denied", str(path))
+
+            monkeypatch.setattr(Path, "iterdir", forbidden)
+    loaded = load(folder)
+    assert loaded.settings is None
+    assert len(loaded.problems) == 1
+    assert f"{routes}:1:1: error: cannot be read" in loaded.problems[0].render()
+
+
 def test_a_match_in_two_files_is_answered_by_neither_and_both_are_named(folder: Path):
     """Whoever can write one file must not open what another file has closed, whatever the files are called."""
     open_route, closed = ROUTE.format("b"), ROUTE.format("b").replace("accept: true", "groups: {has: staff}")

@@ -193,3 +193,26 @@ def test_no_document_raises_and_every_accepted_one_decides(document):
     if problems.has_errors:
         assert policy.rules == ()
     assert compile_policy(policy).decide(facts(None)).effect in {"allow", "deny", "sign-in"}
+
+
+@pytest.mark.parametrize("written", ["007", "1.10", "1e3", "0x10", "+7", "-0", "1."])
+@pytest.mark.parametrize("dialect", ["", "dialect: ppl, "])
+def test_a_number_that_can_be_written_in_several_ways_needs_quotes_where_its_text_is_compared(
+    written: str, dialect: str
+):
+    """`007` would be compared as `7`, and a deny of it would keep out nobody."""
+    text = f"{{{dialect}rules: [{{deny: {{or: [{{claim/code: [{written}]}}]}}}}]}}"
+    (problem,) = problems_of(text)
+    assert "`claim` needs a string (put quotes round it)" in problem.render()
+    assert policy_of(text.replace(written, f'"{written}"')).rules[0].group.members[0].operands("") == (written,)
+
+
+@pytest.mark.parametrize("written", ["7", "-7", "1.5", "0", "12345678901234567890123"])
+def test_a_number_of_one_form_stands_for_its_text(written: str):
+    policy = policy_of(f"deny: {{or: [{{claim/code: {written}}}]}}")
+    assert policy.rules[0].group.members[0].operands("") == (written,)
+
+
+def test_a_number_that_is_compared_as_one_loses_no_digits():
+    policy = policy_of('deny: {or: [{claim/code: {"=": 0.12345678901234567890123}}]}')
+    assert policy.rules[0].group.members[0].operands("") == ("0.12345678901234567890123",)
