@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +15,7 @@ from tests.e2e.test_headers import cookie_of
 from tests.support.deployment import short_folder, wait_for
 from tests.support.echo import EchoServer, echo_server
 from tests.support.http_client import NAVIGATION
+from tests.support.raw_http import status_of
 from tests.support.site import Site, everyone, signed_in, site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -170,6 +173,35 @@ def test_an_edit_that_opens_all_but_a_part_never_opens_that_part(made: Site, ups
         proxy.send_signal(signal.SIGCONT)
     wait_for(lambda: status(made, "closed") == 200, 20, what="the opened route")
     assert status(made, "closed", path="/part") == 401
+
+
+def test_s03_an_old_connection_forges_no_header_that_a_new_route_sets(
+    made: Site, upstreams: tuple[EchoServer, EchoServer]
+):
+    """Envoy serves it by the listener of before until it has drained: only what routes set then is deleted from its requests."""
+    old, _ = upstreams
+    tls = ssl.create_default_context(cafile=str(made.ca_file))
+    forged = f"GET / HTTP/1.1\r\nHost: {made.host('open')}\r\nX-Late: forged\r\n"
+    with (
+        socket.create_connection(("127.0.0.1", made.port)) as plain,
+        tls.wrap_socket(plain, server_hostname="open.localhost") as kept,
+    ):
+        kept.sendall(f"{forged}\r\n".encode())
+        assert status_of(kept.recv(65536)) == 200, "nobody's yet"
+        made.routes[1] = {**made.routes[1], "claim_headers": {"x-late": "email"}}
+        made.write()
+        fresh = f"{forged}Connection: close\r\n\r\n".encode()
+
+        def is_deleted() -> bool:
+            old.seen.clear()
+            made.raw("open", fresh)
+            return bool(old.seen) and "forged" not in str(old.seen)
+
+        wait_for(is_deleted, 20, what="the new list of headers")
+        old.seen.clear()
+        kept.sendall(f"{forged}\r\n".encode())
+        assert status_of(kept.recv(65536)) == 421
+    assert old.seen == []
 
 
 def test_reload_drops_no_request(made: Site, upstreams: tuple[EchoServer, EchoServer]):

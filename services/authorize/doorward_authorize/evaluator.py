@@ -11,6 +11,7 @@ from typing import Protocol
 
 from doorward.clock import Clock
 from doorward.policy import Decision, Effect, Facts, RequestFacts
+from doorward.route.headers import own_headers
 from doorward.route.internal import INTERNAL_DIGEST, InternalRoute
 from doorward.route.methods import ORDINARY_METHODS, TUNNEL_METHOD, is_method
 from doorward.route.paths import ambiguity
@@ -104,6 +105,10 @@ class Evaluator:
     ) -> Outcome:
         if not route.route.takes(request.method):
             return _refused_by_method(request, route)
+        forged = snapshot.told_headers.intersection(request.headers)
+        if forged and not request.gateway and not forged <= own_headers(route.route):
+            # A connection that is older than the route that sets it, and so is the list of what is deleted from its requests.
+            return Outcome(verdict=Verdict.MISDIRECTED, reasons=("header-not-deleted",), route=route)
         refused = self._refused_as_written(request, route)
         if refused is not None:
             return Outcome(verdict=Verdict.BAD_REQUEST, reasons=(refused,), route=route)

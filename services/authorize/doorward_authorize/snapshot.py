@@ -14,6 +14,7 @@ from typing import cast
 
 from doorward.config.settings import RoutePolicy, Settings
 from doorward.policy import CompiledPolicy, compile_policy
+from doorward.route.headers import Told, told_by, told_headers
 from doorward.route.route import Route
 from doorward_authorize.neighbours import Neighbours
 
@@ -65,6 +66,8 @@ class Snapshot:
     routes: dict[str, CompiledRoute]
     neighbours: dict[str, Neighbours]
     """For each host with several routes."""
+    told_headers: frozenset[str]
+    """What some route sets, and no client's request may hold."""
 
     @property
     def generation(self) -> str:
@@ -88,7 +91,7 @@ class Snapshot:
     def without_removed(self) -> "Snapshot":
         """The same without routes that the configuration has lost."""
         kept = {route_id: route for route_id, route in self.routes.items() if route.removed_at is None}
-        return Snapshot(self.settings, kept, self.neighbours)
+        return Snapshot(self.settings, kept, self.neighbours, self.told_headers)
 
 
 def compile_snapshot(settings: Settings, before: Snapshot | None, now: float) -> Snapshot:
@@ -135,11 +138,13 @@ def _steps(settings: Settings, before: Snapshot | None, now: float) -> Generator
             yield
     routes: dict[str, CompiledRoute] = {}
     by_host: dict[str, list[Route]] = {}
+    told: set[Told] = set()
     spent = 0
     for item in settings.routes:
         before_it = old_routes.get(item.route.id)
         compiled = routes[item.route.id] = _compiled(item, before_it, known)
         by_host.setdefault(item.route.host, []).append(item.route)
+        told.update(told_by(item.route))
         spent += 1 if compiled is before_it else _COMPILING
         if spent >= _SLICE:
             spent = 0
@@ -162,7 +167,7 @@ def _steps(settings: Settings, before: Snapshot | None, now: float) -> Generator
                 if spent >= _SLICE:
                     spent = 0
                     yield
-    return Snapshot(settings, routes, neighbours)
+    return Snapshot(settings, routes, neighbours, told_headers(told))
 
 
 def _compiled(item: RoutePolicy, old: CompiledRoute | None, known: dict[str, CompiledPolicy]) -> CompiledRoute:

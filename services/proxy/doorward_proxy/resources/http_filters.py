@@ -4,7 +4,6 @@ The list is the same in every configuration; what differs is the set of headers 
 the check that answers by itself, or one after it that changes where a request goes, would undo the check.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 
 from google.protobuf.message import Message
@@ -39,6 +38,7 @@ from doorward.envoy_api.envoy.extensions.retry.host.previous_hosts.v3.previous_h
 from doorward.envoy_api.envoy.type.matcher.v3.string_pb2 import ListStringMatcher, StringMatcher
 from doorward.envoy_api.envoy.type.v3.http_status_pb2 import HttpStatus, StatusCode
 from doorward.identity.cookies import OUR_PREFIX
+from doorward.route.headers import told_by, told_headers
 from doorward.route.internal import CLIENT_ADDRESS_HEADER, GROUP_HEADER, METADATA_NAMESPACE, TOKEN_HEADER
 from doorward_proxy.resources.messages import YES, count, overwriting, packed, seconds
 from doorward_proxy.resources.surroundings import AUTHORIZE_CLUSTER, GUARD_CLUSTER
@@ -88,22 +88,6 @@ DELETED_PREFIXES = (
     "x-remote-",
 )
 """Families of such headers: there is always one more of them than a list knows (`x-forwarded-access-token`, `x-original-path`)."""
-
-_HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^`|~-]+\Z", re.ASCII)
-
-KEPT_FOR_THE_CHECK = frozenset(
-    {
-        *("accept", "access-control-request-headers", "access-control-request-method", "authorization", "connection"),
-        *("content-length", "content-type", "cookie", TOKEN_HEADER, "host", "origin", "referer", "te", "trailer"),
-        *("sec-fetch-dest", "sec-fetch-mode", "sec-fetch-site", "sec-fetch-user", "transfer-encoding", "upgrade"),
-        *("user-agent", "x-forwarded-for", "x-forwarded-proto", "x-request-id"),
-    }
-)
-"""Headers that the check itself reads, or HTTP needs: never deleted, even if a route sets one of them.
-
-Without `Sec-Fetch-Site` and `Origin` a foreign page's request would pass for one from no browser at all. The route's
-own value still replaces the client's on the way to the upstream.
-"""
 
 UNREAD_HEADERS = (":authority", ":method", ":path", ":scheme")
 """What the check carries in fields of its own. Every other header goes with it, also those that no policy reads today: one that is
@@ -158,19 +142,10 @@ def http_filters(settings: Settings) -> list[HttpFilter]:
 def deleted_headers(settings: Settings) -> list[str]:
     """Every header that no client may send: what any route can set, and the well-known ones; lower case, sorted.
 
-    The union over all routes, broken ones included, because a header that means something on one route must not be
-    forgeable on another that shares its upstream. A name that is none cannot arrive, and Envoy would refuse the whole
-    listener for it.
+    The union over all routes: see ``told_headers``. A name that is none cannot arrive, and Envoy would refuse the whole listener for it.
     """
-    names = set(WELL_KNOWN_HEADERS)
-    # Thousands of routes set the same few, or none: each different group of headers is looked at once.
-    different = set[tuple[tuple[str, object], ...]]()
-    for item in settings.routes:
-        route = item.route
-        different.update((route.set_request_headers, route.claim_headers, route.request_templates))
-    for headers in different:
-        names.update(name.lower() for name, _ in headers)
-    return sorted(name for name in names - KEPT_FOR_THE_CHECK if _HEADER_NAME.match(name))
+    told = told_headers({group for item in settings.routes for group in told_by(item.route)})
+    return sorted({*WELL_KNOWN_HEADERS, *told})
 
 
 def hygiene(names: Sequence[str]) -> HeaderMutation:
