@@ -26,6 +26,8 @@ ACL_COMMANDS = (
     "+zadd +zrem +zrange +zrangebyscore +xadd +xlen +xread +xrange +xrevrange +xtrim +scan +zcard"
 )
 """What the store needs; ``docs/operations/databroker.md`` shows it to operators."""
+NEVER_MS = 60_000
+"""A sentinel that waits so long for an answer replaces nobody within a test."""
 
 
 class RedisServer:
@@ -85,6 +87,34 @@ class RedisServer:
                 return b""
 
 
+class Sentinel(RedisServer):
+    """A sentinel that watches the service ``records``; it can be asked, and not be started again."""
+
+    def names(self, server: RedisServer) -> bool:
+        """Whether ``server`` is the primary, and the failover that made it so has ended."""
+        return self._records().get(b"port") == b"%d" % server.port
+
+    def hold_to(self, server: RedisServer) -> bool:
+        """Have it keep ``server`` as the primary from now on, however long that is silent; false as long as another one may still come.
+
+        By itself it may replace a new primary at once. It tries no connection twice in a second: where it has just tried the dead
+        primary, it reaches out to the new one a second after the failover. It counts that as silence, and ``down_after_ms`` is over.
+        """
+        if not self._is_content_with(server):
+            return False
+        assert self.ask(f"SENTINEL SET records down-after-milliseconds {NEVER_MS}").startswith(b"+OK")
+        return self._is_content_with(server)  # it may have given it up in between
+
+    def _is_content_with(self, server: RedisServer) -> bool:
+        """Else there are flags for a connection that is lost, a primary that is down, and a failover that has begun."""
+        records = self._records()
+        return (records.get(b"port"), records.get(b"flags")) == (b"%d" % server.port, b"master")
+
+    def _records(self) -> dict[bytes, bytes]:
+        words = self.ask("SENTINEL MASTER records").split(b"\r\n")[2::2]
+        return dict(zip(words[::2], words[1::2], strict=False))
+
+
 @dataclass
 class Topology:
     """Servers as a deployment would see them."""
@@ -131,8 +161,10 @@ def redis_server(name: str, *options: str, port: int = 0) -> Iterator[RedisServe
 
 
 @contextmanager
-def topology(name: str) -> Iterator[Topology]:
+def topology(name: str, *, down_after_ms: int = NEVER_MS) -> Iterator[Topology]:
     """``valkey``, ``redis``, or one of ``sentinel``, ``cluster``, ``acl`` and ``tls``: of Redis, and as ``sentinel-valkey`` of Valkey.
+
+    A sentinel replaces a primary that is silent for ``down_after_ms``.
 
     There is no ``tls-valkey``: the wheel's server is built without TLS.
     """
@@ -142,7 +174,7 @@ def topology(name: str) -> Iterator[Topology]:
             server = stack.enter_context(redis_server(kind))
             yield Topology(server.url, server)
         elif kind == "sentinel":
-            yield _sentinel(stack, program_name or "redis")
+            yield _sentinel(stack, program_name or "redis", down_after_ms)
         elif kind == "cluster":
             yield cluster(stack, program_name or "redis").topology
         elif kind == "acl":
@@ -163,16 +195,16 @@ def replicated(stack: ExitStack, name: str = "redis", *options: str) -> tuple[Re
     return primary, replica
 
 
-def _sentinel(stack: ExitStack, name: str) -> Topology:
+def _sentinel(stack: ExitStack, name: str, down_after_ms: int) -> Topology:
     primary, replica = replicated(stack, name, "--repl-diskless-sync-delay", "0")
-    port = sentinel(stack, primary.port, name=name).port
+    port = sentinel(stack, primary.port, name=name, down_after_ms=down_after_ms).port
     return Topology(f"redis+sentinel://127.0.0.1:{port}/records", primary, [replica])
 
 
 def sentinel(
-    stack: ExitStack, primary_port: int, replicas: int = 1, *, name: str = "redis", down_after_ms: int = 300
-) -> RedisServer:
-    """A sentinel that has found the replicas of the primary at ``primary_port``; it can be asked, and not be started again."""
+    stack: ExitStack, primary_port: int, replicas: int = 1, *, name: str = "redis", down_after_ms: int = NEVER_MS
+) -> Sentinel:
+    """A sentinel that has found the replicas of the primary at ``primary_port``; see ``topology`` for ``down_after_ms``."""
     folder = stack.enter_context(short_folder())
     port = free_port()
     settings = folder / "sentinel.conf"
@@ -185,7 +217,7 @@ def sentinel(
         process = subprocess.Popen([program(name), str(settings), "--sentinel"], stdout=log, stderr=log)
     stack.callback(process.wait)
     stack.callback(process.kill)
-    view = RedisServer("", folder, port=port)
+    view = Sentinel("", folder, port=port)
     found = b"num-slaves\r\n$1\r\n%d" % replicas
     wait_for(lambda: found in view.ask("SENTINEL MASTER records"), 20, what="the sentinel")
     # By itself it makes a replica of a primary that comes back only after 8 to 18 seconds.

@@ -145,7 +145,7 @@ def store(brokers: Sequence[str]) -> Iterator[Store]:
             nodes.append(stack.enter_context(redis_server("redis", *own, port=port)))
         for node in nodes[1:]:
             wait_for(lambda node=node: b"master_link_status:up" in node.ask("INFO replication"), 20, what="a replica")
-        watching = sentinel(stack, among[0].port, replicas=REPLICAS)
+        watching = sentinel(stack, among[0].port, replicas=REPLICAS, down_after_ms=300)
         from_broker = {name: [laid.lay(port) for port in ports] for name in brokers}
         to_sentinel = {
             name: laid.lay(watching.port, {shown.port: led.port for shown, led in zip(among, own_wires, strict=True)})

@@ -95,7 +95,7 @@ async def test_s48_a_failover_amid_two_hundred_uses_ends_no_session_and_asks_onc
 
     Where the replica has not heard of the attempt either, the other side may begin another one and is refused for the used token.
     """
-    with topology("sentinel") as servers:
+    with topology("sentinel", down_after_ms=300) as servers:
         replica = servers.others[0]
         async with two_sides(servers) as (world, clock, sides):
             session_id = await world.sign_in()

@@ -63,6 +63,14 @@ def cut_off(servers: Topology) -> None:
 
 @pytest.fixture
 def sentinel() -> Topology:
+    """It replaces a primary that dies."""
+    with topology("sentinel", down_after_ms=300) as servers:
+        yield servers
+
+
+@pytest.fixture
+def patient() -> Topology:
+    """A sentinel that replaces nobody."""
     with topology("sentinel") as servers:
         yield servers
 
@@ -140,21 +148,21 @@ async def test_a_databroker_that_was_away_learns_of_the_loss_from_its_watcher(se
             assert (await store.get("User", "u")).id == "u"
 
 
-async def test_a_primary_without_its_replicas_acknowledges_nothing_and_extends_no_lease(sentinel: Topology):
-    async with store_on(sentinel, replicas=1) as store, broker(store, SystemClock()) as one:
+async def test_a_primary_without_its_replicas_acknowledges_nothing_and_extends_no_lease(patient: Topology):
+    async with store_on(patient, replicas=1) as store, broker(store, SystemClock()) as one:
         async with watching(one.watcher("w")) as watcher:
             await watcher.consistent.wait()
             watcher.ping(1)
             await one.heartbeat.beat()
             await until(lambda: watcher.leases == [1])
-            sentinel.others[0].pause()
+            patient.others[0].pause()
             watcher.ping(2)
             with pytest.raises(OutcomeUnknownError):
                 await one.heartbeat.beat()
             with pytest.raises(OutcomeUnknownError):
                 await put(store, session("a"))
             assert watcher.leases == [1]
-            sentinel.others[0].resume()
+            patient.others[0].resume()
             await put_at_last(store, session("b"))
 
 
