@@ -5,11 +5,12 @@ import json
 from typing import Any
 
 import pytest
-from tests.unit.authorize.builders import World, status, world
+from tests.unit.authorize.builders import World, passed, status, world
 
 from doorward.api.authorize.v1 import authorize_pb2 as pb
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from doorward.errors import NotFoundError, UnavailableError
+from doorward_authorize import checker
 from doorward_authorize.checker import SHED_RECORDS
 from doorward_authorize.explanations import KEEP_SECONDS, PER_MINUTE, RECORD_TYPE, Explanations
 from doorward_authorize.held_decisions import HeldDecisions
@@ -159,6 +160,27 @@ async def test_checks_that_are_shed_are_recorded_up_to_a_bound_and_beyond_it_hav
     assert world.registry.get_sample_value("doorward_decision_log_drops_total") == 7
     world.clock.advance(1)
     assert named_id(CheckResponse.FromString(world.checker.overloaded(b""))) is not None
+
+
+async def test_a_check_that_would_have_to_wait_behind_too_many_is_shed(world: World, monkeypatch: pytest.MonkeyPatch):
+    """Whoever holds cookies of sign-ins that nobody has heard of must not make everybody wait."""
+    monkeypatch.setattr(checker, "WAITING_LIMIT", 1)
+    cookie = world.sign_in(number=500)
+    del world.records.data[next(key for key in world.records.data if key[0] == "Session")]
+    world.records.hangs = True
+    data = world.request("app", cookie=cookie)
+    first = world.checker.check(data)
+    assert not isinstance(first, bytes)
+    waiting = asyncio.ensure_future(first)
+    await asyncio.sleep(0)
+    second = world.checker.check(data)
+    assert isinstance(second, bytes), "refused at once"
+    assert status(CheckResponse.FromString(second)) == 503
+    assert world.registry.get_sample_value("doorward_checks_shed_total") == 1
+    assert passed(await world.check("public")), "what needs not wait is answered"
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert world.checker._waiting == 0
 
 
 async def test_what_was_shed_drives_no_decision_of_a_policy_out(world: World):

@@ -72,6 +72,15 @@ async def test_s17_what_is_not_an_operators_route_is_no_way_round(world: Asked, 
     assert status(await world.of("edge", world.request(route, digest="internal"))) == 503
 
 
+async def test_a_gateway_gets_an_answer_also_where_our_own_envoy_would_ask_another_authorizer(world: Asked):
+    """It may not know to ask again, and what it makes of an error is not ours to say."""
+    world.records.age = 6.0
+    world.checker._others_may_know = lambda: True
+    response = await world.of("edge", world.request("public"))
+    assert status(response) == 503
+    assert (await world.last_record())["reasons"] == ["data-stale"]
+
+
 async def test_s90_a_gateway_cannot_open_a_session_of_another_host_by_naming_that(world: Asked):
     message = CheckRequest.FromString(world.request("app", cookie=world.sign_in(host="admin.example.com")))
     assert status(await world.of("edge", message.SerializeToString())) == 401

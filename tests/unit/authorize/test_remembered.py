@@ -303,3 +303,23 @@ async def test_an_assertion_says_what_the_configuration_says_now(world: Lived):
     second = claims_of(set_headers(await world.check(cookie=cookie))["x-doorward-jwt-assertion"])
     assert (first["email"], first["iss"]) == ("alice@example.com", "https://sign-in.example.com")
     assert ("email" in second, second["iss"]) == (False, "https://login.example.com")
+
+
+async def test_s50_a_token_stays_here_whichever_header_it_came_in_before(world: Lived):
+    """The same program, the same route: one answer must not stand for the other."""
+    token, own = f"Bearer {world.account()}", "Basic YWxpY2U6c2VjcmV0"
+    for _ in range(2):
+        beside = await world.check(doorward_authorization=token, authorization=own)
+        alone = await world.check(authorization=token)
+        assert passed(beside)
+        assert "authorization" not in beside.ok_response.headers_to_remove, "it is the application's"
+        assert passed(alone)
+        assert "authorization" in alone.ok_response.headers_to_remove
+
+
+async def test_what_answers_are_found_by_is_kept_alive(world: Lived):
+    """They are found by the identity of objects, which another one gets when the first is gone."""
+    assert passed(await world.check(cookie=world.sign_in()))
+    ((key, (route, principal, _)),) = world.checker._responder._ready.items()
+    assert (id(route), id(principal)) == key[:2]
+    assert route is world.evaluator.snapshot.routes["app"].route
