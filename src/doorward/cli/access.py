@@ -32,7 +32,7 @@ class Access:
             ConfigurationError: nothing runs there, or there is no certificate of an operator.
         """
         addresses = self._addresses()
-        place: Place = addresses.databroker or self._sockets().databroker(Plane.OPERATOR)
+        place: Place = addresses.databroker or self._there(self._sockets().databroker(Plane.OPERATOR), Plane.DATABROKER)
         async with open_channel(place, Plane.DATABROKER, self._identity(addresses)) as channel:
             yield channel
 
@@ -44,7 +44,7 @@ class Access:
             ConfigurationError: as for ``records``.
         """
         addresses = self._addresses()
-        place: Place = addresses.authorize_services or self._sockets().authorize
+        place: Place = addresses.authorize_services or self._there(self._sockets().authorize, Plane.AUTHORIZE)
         async with open_channel(place, Plane.AUTHORIZE, self._identity(addresses)) as channel:
             yield channel
 
@@ -59,11 +59,11 @@ class Access:
         places: list[Place] = [(address,) for address in addresses.authorize_services]
         identity = self._identity(addresses)
         async with contextlib.AsyncExitStack() as stack:
+            if not places:
+                self._there(self._sockets().authorize, Plane.AUTHORIZE)
+                places += self._sockets().authorizers()
             yield tuple(
-                [
-                    await stack.enter_async_context(open_channel(place, Plane.AUTHORIZE, identity))
-                    for place in places or self._sockets().authorizers()
-                ]
+                [await stack.enter_async_context(open_channel(place, Plane.AUTHORIZE, identity)) for place in places]
             )
 
     @contextlib.asynccontextmanager
@@ -93,9 +93,23 @@ class Access:
         return PlaneIdentity(self.data / "planes" / Plane.OPERATOR, Plane.OPERATOR, SystemClock())
 
     def _sockets(self) -> LocalEndpoints:
-        folder = self.run_dir or default_run_folder(self.data)
+        try:
+            folder = self.run_dir or default_run_folder(self.data)
+        except RuntimeError:  # `Path.resolve`, of links that go round in circles
+            raise ConfigurationError([f"error: `{self.data}` is no folder: its links go round in circles"]) from None
         if not folder.is_dir():
-            raise ConfigurationError(
-                [f"error: nothing runs on the data folder `{self.data}` (start it, or use --data or --config)"]
-            )
+            raise self._nothing_runs()
         return LocalEndpoints(folder)
+
+    def _there(self, socket: Path, plane: Plane) -> Path:
+        """``socket``, if there is one; a deployment that has ended may leave its folder behind, and one may be only half up."""
+        if socket.exists():
+            return socket
+        raise self._nothing_runs(f"{plane} of ")
+
+    def _nothing_runs(self, part: str = "") -> ConfigurationError:
+        where = f"data folder `{self.data}`" if self.run_dir is None else f"run folder `{self.run_dir}`"
+        nothing = f"no {part}a deployment" if part else "nothing"
+        return ConfigurationError(
+            [f"error: {nothing} runs on the {where} (start it, or use --data, --run-dir or --config)"]
+        )

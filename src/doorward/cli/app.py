@@ -372,13 +372,15 @@ def _access(data: Path, run_dir: Path | None, config: Path | None) -> "Access":
 
 def main() -> None:
     """Entry point of the ``doorward`` script."""
-    from doorward.errors import DoorwardError  # noqa: PLC0415  # keeps `doorward --help` instant
-
     try:
         app()
-    except DoorwardError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
+    except Exception as error:
+        from doorward.cli.failures import report_failure  # noqa: PLC0415  # keeps `doorward --help` instant
+
+        status = report_failure(error)
+        if status is None:
+            raise
+        sys.exit(status)
 
 
 if __name__ == "__main__":

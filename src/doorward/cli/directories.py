@@ -15,6 +15,7 @@ from rich.table import Table
 from doorward.api.directory.v1 import directory_pb2 as pb
 from doorward.api.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from doorward.cli.access import Access
+from doorward.cli.terminal import add_row, shown
 from doorward.keys import bearer_hash
 from doorward.rpc.client import call
 
@@ -52,7 +53,7 @@ def sync_directories(directory: str | None, access: Access, *, now: bool, accept
         if as_json:
             print(json.dumps(_facts(item)))
         elif item.problem:
-            print(f"error: `{item.directory_id}` was not read: {item.problem}", file=sys.stderr)
+            print(f"error: `{item.directory_id}` was not read: {shown(item.problem)}", file=sys.stderr)
         else:
             print(
                 f"{item.directory_id}: {item.users} people, {item.groups} groups, {item.written} records written"
@@ -75,7 +76,8 @@ def show_directories(access: Access, *, as_json: bool) -> int:
         table = Table("directory", "kind", "people", "groups", "read", "now", "problem")
         for item in found:
             age = _age(item)
-            table.add_row(
+            add_row(
+                table,
                 item.directory_id,
                 item.kind,
                 str(item.users),

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from doorward.cli.access import Access
 from doorward.cli.operate import with_records
+from doorward.cli.terminal import add_row
 from doorward.config.words import parse_duration
 from doorward.errors import ConfigurationError, DataCorruptedError, NotFoundError
 from doorward.identity.external_record import (
@@ -129,7 +130,7 @@ def list_sources(access: Access, *, as_json: bool) -> int:
             print(json.dumps(told))
         joined = f"{source.join} of {source.issuer}" if source.issuer else source.join
         ends = "for ever" if until is None else _time(until)
-        table.add_row(source.kind, joined, str(source.count), _time(source.synchronised_at), ends)
+        add_row(table, source.kind, joined, str(source.count), _time(source.synchronised_at), ends)
     if not as_json:
         Console().print(table)
     return 0

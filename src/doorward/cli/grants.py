@@ -4,17 +4,21 @@ import getpass
 import json
 import re
 import secrets
+import sys
 import time
+from pathlib import Path
 
 from rich.table import Table
 
 from doorward.cli.access import Access
 from doorward.cli.operate import end_record, print_table, with_records
-from doorward.config.words import NAME, parse_duration
+from doorward.cli.terminal import add_row, shown
+from doorward.config.words import LONGEST_SECONDS, NAME, parse_duration
 from doorward.errors import ConfigurationError
 from doorward.identity import user as users
 from doorward.identity.address import canonical_email
 from doorward.identity.grant import RECORD_TYPE, Grant, grant_id
+from doorward.identity.user import User
 from doorward.policy.written_facts import read_time
 from doorward.records.client import RecordClient
 from doorward.records.record import Record, Write
@@ -42,11 +46,13 @@ def add_grant(
         raise ConfigurationError([f"--for, --from: error: {error}"]) from None
     if starts_at + seconds <= time.time():
         raise ConfigurationError(["--from: error: it would have ended already"])
+    if starts_at + seconds > time.time() + LONGEST_SECONDS:
+        raise ConfigurationError(["--for, --from: error: it would end in more than a hundred years"])
     _check_kind(access, name, seconds)
 
     async def body(client: RecordClient) -> tuple[str, Grant]:
         grant = Grant(
-            user_id=await user_id_of(client, user),
+            user_id=await trusted_user_id(client, user, "--user", access.config),
             name=name,
             reason=reason,
             given_by=getpass.getuser(),
@@ -83,7 +89,8 @@ def list_grants(access: Access, *, as_json: bool) -> int:
         return 0
     table = Table("id", "kind", "from", "until", "given by", "reason")
     for record_id, grant in found:
-        table.add_row(record_id, grant.name, _time(grant.starts_at), _time(grant.ends_at), grant.given_by, grant.reason)
+        times = _time(grant.starts_at), _time(grant.ends_at)
+        add_row(table, record_id, grant.name, *times, grant.given_by, grant.reason)
     print_table(table)
     return 0
 
@@ -109,23 +116,62 @@ def _check_kind(access: Access, name: str, seconds: float) -> None:
 
 
 async def user_id_of(client: RecordClient, user: str, option: str = "--user") -> str:
-    """The person with this id, or the only one with this address.
+    """The person with this id, or the only one with this address, verified or not: for what takes something away.
 
     Raises:
         ConfigurationError: there is no such person, or more than one.
     """
     if _ID.match(user):
         return user
+    address = _address(user, option)
+    return _only([record.id async for record in client.query(users.RECORD_TYPE, "email", address)], user, option)
+
+
+async def trusted_user_id(client: RecordClient, user: str, option: str, configuration: Path | None) -> str:
+    """The same for what gives something: the address has to be verified, or whoever writes it into their profile would get it.
+
+    With a configuration at hand its identity provider has to be one for that domain, as for policy. Says whom it has found.
+
+    Raises:
+        ConfigurationError: there is no such person, or more than one.
+    """
+    if _ID.match(user):
+        return user
+    domains: dict[str, frozenset[str] | None] = {}
+    if configuration is not None:
+        from doorward.config.load import load_settings  # noqa: PLC0415  # as in access.py: most commands have no file
+        from doorward.config.references import no_secret  # noqa: PLC0415
+
+        providers = load_settings(configuration, secrets=no_secret).identity_providers
+        domains = {provider.issuer: provider.email_domains for provider in providers}
+    address = _address(user, option)
+    people = [User.from_bytes(record.data) async for record in client.query(users.RECORD_TYPE, "email", address)]
+    trusted = {
+        found.id: found.issuer
+        for found in people
+        if (configuration is None or found.issuer in domains)
+        and found.trusted_email(domains.get(found.issuer)) is not None
+    }
+    found_id = _only(list(trusted), user, option, "verified address")
+    print(f"note: `{user}` is {found_id} at {shown(trusted[found_id])}", file=sys.stderr)
+    return found_id
+
+
+def _address(user: str, option: str) -> str:
     address = canonical_email(user)
     if address is None:
-        raise ConfigurationError([f"{option}: error: `{user}` is neither an address nor a user id"])
-    found = [record.id async for record in client.query(users.RECORD_TYPE, "email", address)]
-    if len(found) != 1:
-        count = "nobody" if not found else f"{len(found)} people"
-        raise ConfigurationError(
-            [f"{option}: error: {count} with the address `{address}` ever signed in; name the user id"]
-        )
-    return found[0]
+        raise ConfigurationError([f"{option}: error: `{shown(user)}` is neither an address nor a user id"])
+    return address
+
+
+def _only(ids: list[str], user: str, option: str, what: str = "address") -> str:
+    if len(ids) == 1:
+        return ids[0]
+    count = f"{len(ids)} people" if ids else "nobody"
+    listed = f": {', '.join(sorted(ids))}" if ids else ""
+    raise ConfigurationError(
+        [f"{option}: error: {count} with the {what} `{user}` ever signed in; name the user id{listed}"]
+    )
 
 
 def _summary(record_id: str, grant: Grant) -> dict[str, object]:

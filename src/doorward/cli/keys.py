@@ -44,12 +44,13 @@ _PLANES = tuple(Plane)
 
 def init_keys(data: Path, *, planes: bool, life: str) -> int:
     """Make the missing keys below ``data`` and say which; with ``planes``, certificates for the planes too."""
+    length = certificate_life(life)  # before anything is made
     folder = private_folder(data) / "keys"
     created = create_missing_keys(folder)
     print(f"made {', '.join(created)}" if created else "every key is there already")
     if planes:
         with _authority(data) as authority:
-            _report(authority.renew(_PLANES, certificate_life(life)))
+            _report(authority.renew(_PLANES, length))
     return 0
 
 

@@ -13,6 +13,7 @@ from doorward.api.authorize.v1 import authorize_pb2, authorize_pb2_grpc
 from doorward.api.process.v1.process_pb2 import Process, ReportRequest
 from doorward.api.process.v1.process_pb2_grpc import ProcessServiceStub
 from doorward.cli.access import Access
+from doorward.cli.terminal import add_row, shown, shown_lines
 from doorward.errors import DoorwardError, NotFoundError
 from doorward.records.client import RecordClient, Status
 from doorward.rpc.client import call
@@ -49,7 +50,8 @@ def show_status(access: Access, *, as_json: bool) -> int:
     table = Table("plane", "process", "generation", "data", "version", "state")
     for process in processes:
         state = "ready" if process.ready else "not ready"
-        table.add_row(
+        add_row(
+            table,
             process.plane,
             process.id,
             process.generation[:12],
@@ -102,9 +104,9 @@ def explain_decision(decision_id: str, access: Access, *, as_json: bool) -> int:
     try:
         answer = asyncio.run(ask())
     except NotFoundError:
-        print(f"error: `{decision_id}` is no longer held", file=sys.stderr)
+        print(f"error: `{shown(decision_id)}` is no longer held", file=sys.stderr)
         return 1
-    print(answer.json if as_json else answer.text)
+    print(answer.json if as_json else shown_lines(answer.text))
     return 0
 
 
@@ -140,7 +142,7 @@ def end_record(access: Access, record_type: str, record_id: str, what: str) -> i
     try:
         with_records(access, body)
     except NotFoundError:
-        print(f"error: no {what} `{record_id}`", file=sys.stderr)
+        print(f"error: no {what} `{shown(record_id)}`", file=sys.stderr)
         return 1
     print(f"{record_id} has ended")
     return 0

@@ -16,6 +16,7 @@ from doorward.cli.access import Access as Deployment
 from doorward.cli.known_people import ANYBODY, Person, people_of_deployment, people_of_file
 from doorward.cli.policy_files import read_node, read_targets, report, report_problems
 from doorward.cli.policy_question import Question, case_of
+from doorward.cli.terminal import shown
 from doorward.config.load import load
 from doorward.config.references import no_secret
 from doorward.errors import ConfigurationError
@@ -172,16 +173,16 @@ def _answer(person: Person, target: Target, case: Case, pinned: frozenset[str]) 
 
 def _print(answers: Sequence[Answer], output: Output, *, everybody: bool, about: str, column: str) -> None:
     order = list(Reach)
-    shown = sorted(answers, key=lambda answer: order.index(answer.access.reach))
+    listed = sorted(answers, key=lambda answer: order.index(answer.access.reach))
     if output is Output.TEXT and not everybody:
-        shown = [answer for answer in shown if answer.access.reach is not Reach.NO]
+        listed = [answer for answer in listed if answer.access.reach is not Reach.NO]
     match output:
         case Output.JSON:
-            print(json.dumps([answer.to_dict() for answer in shown], indent=2))
+            print(json.dumps([answer.to_dict() for answer in listed], indent=2))
         case Output.CSV:
-            print(_as_csv(shown), end="")
+            print(_as_csv(listed), end="")
         case Output.TEXT:
-            _print_table(shown, answers, about=about, column=column)
+            _print_table(listed, answers, about=about, column=column)
 
 
 def _as_csv(answers: Sequence[Answer]) -> str:
@@ -200,22 +201,22 @@ def _cell(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
-def _print_table(shown: Sequence[Answer], answers: Sequence[Answer], *, about: str, column: str) -> None:
+def _print_table(listed: Sequence[Answer], answers: Sequence[Answer], *, about: str, column: str) -> None:
     console = Console(highlight=False)
-    if shown:
+    if listed:
         table = Table(column, "access", "by", "detail", box=None, pad_edge=False, header_style="dim")
-        for answer in shown:
+        for answer in listed:
             name = answer.person.name if column == "person" else answer.target.name
             note = f" ({answer.person.note})" if answer.person.note and column == "person" else ""
             table.add_row(
-                Text(name) + Text(note, style="dim"),
+                Text(shown(name)) + Text(shown(note), style="dim"),
                 Text(answer.access.reach, style=_COLOURS[answer.access.reach]),
-                Text(", ".join(answer.access.rules), style="dim"),
-                Text(answer.detail),
+                Text(shown(", ".join(answer.access.rules)), style="dim"),
+                Text(shown(answer.detail)),
             )
         console.print(table)
         console.print()
     counts = {reach: sum(answer.access.reach is reach for answer in answers) for reach in Reach}
     noun = "asked about" if column == "person" else "routes"
     summary = f"{about}: {counts[Reach.YES]} yes, {counts[Reach.DEPENDS]} depends, {counts[Reach.NO]} no"
-    console.print(Text(f"{summary} ({len(answers)} {noun})", style="bold"), soft_wrap=True)
+    console.print(Text(f"{shown(summary)} ({len(answers)} {noun})", style="bold"), soft_wrap=True)

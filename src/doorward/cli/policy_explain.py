@@ -10,6 +10,7 @@ from rich.text import Text
 from doorward.cli.explanation import explanation_text
 from doorward.cli.policy_files import UNUSABLE, read_node, read_targets, report, report_problems
 from doorward.cli.policy_question import Question, case_of
+from doorward.cli.terminal import shown, shown_lines
 from doorward.errors import ConfigurationError
 from doorward.policy import Effect, explain_policy
 from doorward.source import Mapping, Node, Problems
@@ -42,8 +43,8 @@ def explain_question(question: Question, configuration: Path, people: Path | Non
     else:
         console = Console(highlight=False, soft_wrap=True)
         where = f"https://{request.host}{request.path}"
-        console.print(Text(f"{case.target.name}: {case.who}, {request.method} {where}, {moment}", style="dim"))
-        console.print(explanation_text(explanation.render()))
+        console.print(Text(shown(f"{case.target.name}: {case.who}, {request.method} {where}, {moment}"), style="dim"))
+        console.print(explanation_text(shown_lines(explanation.render())))
     return 0 if explanation.decision.effect is Effect.ALLOW else 1
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from doorward.cli.terminal import add_row
 from doorward.config.load import load_settings
 from doorward.config.references import no_secret
 
@@ -25,6 +26,6 @@ def list_routes(config: Path, *, as_json: bool) -> int:
         return 0
     table = Table("route", "host", "match", "digest")
     for route in routes:
-        table.add_row(route.id, route.host, route.match.value, route.digest)
+        add_row(table, route.id, route.host, route.match.value, route.digest)
     Console().print(table)
     return 0

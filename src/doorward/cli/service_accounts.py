@@ -10,8 +10,9 @@ from dataclasses import replace
 from rich.table import Table
 
 from doorward.cli.access import Access
-from doorward.cli.grants import user_id_of
+from doorward.cli.grants import trusted_user_id
 from doorward.cli.operate import end_record, print_table, with_records
+from doorward.cli.terminal import add_row
 from doorward.config.words import parse_duration
 from doorward.errors import ConfigurationError
 from doorward.identity.service_account import ID_PREFIX, RECORD_TYPE, ServiceAccount
@@ -38,6 +39,10 @@ def create_account(
         seconds = parse_duration(life)
     except ValueError as error:
         raise ConfigurationError([f"--life: error: `{life}`: {error}"]) from None
+    if seconds < 1:
+        raise ConfigurationError([f"--life: error: `{life}` has ended before anybody can use the token"])
+    if any(not group.strip() or len(group) > _NAME_LIMIT or not group.isprintable() for group in groups):
+        raise ConfigurationError([f"--group: error: expected 1 to {_NAME_LIMIT} printable characters"])
     number, secret = secrets.token_bytes(_NUMBER_BYTES), secrets.token_bytes(SECRET_BYTES)
     hasher = TokenHasher(KeyStore(access.data / "keys").keyring(Purpose.SERVICE_ACCOUNT))
     now = time.time()
@@ -53,7 +58,7 @@ def create_account(
     async def body(client: RecordClient) -> ServiceAccount:
         made = account
         if owner is not None:
-            made = replace(account, owner_id=await user_id_of(client, owner, "--owner"))
+            made = replace(account, owner_id=await trusted_user_id(client, owner, "--owner", access.config))
         record = Record(type=RECORD_TYPE, id=made.id, data=made.to_bytes(), expires_at=made.expires_at)
         await client.put([Write(record=record, absent=True)])
         return made
@@ -83,7 +88,7 @@ def list_accounts(access: Access, *, as_json: bool) -> int:
     for account in accounts:
         groups = ", ".join(sorted(account.groups))
         times = _time(account.created_at), _time(account.expires_at)
-        table.add_row(account.id, account.name, groups, account.owner_id, *times)
+        add_row(table, account.id, account.name, groups, account.owner_id, *times)
     print_table(table)
     return 0
 

@@ -14,6 +14,7 @@ from doorward.cli.access import Access
 from doorward.cli.grants import user_id_of
 from doorward.cli.operate import print_table, with_records
 from doorward.cli.store import report_damaged
+from doorward.cli.terminal import add_row, shown
 from doorward.errors import DataCorruptedError, DoorwardError, NotFoundError
 from doorward.identity import activity as activities
 from doorward.identity import session as sessions
@@ -63,7 +64,8 @@ def list_sessions(access: Access, user: str | None, provider: str | None, *, as_
     ids = [Column(name, overflow="fold") for name in ("session", "user")]
     table = Table(*ids, "e-mail", "provider", "signed in", "ends")
     for session, person in rows:
-        table.add_row(
+        add_row(
+            table,
             session.id,
             session.user_id,
             person.email if person else "unknown",
@@ -101,14 +103,14 @@ def show_session(session_id: str, access: Access, *, as_json: bool) -> int:
 
     found = with_records(access, body)
     if found is None:
-        print(f"error: no live session `{session_id[:64]}`", file=sys.stderr)
+        print(f"error: no live session `{shown(session_id[:64])}`", file=sys.stderr)
         return 1
     if as_json:
         print(json.dumps(found))
         return 0
     for name, value in found.items():
         text = _time(value) if name.endswith("_at") and value is not None else value
-        print(f"{name}: {'unknown' if text is None else text}")
+        print(f"{name}: {'unknown' if text is None else shown(text)}")
     return 0
 
 

@@ -5,7 +5,6 @@ import base64
 import binascii
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from doorward.api.session.v1 import session_pb2
 from doorward.api.user.v1 import user_pb2
 from doorward.cli.access import Access
 from doorward.errors import ConfigurationError, ConflictError, InvalidArgumentError, NotFoundError
+from doorward.keys.private_file import written_whole
 from doorward.records.client import RecordClient
 from doorward.records.record import Damaged
 from doorward.rpc.client import call
@@ -89,19 +89,14 @@ def back_up(access: Access, file: Path) -> int:
                     return found
 
     entries = _operate(access, read)
-    scratch = file.with_name(file.name + ".tmp")
     digest = hashlib.sha256()
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as written:
+    with written_whole(file) as written:
         written.write(json.dumps({"doorward_backup": FORMAT}) + "\n")
         for key in sorted(entries):
             line = _line(entries[key])
             digest.update(line.encode())
             written.write(line)
         written.write(json.dumps({"records": len(entries), "sha256": digest.hexdigest()}) + "\n")
-        written.flush()
-        os.fsync(written.fileno())
-    scratch.replace(file)
     print(f"{len(entries)} records in {file}")
     return 0
 
