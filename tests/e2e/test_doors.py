@@ -213,6 +213,26 @@ async def test_s85_early_bytes_of_a_refused_connect_reach_nobody(
     assert tunnel_end.received == []
 
 
+@pytest.mark.parametrize("protocol", ["bytestream", "connect-udp"])
+@pytest.mark.parametrize(
+    ("name", "path"), [("open", "/"), ("open", "/.doorward/whoami"), ("rules", "/public/x"), ("authenticate", "/")]
+)
+async def test_s85_an_extended_connect_opens_nothing_where_only_requests_are_passed_on(
+    open_site: Site, echo: EchoServer, tunnel_end: Listener, name: str, path: str, protocol: str
+):
+    """RFC 8441. To Envoy `bytestream` is a CONNECT with a path: it matches routes like a request, and would go on as a tunnel."""
+    tls = ssl.create_default_context(cafile=str(open_site.ca_file))
+    tls.set_alpn_protocols(["h2"])
+    headers = [
+        (":method", "CONNECT"), (":protocol", protocol), (":scheme", "https"), (":path", path),
+        (":authority", open_site.host(name)),
+    ]  # fmt: skip
+    answer = await http2_request(open_site.port, tls, headers, server_name=f"{name}.localhost")
+    assert dict(answer)[":status"] in {"403", "404", "405"}
+    assert echo.seen == []
+    assert tunnel_end.received == []
+
+
 async def test_s85_bytes_behind_an_allowed_connect_go_through_its_tunnel_and_nowhere_else(
     open_site: Site, echo: EchoServer, tunnel_end: Listener
 ):
