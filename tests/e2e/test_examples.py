@@ -160,23 +160,28 @@ def answers(port: int) -> bool:
 
 def test_an_envoy_written_by_hand_asks_doorward(demo: Running, browser: Browser, plain_envoy: tuple[int, EchoServer]):
     port, application = plain_envoy
-    url = f"http://127.0.0.1:{port}/x"
-    assert httpx.get(url, trust_env=False).status_code == 401
+
+    def get(path: str = "/x", host: str = "admin.localhost", **headers: str) -> httpx.Response:
+        sent = {"host": host, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        return httpx.get(f"http://127.0.0.1:{port}{path}", headers=sent, trust_env=False)
+
+    assert get().status_code == 401
     client = browser("alice")
     client.navigate(demo.ready["urls"]["admin"] + "/")
     cookie = f"__Host-doorward={client.cookie('admin.localhost', '__Host-doorward')}; theirs=1"
-    passed = httpx.get(url, headers={"cookie": cookie, "x-doorward-jwt-assertion": "forged"}, trust_env=False)
+    passed = get(host="ADMIN.localhost:443", cookie=cookie, x_doorward_jwt_assertion="forged")
     assert passed.status_code == 200, passed.text
     seen = dict(passed.json()["headers"])
     assert seen["cookie"] == "theirs=1"
     assert seen["x-doorward-jwt-assertion"].count(".") == 2
     assert "x-doorward-client-address" not in seen
     before = len(application.seen)
-    assert httpx.get(f"http://127.0.0.1:{port}/a;b", headers={"cookie": cookie}, trust_env=False).status_code == 400
+    assert get("/a;b", cookie=cookie).status_code == 400
+    assert get(host="other.localhost", cookie=cookie).status_code in {404, 503}
     stranger = browser("bob")
     stranger.navigate(demo.ready["urls"]["admin"] + "/")
     theirs = f"__Host-doorward={stranger.cookie('admin.localhost', '__Host-doorward')}"
-    assert httpx.get(url, headers={"cookie": theirs}, trust_env=False).status_code == 403
+    assert get(cookie=theirs).status_code == 403
     assert len(application.seen) == before
 
 
@@ -198,7 +203,9 @@ async def test_on_another_machine_an_envoy_asks_by_its_certificate(tmp_path: Pat
             running = envoy(yaml.safe_dump(written), port)
             await asyncio.to_thread(running.__enter__)
             try:
-                async with httpx.AsyncClient(trust_env=False, headers={"cookie": cookie}) as client:
+                async with httpx.AsyncClient(
+                    trust_env=False, headers={"cookie": cookie, "host": "app.example.com"}
+                ) as client:
                     url = f"http://127.0.0.1:{port}/x"
                     assert (await client.get(url)).status_code == 200
                     made.world.reload(CONFIG + GATEWAYS.replace("routes: [admin]", "routes: [public]"))
