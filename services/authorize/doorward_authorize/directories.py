@@ -82,7 +82,7 @@ class Directories:
             data = self._records.get(STATE_TYPE, directory_id)
             read_at = 0.0 if data is None else DirectoryState.from_bytes(data).synchronised_at or 0.0
         except DataCorruptedError:
-            read_at = 0.0
+            read_at = -1.0  # less than nothing: who is described there is not let in at all
         before, self._synchronised[directory_id] = self._synchronised.get(directory_id, _NEVER), read_at
         return read_at < before
 

@@ -219,7 +219,7 @@ class Watcher:
         if self._groups_changed:
             self._groups_changed = False
             for books in self._links.values():
-                self._doubt(stream for stream in books.streams.values() if stream.directory_user_id)
+                self._doubt(stream for stream in books.streams.values() if _stands_on_a_directory(stream))
         idle = self._idle_seconds()
         if idle is not None and self._clock.monotonic() - self._touched >= max(TOUCH_SECONDS, idle / _TOUCHED_PART):
             self._touched = self._clock.monotonic()
@@ -324,9 +324,15 @@ class Watcher:
             found = self._principal(described, route, snapshot.settings)
             if found is None or (isinstance(found, Principal) and found.user.id != described.user_id):
                 return _Cut((_SESSION_ENDED,))
+        speaks = certificate is not None and route.route.client_certificate is CertificateUse.PRINCIPAL
+        if speaks and described.session_id and not described.session_id.startswith(CERTIFICATE_PREFIX):
+            return _Cut(("credentials-conflict",))  # since the route has begun to listen to it
         if isinstance(found, Principal):
             self._reads(stream, found, route)
         outcome = self._evaluator.judge(found, described.facts, route)
+        if speaks and certificate is not None and not described.session_id and outcome.verdict is Verdict.ALLOW:
+            # Begun as nobody's; who holds it must be let in as well.
+            outcome = self._evaluator.judge(principal_of(certificate), described.facts, route)
         if outcome.verdict is not Verdict.ALLOW:
             return _Cut(outcome.reasons or ("denied",), outcome)
         ends_at = min(found.session.expires_at, found.good_until) if isinstance(found, Principal) else float("inf")
@@ -437,3 +443,8 @@ class Watcher:
     def _host_of(self, route_id: str) -> str | None:
         route = self._evaluator.snapshot.routes.get(route_id)
         return route.route.host if route is not None else None
+
+
+def _stands_on_a_directory(stream: WatchedStream) -> bool:
+    """By whoever asks, or by whoever answers for a program."""
+    return any(record_type == USER_TYPE for record_type, _ in stream.further)
