@@ -139,3 +139,25 @@ def test_whatever_passes_reads_for_the_upstream_as_it_read_for_policy(
     path = str(echo.seen[0]["target"]).partition("?")[0]
     assert all(reading == "/public" or reading.startswith("/public/") for reading in readings(path)), path
     assert not any(reading.startswith("/public/secret") for reading in readings(path)), path
+
+
+NAMES = [
+    "/", "//", "@team", "%40team", "%2540team", "@te", "am", "%61", "%41", "%2561", "m", "admin", "adm", "in", "exact", "x", "..", ".", "%2e",
+    "%40", "@", "%", "+", "%2B",
+]  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pieces=st.lists(st.sampled_from(NAMES), max_size=6))
+def test_s11_however_a_path_is_written_the_broader_route_gets_none_that_reads_as_a_narrower_ones(
+    open_site: Site, echo: EchoServer, pieces: list[str]
+):
+    echo.seen.clear()
+    status = get(open_site, "paths", "/" + "".join(pieces))
+    assert status in {200, 400, 401}
+    if status != 200:
+        assert echo.seen == []
+        return
+    for path in readings(str(echo.seen[0]["target"])):
+        assert path != "/exact"
+        assert not any(path == closed or path.startswith(f"{closed}/") for closed in ("/admin", "/@team")), path
