@@ -284,6 +284,24 @@ def test_an_unknown_answer_through_the_browser_gets_a_clear_page(client: Browser
     assert_nobody_is_signed_in(client, made, page, page.status_code)
 
 
+def test_s58_an_answer_that_names_two_issuers_refuses(client: BrowserlessClient, made: Site):
+    """RFC 6749, section 3.1: no parameter of an answer stands twice."""
+    page = client.navigate(made.url("app") + "/")
+    answer = client.submit(
+        page.extensions["final_url"], page, dict(zip(("email", "password"), PASSWORDS["alice"], strict=True))
+    )
+    assert "iss=" in answer.headers["location"]
+    page = client.get(answer.headers["location"] + "&iss=http%3A%2F%2Fevil.example", headers=NAVIGATION)
+    assert_nobody_is_signed_in(client, made, page, 400)
+
+
+def test_cookies_that_only_resemble_ours_break_nothing(client: BrowserlessClient, made: Site):
+    hostile = "; ".join(f"__Host-doorward-pending-\xff{n}=x" for n in range(20))
+    started = client.request("GET", made.url("app") + "/", headers=NAVIGATION)
+    answer = client.request("GET", started.headers["location"], headers=NAVIGATION, cookie_header=hostile)
+    assert answer.status_code == 302, answer.text
+
+
 def test_an_answer_that_is_posted_gets_a_clear_page(client: BrowserlessClient, made: Site):
     _, asked = sent_to_the_provider(client, made)
     address = f"{made.url('authenticate')}/.doorward/callback/demo"

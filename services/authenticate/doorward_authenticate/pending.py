@@ -18,6 +18,7 @@ COOKIE_PREFIX = "__Host-doorward-pending-"
 COOKIE_LIMIT = 12
 LIFETIME_SECONDS = 600
 _TEXT_LIMIT = 4096
+_NAME = re.compile(rf"{COOKIE_PREFIX}[0-9]{{10,12}}-[0-9a-f]{{16}}\Z", re.ASCII)
 _STATE = re.compile(r"([0-9]{10,12}-[0-9a-f]{16})\.([A-Za-z0-9_-]{20,64})\Z", re.ASCII)
 
 
@@ -72,7 +73,7 @@ def cookie_name_for(state: str) -> str | None:
 
 def oldest_beyond_limit(names: list[str]) -> list[str]:
     """Of the cookies in ``names``, those to delete so that one more fits under the limit."""
-    ours = sorted(name for name in names if name.startswith(COOKIE_PREFIX))
+    ours = sorted(name for name in names if _NAME.match(name))
     return ours[: max(0, len(ours) - (COOKIE_LIMIT - 1))]
 
 

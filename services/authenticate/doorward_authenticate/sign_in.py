@@ -157,6 +157,7 @@ class SignInPages:
         """A browser back from an identity provider."""
         query = request.query_params
         state, code = _single(query, "state"), _single(query, "code")
+        repeated = len(query) != len(query.multi_items())
         name = cookie_name_for(state) if state is not None else None
         value = _cookie(request, name) if name is not None else None
         if state is None or name is None or value is None:
@@ -166,6 +167,9 @@ class SignInPages:
             pending = self._pending.open(name, value, state, self._clock.now())
             if party is None or pending.provider_id != party.settings.id:
                 raise TokenRejectedError("the answer came to another identity provider's address")
+            if repeated:
+                # RFC 6749, section 3.1. An issuer that stands twice must not count as one that is not named.
+                raise TokenRejectedError("the answer names a parameter twice")
             error = _single(query, "error")
             if error is not None:
                 _require_issuer(query, party)

@@ -56,7 +56,7 @@ _RIGHTS: dict[Plane, dict[str, Verb]] = {
         "SessionActivity": Verb.GET | Verb.PUT,
         "Refusal": Verb.GET | Verb.PUT,
     },
-    Plane.PROXY: {"SpentCode": Verb.CREATE},
+    Plane.PROXY: {},
     Plane.OPERATOR: {
         "Session": Verb.GET | Verb.LIST | Verb.QUERY,
         "User": Verb.GET | Verb.LIST | Verb.QUERY,

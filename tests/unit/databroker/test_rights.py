@@ -26,7 +26,6 @@ SessionActivity       authorize    get put
 SessionActivity       operator     get
 SignInStop            authenticate get
 SpentCode             authenticate create
-SpentCode             proxy        create
 User                  authenticate get list query create put delete
 User                  authorize    get watch
 User                  operator     get list query

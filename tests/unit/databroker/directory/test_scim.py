@@ -214,6 +214,18 @@ async def test_s66_whoever_is_deactivated_or_deleted_loses_sessions_at_once(worl
     assert (await world.entry("alice")).active
 
 
+@pytest.mark.parametrize(
+    "value", [{"path": "active", "value": "False"}, {"value": {"active": "false"}}, {"path": "ACTIVE", "value": False}]
+)
+async def test_s66_whoever_is_deactivated_in_any_clients_way_of_saying_so_does_not_count(
+    world: World, value: dict[str, Any]
+):
+    alice = await world.user("alice")
+    await world.patch(f"/Users/{alice}", {"op": "Replace", **value})
+    await world.patch(f"/Users/{alice}", {"op": "replace", "path": "active", "value": "perhaps"}, status=400)
+    assert not (await world.entry("alice")).active
+
+
 async def test_everything_is_there_after_a_restart_of_another_replica(world: World):
     alice, bob = await world.user("alice"), await world.user("bob", active=False)
     staff = await world.group("staff", alice, bob)
