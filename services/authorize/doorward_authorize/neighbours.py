@@ -35,7 +35,7 @@ class Neighbours:
     def takes(self, route_id: str, written: str, meant: str) -> bool:
         """Whether a route before ``route_id`` takes the path that is ``meant``, and does not take it as it is ``written``.
 
-        A route that the configuration has lost stands behind all others.
+        Routes that the configuration has lost stand behind those that it has, and as they stood among themselves.
         """
         if "%" not in written and not self._has_encoded:
             return False

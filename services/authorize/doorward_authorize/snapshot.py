@@ -65,7 +65,7 @@ class Snapshot:
     settings: Settings
     routes: dict[str, CompiledRoute]
     neighbours: dict[str, Neighbours]
-    """For each host with several routes."""
+    """For each host with several routes, those that the configuration has lost included."""
     told_headers: frozenset[str]
     """What some route sets, and no client's request may hold."""
 
@@ -157,6 +157,8 @@ def _steps(settings: Settings, before: Snapshot | None, now: float) -> Generator
         removed_at = old.removed_at if old.removed_at is not None else now
         if now - removed_at < REMOVED_SECONDS:
             routes[route_id] = CompiledRoute(old.route, old.policy, old.earlier, removed_at)
+            # Behind what is there now, but as before among themselves.
+            by_host.setdefault(old.route.host, []).append(old.route)
     neighbours: dict[str, Neighbours] = {}
     for host, several in by_host.items():
         if len(several) > 1:

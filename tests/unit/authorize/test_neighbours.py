@@ -75,6 +75,16 @@ async def test_s11_a_route_that_is_gone_or_broken_still_stands_before_the_broade
     assert status(await world.check("rest", path="/%40team")) == 400
 
 
+async def test_s11_routes_that_are_lost_together_stand_as_they_stood(world: World):
+    """With all of its routes gone, a host is still Envoy's for a moment."""
+    world.reload(CONFIG)
+    assert world.evaluator.snapshot.routes["rest"].removed_at is not None
+    assert status(await world.check("rest", path="/%40team")) == 400
+    assert passed(await world.check("rest", path="/%40late"))
+    world.reload(CONFIG + SHARED.format(name="new", match="prefix: /", policy=OPEN))
+    assert passed(await world.check("new", path="/%40team")), "what is gone stands before nothing that is there"
+
+
 async def test_other_hosts_do_not_mind(world: World):
     assert passed(await world.check("public", path="/%40team"))
 
