@@ -80,6 +80,12 @@ def test_four_planes_started_one_by_one_make_a_deployment():
         wait_for(answered, 30, what="the route")
         # What a process reports of itself is up to a second old.
         wait_for(lambda: doorward(folder, "status", "--data", "data").returncode == 0, 10, what="a healthy status")
+        # A second one would take the sockets away from the first, and its end would leave nobody there.
+        again = doorward(folder, "serve", "databroker", "-c", "doorward.yaml", "--data", "data")
+        assert again.returncode == 1
+        assert "`databroker-0` is in use by process" in again.stderr
+        assert "use --run-dir" in again.stderr
+        assert answered()
 
 
 @pytest.mark.parametrize("plane", PLANES)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from doorward.config.endpoints import Address, default_run_folder, parse_address
 from doorward.errors import ConfigurationError
-from doorward.runtime.folder import private_folder
+from doorward.runtime.folder import HeldFolder, private_folder
 from doorward.runtime.service import ServeOptions
 from doorward.source import suggestion
 
@@ -27,7 +27,8 @@ def serve_plane(
     """Run ``plane`` until it is asked to end; its exit status, or 2 when there is no such plane here.
 
     Raises:
-        ConfigurationError: ``listen`` or ``health`` is not an address.
+        ConfigurationError: ``listen`` or ``health`` is not an address, or another process is this plane in the same run folder: its
+            sockets would be taken from it.
     """
     # Our own alone: to ask for everybody's opens a file of every distribution there is.
     declared = importlib.metadata.distribution("doorward").entry_points.select(group="doorward.services")
@@ -55,7 +56,8 @@ def serve_plane(
         listen=dict(_listen(text) for text in listen),
         health=_address("--health", health) if health is not None else None,
     )
-    return int(serve(options))
+    with HeldFolder(options.run_dir, f"{plane}-{worker}", "use --run-dir"):
+        return int(serve(options))
 
 
 def _data_folder(path: Path) -> Path:

@@ -13,11 +13,14 @@ _LOCK = "lock"
 
 
 class HeldFolder:
-    """Holds the data folder with a lock that the kernel drops when the holder ends, however it ends."""
+    """Holds a folder, or one ``part`` in it, with a lock that the kernel drops when the holder ends, however it ends."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self._path = data_dir / _LOCK
-        self._data_dir = data_dir
+    def __init__(self, folder: Path, part: str = "", remedy: str = "use --data") -> None:
+        """``remedy`` is what somebody can do who does not want to stop the one that holds it."""
+        self._path = folder / f"{part}.{_LOCK}" if part else folder / _LOCK
+        self._folder = folder
+        self._what = f"{folder}: error: `{part}` is" if part else f"{folder}: error:"
+        self._remedy = remedy
         self._descriptor: int | None = None
 
     def __enter__(self) -> Self:
@@ -26,7 +29,7 @@ class HeldFolder:
         Raises:
             ConfigurationError: another process holds it; the text names that process.
         """
-        private_folder(self._data_dir)
+        private_folder(self._folder)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -34,7 +37,7 @@ class HeldFolder:
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
             os.close(descriptor)
             raise ConfigurationError(
-                [f"{self._data_dir}: error: in use by process {holder or 'unknown'} (stop it, or use --data)"]
+                [f"{self._what} in use by process {holder or 'unknown'} (stop it, or {self._remedy})"]
             ) from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())

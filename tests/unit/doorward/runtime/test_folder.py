@@ -1,4 +1,4 @@
-"""One process holds a data folder, and nobody else can read it."""
+"""One process holds a folder or a part of it, and nobody else can read it."""
 
 import os
 from pathlib import Path
@@ -33,3 +33,10 @@ def test_a_file_or_a_link_in_its_place_is_refused(tmp_path: Path):
     for name in ("file", "link"):
         with pytest.raises(ConfigurationError):
             private_folder(tmp_path / name)
+
+
+def test_parts_of_a_folder_are_held_apart(tmp_path: Path):
+    with HeldFolder(tmp_path, "authorize-0", "use --run-dir"), HeldFolder(tmp_path, "authorize-1"):
+        message = rf"`authorize-0` is in use by process {os.getpid()} \(stop it, or use --run-dir\)"
+        with pytest.raises(ConfigurationError, match=message):
+            HeldFolder(tmp_path, "authorize-0", "use --run-dir").__enter__()
