@@ -54,7 +54,7 @@ class ExternalTokens:
         self._clock = clock
         self._keys: dict[str, tuple[bytes, float, tuple[Key, ...]]] = {}
         self._verified: dict[tuple[str, str], tuple[TokenIssuerSettings, bytes, ExternalToken, float]] = {}
-        self._principals: dict[str, tuple[bytes | None, object, Settings, Principal]] = {}
+        self._principals: dict[str, tuple[bytes | None, object, Settings, bytes, Principal]] = {}
 
     def of(self, request: CheckedRequest, route: Route, settings: Settings) -> tuple[Principal | None, ...]:
         """Whose tokens ``request`` presents, each once; ``None`` for one that does not count."""
@@ -126,7 +126,7 @@ class ExternalTokens:
             InvalidTokenError: its issuer's keys are not known.
             DataCorruptedError: they, or what is known of its subject, cannot be read.
         """
-        _, keys, confirmed_until = self._keys_of(issuer)
+        keys_data, keys, confirmed_until = self._keys_of(issuer)
         now = self._clock.now()
         if now >= token.expires_at + LEEWAY_SECONDS or all(key.thumbprint() != token.key for key in keys):
             return None
@@ -150,10 +150,10 @@ class ExternalTokens:
         mark = self._directories.mark(speaker, directory) if directory is not None else None
         if (
             known is not None
-            and (known[0] is user_data and known[1] == mark and known[2] is settings)
-            and now < known[3].good_until
+            and (known[0] is user_data and known[1] == mark and known[2] is settings and known[3] is keys_data)
+            and now < known[4].good_until
         ):
-            return known[3]
+            return known[4]
         claims = json.loads(token.claims)
         groups = _groups(claims, issuer.groups_claim)
         # A stream that the token opened is to be asked about again when its keys no longer count.
@@ -193,7 +193,7 @@ class ExternalTokens:
         )
         if len(self._principals) >= CACHE_LIMIT:
             self._principals.clear()
-        self._principals[token.session_id] = (user_data, mark, settings, found)
+        self._principals[token.session_id] = (user_data, mark, settings, keys_data, found)
         return found
 
     def _keys_of(self, issuer: TokenIssuerSettings) -> tuple[bytes, tuple[Key, ...], float]:

@@ -313,6 +313,22 @@ async def test_s86_an_open_stream_ends_with_its_token(tmp_path: Path, end: str):
     assert [(found, allowed) for found, allowed, _ in await streams.settle()] == [(number, False)]
 
 
+async def test_s86_a_stream_lives_no_longer_than_keys_that_have_gone_back(tmp_path: Path):
+    """After a restore, say: who was looked at by newer ones is not good for as long as those were."""
+    world = Issued(tmp_path)
+    streams = Streams(tmp_path, world=world)
+    response = await world.ask("builds", world.token(exp=world.clock.now() + 2 * KEEP_SECONDS))
+    number = streams.open(description(response))
+    assert streams.link.taken() == [(number, True, "")]
+    (kind, record_id), data = world.ci.record(world.clock.now() - KEEP_SECONDS + 30)
+    world.records.data[kind, record_id] = data
+    streams.watcher.on_record(kind, record_id)
+    assert await streams.settle() == []
+    world.clock.advance(30.1)
+    streams.watcher.on_time()
+    assert [(found, allowed) for found, allowed, _ in await streams.settle()] == [(number, False)]
+
+
 async def test_a_stream_is_described_without_the_token(world: Issued):
     token = world.token()
     described = description(await world.ask("builds", token))
