@@ -6,13 +6,20 @@ Told from the text alone and only when it is certain: ``False`` means "not seen"
 from collections.abc import Iterable
 
 from doorward.policy.criteria import BY_NAME
+from doorward.policy.criteria.http import HTTP_HEADER
+from doorward.policy.criteria.matching import WHOLE_VALUE
 from doorward.policy.criteria.port import Operand
+from doorward.policy.criteria.times import TIME_OF_DAY
 from doorward.policy.nodes import Comparison, Expression, Group, Matcher, Operator, Term
 
 BUDGET = 20_000
 """Pairs that are compared for one policy. Larger policies are checked as far as it goes, so that loading stays quick."""
-_ALTERNATIVES = frozenset({Comparison.IS, Comparison.IN, Comparison.HAS})
 _EXACT = frozenset({Comparison.IS, Comparison.IN})
+_ALTERNATIVES = {Comparison.IS: _EXACT, Comparison.IN: _EXACT, Comparison.HAS: _EXACT | {Comparison.HAS}}
+"""What names one of several values, with what says at least as much: whoever has one of several groups may not have it alone."""
+
+
+_ZONE = "timezone"
 
 
 class Implication:
@@ -71,8 +78,18 @@ def _term_follows(conclusion: Term, premise: Term) -> bool:
         return all(any(_matcher_follows(wanted, given) for given in domains if given) for wanted in conclusion.matchers)
     if conclusion.label != premise.label or _modes(conclusion) != _modes(premise):
         return False
+    if not conclusion.matchers and any(matcher.comparison is Comparison.EXCLUDE for matcher in premise.matchers):
+        return False  # "any" does not follow from "not these"
+    if conclusion.criterion == TIME_OF_DAY.name or conclusion.operands(_ZONE) != premise.operands(_ZONE):
+        return False  # with the other bound it may be over midnight; without its zone it means another one
+    if conclusion.criterion == HTTP_HEADER.name and _compares_whole(conclusion) is not _compares_whole(premise):
+        return False  # a value that may be two is unknown to one of them and not to the other
     # Each wanted matcher must follow from one that is given; more given ones only narrow further.
     return all(any(_matcher_follows(wanted, given) for given in premise.matchers) for wanted in conclusion.matchers)
+
+
+def _compares_whole(term: Term) -> bool:
+    return any(matcher.comparison in WHOLE_VALUE for matcher in term.matchers)
 
 
 def _domains_of(matcher: Matcher) -> Matcher | None:
@@ -87,7 +104,7 @@ def _matcher_follows(wanted: Matcher, given: Matcher) -> bool:
         return True
     if getattr(wanted, "field", "") != getattr(given, "field", ""):
         return False
-    if wanted.comparison in _ALTERNATIVES and given.comparison in _ALTERNATIVES:
+    if given.comparison in _ALTERNATIVES.get(wanted.comparison, ()):
         return set(given.operand) <= set(wanted.operand)
     first = wanted.operand[0]
     if wanted.comparison is Comparison.STARTS_WITH:
