@@ -18,6 +18,7 @@ import zoneinfo
 from collections.abc import Mapping as AbstractMapping
 from typing import Any, TypeVar
 
+from doorward.policy.criteria.network import folded_address
 from doorward.policy.facts import PrincipalFacts, RequestFacts
 from doorward.source import Mapping, Node, Position, Problems, Scalar, Sequence, plain, suggestion
 
@@ -86,7 +87,15 @@ def read_principal(node: Mapping, now: float, problems: Problems, *, name: str) 
 
 def read_request(node: Mapping, defaults: AbstractMapping[str, Any], problems: Problems) -> RequestFacts | None:
     """What is asked for, or ``None`` after recording what is wrong."""
-    return _record(RequestFacts, node, defaults, 0.0, problems, "fact about a request")
+    facts = _record(RequestFacts, node, defaults, 0.0, problems, "fact about a request")
+    written = node.get("client_address")
+    if facts is not None and facts.client_address is not None and folded_address(facts.client_address) is None:
+        position = written.position if written is not None else node.position
+        problems.error(
+            position, f"`{facts.client_address}` is no address", "expected one such as `10.1.2.3` or `2001:db8::8`"
+        )
+        return None
+    return facts
 
 
 def read_time(text: str) -> float:

@@ -100,6 +100,7 @@ def test_ages_are_counted_from_the_time_of_the_case():
         ("tests: [{name: n, effect: deny, principal: {authenticated_at: yesterday}}]", "`authenticated_at`: expected a time or `10m ago`"),
         ("tests: [{name: n, effect: deny, request: {verb: GET}}]", "1:43: error: unknown fact about a request `verb`"),
         ("tests: [{name: n, effect: deny, request: GET}]", "expected `method`, `path` or `url` of a request"),
+        ("tests: [{name: n, effect: deny, request: {client_address: office}}]", "`office` is no address (expected one such as"),
         ("tests: [{name: n, effect: deny, request: {url: 'http://a/'}}]", "`http://a/` is no address (`https://host/path?query`)"),
         ("tests: [{name: n, effect: deny, request: {url: 'https://app.exampl.com/'}}]", "no route takes `https://app.exampl.com/` (did you mean `app.example.com`?)"),
         ("tests: [{name: n, effect: deny, request: {url: 'https://app.example.com/a;b'}}]", "no policy sees `/a;b` (refused: path-parameters)"),
