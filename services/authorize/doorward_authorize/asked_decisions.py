@@ -14,13 +14,10 @@ from doorward.policy import RequestFacts
 from doorward.records.record import RecordVersion
 from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.decision_log import DecisionLog
-from doorward_authorize.decision_record import DecisionRecord
+from doorward_authorize.decision_record import NO_STATUS, DecisionRecord
 from doorward_authorize.held_decisions import HeldDecision, HeldDecisions, held_as
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.outcome import Outcome
-
-NO_STATUS = 0
-"""The status of a decision that is told to a program; no client has got an answer by it."""
 
 _log = structlog.stdlib.get_logger(__name__)
 

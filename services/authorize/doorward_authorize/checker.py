@@ -17,7 +17,7 @@ from doorward.telemetry.tracing import Tracer
 from doorward_authorize.check_request import EMPTY, CheckedRequest, CheckParser
 from doorward_authorize.check_response import Responder, unavailable
 from doorward_authorize.decision_log import DecisionLog
-from doorward_authorize.decision_record import DecisionRecord
+from doorward_authorize.decision_record import DecisionRecord, not_recorded
 from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.explanations import Explanations
 from doorward_authorize.gateways import Gateways
@@ -174,12 +174,21 @@ class Checker:
         settings = snapshot.settings
         answer, status = self._responder.response(request, outcome, settings, decision_id, traceparent or "")
         record = self._recorded(data, request, outcome, status, decision_id, snapshot.generation)
+        if self._decision_log.audit_or_deny:
+            return self._audited(answer, record, begun, traceparent)
+        self._decision_log.add(record)
+        self._told(record, begun, traceparent)
+        return answer
+
+    def _told(self, record: DecisionRecord, begun: _Begun | None, traceparent: str | None) -> None:
+        """What is left to do once it is certain that somebody is told what ``record`` says."""
+        outcome, request = record.outcome, record.request
+        if outcome.verdict is Verdict.DENY and request.prefers_html:
+            held = self._held.get(record.id)
+            if held is not None and held.by_policy:
+                self._explanations.offer(held, outcome.user_id or request.client_address or "")
         if self._tracer is not None and begun is not None and traceparent is not None:
             self._trace(self._tracer, record, begun[0], traceparent)
-        if self._decision_log.audit_or_deny:
-            return self._audited(answer, record)
-        self._decision_log.add(record)
-        return answer
 
     @staticmethod
     def _trace(tracer: Tracer, record: DecisionRecord, began_ns: int, traceparent: str) -> None:
@@ -220,16 +229,17 @@ class Checker:
         self._count(outcome.verdict.value)
         # What a gateway said and is not believed about must not come back in the explanation.
         seen = (request.facts() if request.gateway else None) or data
-        held = held_as(decision_id, seen, outcome, generation, now)
-        self._held.add(held)
-        if held.by_policy and outcome.verdict is Verdict.DENY and request.prefers_html:
-            self._explanations.offer(held, outcome.user_id or request.client_address or "")
+        self._held.add(held_as(decision_id, seen, outcome, generation, now))
         return DecisionRecord(decision_id, now, request, outcome, status, generation, self._data_version())
 
-    async def _audited(self, answer: bytes, record: DecisionRecord) -> bytes:
+    async def _audited(
+        self, answer: bytes, record: DecisionRecord, begun: _Begun | None = None, traceparent: str | None = None
+    ) -> bytes:
         """``answer``, once its record is on the disk; a refusal when it does not get there."""
         if await self._decision_log.add_durably(record):
+            self._told(record, begun, traceparent)
             return answer
+        self._told(not_recorded(record), begun, traceparent)
         self._metrics.unrecorded.inc()
         _log.error("a decision could not be recorded and was refused", decision_id=record.id)
         return unavailable(record.id).SerializeToString()

@@ -7,7 +7,7 @@ holds the key can tell whether a value was the one, but nobody can read them. He
 import hmac
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from json.encoder import encode_basestring_ascii as quoted
 
 from doorward.errors import DoorwardError
@@ -15,8 +15,11 @@ from doorward.keys.keyring import Key, Keyring
 from doorward.policy import PrincipalFacts, RequestFacts
 from doorward.records.record import RecordVersion
 from doorward_authorize.check_request import CheckedRequest
-from doorward_authorize.outcome import Outcome
+from doorward_authorize.outcome import NOT_RECORDED, Outcome, Verdict
 
+NO_STATUS = 0
+"""The status of a decision that no client has got an answer by: one that a program was told, or that ended a stream."""
+_UNAVAILABLE_STATUS = 503
 _REMEMBERED = 4_096
 _REMEMBERED_CHARACTERS = 256
 _METHOD_CHARACTERS = 32
@@ -44,6 +47,16 @@ class DecisionRecord:
     status: int
     generation: str
     data_version: RecordVersion
+
+
+def not_recorded(record: DecisionRecord) -> DecisionRecord:
+    """What is to be found by the id of a decision that nobody was told, because ``record`` was not on the disk in time: a refusal.
+
+    Who asked for what, and what a policy read, stay.
+    """
+    outcome = replace(record.outcome, verdict=Verdict.UNAVAILABLE, reasons=(NOT_RECORDED,), rule=None)
+    status = NO_STATUS if record.status == NO_STATUS else _UNAVAILABLE_STATUS
+    return replace(record, outcome=outcome, status=status)
 
 
 class RecordEncoder:

@@ -20,7 +20,7 @@ from doorward.policy import Decision, Effect, explain_policy
 from doorward.records.record import Record, RecordVersion, Write
 from doorward_authorize.held_decisions import HeldDecision, HeldDecisions
 from doorward_authorize.metrics import AuthorizeMetrics
-from doorward_authorize.outcome import CHECK_FAILED, OVERLOADED
+from doorward_authorize.outcome import CHECK_FAILED, NOT_RECORDED, OVERLOADED
 
 RECORD_TYPE = "Refusal"
 KEEP_SECONDS = 24 * 3600.0
@@ -40,6 +40,7 @@ WITHOUT_POLICY = {
     "data-stale": "the data were too old to decide by (data-stale)",
     "foreign-origin": "the request came from a page of another site (foreign-origin)",
     OVERLOADED: "too many checks waited (overloaded)",
+    NOT_RECORDED: "the record was not on the disk in time, so that nobody was told what was decided (not-recorded)",
     "own-page": "Doorward's own page, which decides for itself (own-page)",
     "path-not-utf-8": "the path is no UTF-8 (path-not-utf-8)",
     "preflight": "the route's list of origins answers a preflight (preflight)",
@@ -155,13 +156,14 @@ def explained(held: HeldDecision) -> pb.ExplainResponse:
 
 
 def _without_policy(held: HeldDecision, decision: pb.Decision) -> pb.ExplainResponse:
-    """What is to be said where no policy was asked: there are no rules to go through."""
+    """What is to be said of what no policy decided: there are no rules to go through."""
     effect, reasons = held.decision.effect.value, list(held.decision.reasons)
+    by_policy = "whatever a policy said" if NOT_RECORDED in reasons else "and no policy was asked"
     said = "; ".join(WITHOUT_POLICY.get(reason, reason) for reason in reasons)
     return pb.ExplainResponse(
         decision=decision,
         route=_route_of(held),
-        text=f"{effect}, and no policy was asked: {said}",
+        text=f"{effect}, {by_policy}: {said}",
         json=json.dumps({"effect": effect, "reasons": reasons, "rules": []}),
     )
 

@@ -5,7 +5,7 @@ It has room of its own, so that it drives no other decision out.
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from doorward.errors import DataCorruptedError
 from doorward.policy import Decision, Effect, Facts, PrincipalFacts, RequestFacts
@@ -34,7 +34,7 @@ class HeldDecision:
     generation: str
     now: float
     by_policy: bool = True
-    """Whether a policy was asked. Where none was, there is nothing to explain but ``decision.reasons``."""
+    """Whether it is a policy's decision. Where it is not, there is nothing to explain but ``decision.reasons``."""
 
     def facts(self) -> Facts:
         """What the policy saw."""
@@ -54,6 +54,13 @@ class HeldDecisions:
     def add(self, held: HeldDecision) -> None:
         """Keep one more."""
         (self._by_policy if held.by_policy else self._unasked).add(held)
+
+    def refuse(self, decision_id: str, reason: str) -> None:
+        """Nobody was told this decision: from now on its id stands for a refusal. A no-op when it is no longer held."""
+        held = self._by_policy.pop(decision_id) or self._unasked.pop(decision_id)
+        if held is not None:
+            refusal = Decision(effect=Effect.DENY, reasons=(reason,))
+            self.add(replace(held, data=b"", principal=None, decision=refusal, by_policy=False))
 
     def get(self, decision_id: str) -> HeldDecision | None:
         """The decision with this id while it is held."""
@@ -75,6 +82,12 @@ class _Ring:
         while self._bytes > self._limit:
             _, dropped = self.held.popitem(last=False)
             self._bytes -= _size(dropped)
+
+    def pop(self, decision_id: str) -> HeldDecision | None:
+        held = self.held.pop(decision_id, None)
+        if held is not None:
+            self._bytes -= _size(held)
+        return held
 
 
 def held_as(

@@ -76,6 +76,7 @@ from doorward_authorize.held_decisions import HeldDecisions
 from doorward_authorize.log_file import LogFile
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.otlp_export import record_sender
+from doorward_authorize.outcome import NOT_RECORDED
 from doorward_authorize.principals import Principals
 from doorward_authorize.server import SERVICE_NAME, AuthorizeServicer
 from doorward_authorize.service_accounts import ServiceAccounts
@@ -179,14 +180,14 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         clock,
         UpstreamTokens(replica.get, clock),
     )
-    log, export = _decision_log(settings.decision_log, keys, authorizer_id, metrics)
+    held = HeldDecisions()
+    log, export = _decision_log(settings.decision_log, keys, authorizer_id, metrics, held)
     spans, tracer = None, None
     if settings.tracing is not None:
         resource = {"service.name": "doorward-authorize", "service.instance.id": authorizer_id}
         spans = span_sender(settings.tracing.otlp_endpoint, resource, metrics.span_drops.inc)
         tracer = Tracer(settings.tracing.sample, spans.offer, clock.now, random.random)
     gateways = Gateways(lambda: evaluator.snapshot, metrics, clock)
-    held = HeldDecisions()
     explanations = Explanations(held, client, clock, metrics)
     checker = Checker(
         authorizer_id=authorizer_id,
@@ -337,7 +338,7 @@ def packers() -> dict[str, Packer]:
 
 
 def _decision_log(
-    settings: DecisionLogSettings, keys: KeyStore, authorizer_id: str, metrics: AuthorizeMetrics
+    settings: DecisionLogSettings, keys: KeyStore, authorizer_id: str, metrics: AuthorizeMetrics, held: HeldDecisions
 ) -> tuple[DecisionLog, OtlpSender[str] | None]:
     resource = {"service.name": "doorward-authorize", "service.instance.id": authorizer_id}
     export = record_sender(settings.otlp_endpoint, resource, metrics) if settings.otlp_endpoint else None
@@ -347,6 +348,7 @@ def _decision_log(
         metrics,
         audit_or_deny=settings.audit_or_deny,
         export=export,
+        on_refused=lambda decision_id: held.refuse(decision_id, NOT_RECORDED),
     )
     return log, export
 

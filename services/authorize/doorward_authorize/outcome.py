@@ -13,6 +13,8 @@ OVERLOADED = "overloaded"
 """The reason where there was no time to decide."""
 DATA_STALE = "data-stale"
 """The reason of an authorizer that cannot decide because its data are too old; another one may."""
+NOT_RECORDED = "not-recorded"
+"""The reason where the answer may not come before its record, and the record did not come in time."""
 
 
 class Verdict(StrEnum):

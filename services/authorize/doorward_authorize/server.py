@@ -26,7 +26,7 @@ from doorward_authorize.evaluator import Evaluator
 from doorward_authorize.explanations import Explanations, decision_message, explained
 from doorward_authorize.gateways import Gateways
 from doorward_authorize.held_decisions import HeldDecision
-from doorward_authorize.outcome import Outcome, Verdict
+from doorward_authorize.outcome import NOT_RECORDED, Outcome, Verdict
 from doorward_authorize.principal import Principal, Rejected
 from doorward_authorize.principals import Principals
 from doorward_authorize.snapshot import PATH_OF_ANOTHER, CompiledRoute
@@ -49,7 +49,6 @@ _DENIALS: dict[type[DoorwardError], tuple[Verdict, str]] = {
     MethodRefusedError: (Verdict.METHOD_NOT_ALLOWED, "method-not-allowed"),
     UnavailableError: (Verdict.UNAVAILABLE, "data-stale"),
 }
-NOT_RECORDED = "not-recorded"
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 

@@ -40,6 +40,7 @@ from doorward_authorize.gateways import Gateways
 from doorward_authorize.held_decisions import HeldDecisions
 from doorward_authorize.log_file import LogFile
 from doorward_authorize.metrics import AuthorizeMetrics
+from doorward_authorize.outcome import NOT_RECORDED
 from doorward_authorize.principals import Principals
 from doorward_authorize.service_accounts import ServiceAccounts
 from doorward_authorize.sign_in_redirect import SignInRedirect
@@ -161,12 +162,13 @@ class World:
         self.signer = SignInSigner(flow)
         self.assertion_keys = keyring(Purpose.ASSERTION)
         self.assertions = AssertionSigner(self.assertion_keys, self.clock)
+        self.held = HeldDecisions()
         self.log = DecisionLog(
             LogFile(folder / "decisions.jsonl", 1 << 30, 3, 3600.0),
             RecordEncoder(keyring(Purpose.DECISION_FACTS), ()),
             self.metrics,
+            on_refused=self.not_recorded,
         )
-        self.held = HeldDecisions()
         self.stored = StoreRecords(self.clock)
         self.explanations = Explanations(self.held, self.stored, self.clock, self.metrics)
         asked = itertools.count(1)
@@ -196,6 +198,9 @@ class World:
             clock=self.clock,
             metrics=self.metrics,
         )
+
+    def not_recorded(self, decision_id: str) -> None:
+        self.held.refuse(decision_id, NOT_RECORDED)
 
     def read(self, config: str) -> Settings:
         path = self.folder / "doorward.yaml"

@@ -5,13 +5,10 @@ from collections.abc import Callable
 from doorward.records.record import RecordVersion
 from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.decision_log import DecisionLog
-from doorward_authorize.decision_record import DecisionRecord
+from doorward_authorize.decision_record import NO_STATUS, DecisionRecord
 from doorward_authorize.guard.description import Description
 from doorward_authorize.held_decisions import HeldDecisions, held_as
 from doorward_authorize.outcome import Outcome
-
-_NO_ANSWER = 0
-"""The status of a decision that nobody gets an answer from."""
 
 
 class CutRecords:
@@ -50,4 +47,4 @@ class CutRecords:
             request_id=described.request_id,
             client_address=facts.client_address,
         )
-        self._log.add(DecisionRecord(decision_id, now, request, outcome, _NO_ANSWER, generation, self._data_version()))
+        self._log.add(DecisionRecord(decision_id, now, request, outcome, NO_STATUS, generation, self._data_version()))
