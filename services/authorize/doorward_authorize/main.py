@@ -296,8 +296,6 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
     tasks = {
         asyncio.create_task(replica.run(), name="replica"),
         asyncio.create_task(log.run(), name="decision log"),
-        *([asyncio.create_task(export.run(), name="export")] if export is not None else []),
-        *([asyncio.create_task(spans.run(), name="spans")] if spans is not None else []),
         asyncio.create_task(watcher.run(), name="guarded streams"),
         asyncio.create_task(activity.run(), name="activity"),
         asyncio.create_task(explanations.run(), name="refusals"),
@@ -305,12 +303,16 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         asyncio.create_task(neighbours.run(), name="certificate"),
         asyncio.create_task(reporter.run(), name="report"),
     }
+    senders = {
+        *([asyncio.create_task(export.run(), name="export")] if export is not None else []),
+        *([asyncio.create_task(spans.run(), name="spans")] if spans is not None else []),
+    }
     try:
         await listen(checks, place, neighbours.identity)
         await start_all(own_services)
         await follow_gateways(evaluator.snapshot.settings)
         await probes.start(options.health or neighbours.local.probes(Plane.AUTHORIZE, options.worker))
-        await until_stopped(stop, tasks, _announce(replica, stop))
+        await until_stopped(stop, tasks | senders, _announce(replica, stop))
     finally:
         # A check that meets a closing connection is asked once more, and must not come here again.
         leaving.set()
@@ -319,10 +321,12 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         await asyncio.gather(checks.drain(_DRAIN_SECONDS), door.drain(_DRAIN_SECONDS))
         await stop_all(own_services, _STOP_SECONDS)
         await probes.stop()
-        for task in tasks:
-            task.cancel()
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), _STOP_SECONDS * 4)
+        # The last records go to the collector too, so what sends to it ends after what writes them.
+        for ending in (tasks, senders):
+            for task in ending:
+                task.cancel()
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(asyncio.gather(*ending, return_exceptions=True), _STOP_SECONDS * 2)
         await channel.close(None)
 
 
