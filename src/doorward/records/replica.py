@@ -266,20 +266,26 @@ class Replica:
         for unpacked in self._unpacked.values():
             unpacked.clear()
         self.version = NO_VERSION
-        # In turns with others, without a set of all keys, and the old ones go one by one: a million at once take half a second.
-        for kind in self._types:
-            before, after = old[kind], self._entries[kind]
+        # In turns with others, and without a set of all keys: a million at once take half a second. What is gone goes first.
+        for kind, before in old.items():
+            after = self._entries[kind]
+            for position, (key, packed) in enumerate(before.items()):
+                if position % SLICE == 0:
+                    await asyncio.sleep(0)
+                if after.get(key) != packed:
+                    self._notify(kind, packing.id_of(key))
+        for kind, after in self._entries.items():
+            before = old[kind]
             for position, key in enumerate(after):
                 if position % SLICE == 0:
                     await asyncio.sleep(0)
                 if key not in before:
                     self._notify(kind, packing.id_of(key))
+        for before in old.values():
             while before:
+                before.popitem()
                 if len(before) % SLICE == 0:
                     await asyncio.sleep(0)
-                key, packed = before.popitem()
-                if after.get(key) != packed:
-                    self._notify(kind, packing.id_of(key))
 
     def _make_small(self, building: Building | None) -> None:
         if self._making_small is not None:
