@@ -82,6 +82,8 @@ class Principal:
     credential: Credential = Credential.COOKIE
     external: ExternalToken | None = None
     """The token of another issuer that says so."""
+    key: bytes = b""
+    """Id of the key that the token of ours was hashed with. A cookie names its own: many of different keys are one principal's."""
     owner_id: str = ""
     """The user who answers for a program, or empty."""
     stands_on: frozenset[tuple[str, str]] = frozenset()

@@ -25,6 +25,7 @@ from doorward.identity.service_account import ID_PREFIX
 from doorward.identity.session import CLAIMS_NOT_KNOWN, Session
 from doorward.identity.user import User
 from doorward.keys.handle import HandleSealer, SessionHandle
+from doorward.keys.keyring import Key
 from doorward.policy import PrincipalFacts
 from doorward.records.record import RecordVersion
 from doorward.route.internal import InternalRoute
@@ -241,6 +242,18 @@ class Principals:
             self._owned.clear()
         self._owned[account.session.id] = (account, found)
         return found
+
+    @property
+    def keys(self) -> tuple[tuple[Key, ...], ...]:
+        """What opens cookies and compares tokens of ours; other objects once the keys have changed."""
+        accounts = self._service_accounts
+        return (self._handles.keys,) if accounts is None else (self._handles.keys, accounts.keys)
+
+    def holds_key(self, session_id: str, key_id: bytes) -> bool:
+        """Whether the key is still held that the cookie, or the token, of a session or an account was made with."""
+        if session_id.startswith(ID_PREFIX):
+            return self._service_accounts is not None and self._service_accounts.holds(key_id)
+        return self._handles.holds(key_id)
 
     def idle_at(self, principal: Principal) -> float:
         """When the session behind ``principal`` will be idle, as far as is known here."""

@@ -10,6 +10,7 @@ from doorward.errors import DataCorruptedError
 from doorward.identity.service_account import ID_PREFIX, RECORD_TYPE, ServiceAccount
 from doorward.identity.session import Session
 from doorward.identity.user import User
+from doorward.keys.keyring import Key
 from doorward.keys.service_token import PREFIX, TokenHasher, parse_token
 from doorward.policy import PrincipalFacts
 from doorward.route.internal import TOKEN_HEADER
@@ -53,9 +54,10 @@ class ServiceAccounts:
             return None if known.principal.session.is_expired(self._clock.now()) else known.principal
         # A token of no account costs what a wrong one does, so that the time does not tell which accounts there are.
         account = _account(_NOBODY if data is None else data)
-        if account is None or not self._hasher.matches(number, secret, account.token_hash) or data is None:
+        key = None if account is None else self._hasher.match(number, secret, account.token_hash)
+        if account is None or key is None or data is None:
             return None
-        principal = self._principal(account, data)
+        principal = self._principal(account, data, key)
         if principal is not None:
             if len(self._known) >= CACHE_LIMIT:
                 self._known.clear()
@@ -68,7 +70,16 @@ class ServiceAccounts:
         account = _account(data) if data is not None else None
         return self._principal(account, data) if account is not None and data is not None else None
 
-    def _principal(self, account: ServiceAccount, data: bytes) -> Principal | None:
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """See ``TokenHasher.keys``."""
+        return self._hasher.keys
+
+    def holds(self, key_id: bytes) -> bool:
+        """See ``TokenHasher.holds``."""
+        return self._hasher.holds(key_id)
+
+    def _principal(self, account: ServiceAccount, data: bytes, key: bytes = b"") -> Principal | None:
         if account.is_expired(self._clock.now()):
             return None
         session = Session(
@@ -81,7 +92,7 @@ class ServiceAccounts:
         )
         user = User(id=account.id, issuer=ISSUER, subject=account.id, name=account.name, groups=account.groups)
         facts = PrincipalFacts(user_id=account.id, subject=account.id, groups=account.groups, session_id=account.id)
-        return Principal(session, user, facts, data, credential=Credential.TOKEN, owner_id=account.owner_id)
+        return Principal(session, user, facts, data, credential=Credential.TOKEN, key=key, owner_id=account.owner_id)
 
 
 def presented_tokens(request: CheckedRequest) -> tuple[str, ...]:

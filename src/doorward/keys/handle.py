@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from doorward.errors import InvalidTokenError
 from doorward.keys.keyring import Key
-from doorward.keys.sealed import Sealer, from_text, to_text
+from doorward.keys.sealed import Sealer, from_text, sealing_key, to_text
 
 _LAYOUT = struct.Struct(">16sQQQ")
 TEXT_LIMIT = 256
@@ -45,6 +45,10 @@ class HandleSealer:
         """See ``Sealer.keys``."""
         return self._sealer.keys
 
+    def holds(self, key_id: bytes) -> bool:
+        """See ``Sealer.holds``."""
+        return self._sealer.holds(key_id)
+
     def mint(self, handle: SessionHandle) -> str:
         """The cookie value for ``handle``.
 
@@ -69,6 +73,11 @@ class HandleSealer:
         return SessionHandle(
             session_id=session_id.hex(), audience=audience, expires_at=expires_at, epoch=epoch, number=number
         )
+
+
+def key_of_handle(text: str) -> bytes:
+    """Id of the key that a handle, one that has been opened, was sealed with."""
+    return sealing_key(from_text(text, TEXT_LIMIT))
 
 
 def session_id_bytes(session_id: str) -> bytes:

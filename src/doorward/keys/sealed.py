@@ -24,6 +24,11 @@ _HEADER_BYTES = 1 + KEY_ID_BYTES + NONCE_BYTES
 OVERHEAD_BYTES = _HEADER_BYTES + TAG_BYTES
 
 
+def sealing_key(token: bytes) -> bytes:
+    """Id of the key that ``token`` names; it says so itself, and only opening it shows whether that is true."""
+    return token[1 : 1 + KEY_ID_BYTES]
+
+
 Derivation: TypeAlias = Callable[[bytes], AESGCM]
 
 
@@ -71,6 +76,10 @@ class Sealer:
             return self._cipher(key, nonce).decrypt(nonce[12:], token[_HEADER_BYTES:], self._purpose + context)
         except InvalidTag:
             raise InvalidTokenError("the seal does not verify") from None
+
+    def holds(self, key_id: bytes) -> bool:
+        """Whether what was sealed under this key opens now."""
+        return self._keyring.holds(key_id)
 
     def _cipher(self, key: Key, nonce: bytes) -> AESGCM:
         keys, ciphers = self._ciphers

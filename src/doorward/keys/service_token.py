@@ -42,11 +42,16 @@ class TokenHasher:
         """What is stored."""
         return _digest(self._keyring.primary.secret.reveal(), number, secret)
 
-    def matches(self, number: str, secret: bytes, stored: bytes) -> bool:
-        """Whether ``stored`` is the hash of exactly this secret for exactly this account."""
-        found = False
+    def holds(self, key_id: bytes) -> bool:
+        """Whether what was hashed with this key compares now."""
+        return self._keyring.holds(key_id)
+
+    def match(self, number: str, secret: bytes, stored: bytes) -> bytes | None:
+        """Id of the key by which ``stored`` is the hash of exactly this secret for exactly this account; ``None`` when it is not."""
+        found = None
         for key in self._keyring.keys:
-            found |= hmac.compare_digest(_digest(key.secret.reveal(), number, secret), stored)
+            if hmac.compare_digest(_digest(key.secret.reveal(), number, secret), stored):
+                found = key.id
         return found
 
 

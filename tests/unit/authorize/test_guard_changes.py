@@ -5,16 +5,20 @@ from pathlib import Path
 
 import pytest
 from tests.support.client_certificates import ClientAuthority
+from tests.support.key_material import keyring
 from tests.unit.authorize.builders import CONFIG, ISSUER, World, passed
 from tests.unit.authorize.test_client_certificates import NOW, encoded
 from tests.unit.authorize.test_directories import DENY, DIRECTORY, DirectoryWorld
 from tests.unit.authorize.test_grants import GRANTS, GrantWorld
 from tests.unit.authorize.test_guard_watcher import ALICE, GUARDED, Streams, Uses, description
 
+from doorward.api.guard.v1.guard_pb2 import StreamDescription
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from doorward.identity.directory import DirectoryState, directory_user_id
 from doorward.identity.session import Session
 from doorward.identity.user import user_id
+from doorward.keys.keyring import Keyring
+from doorward.keys.store import Purpose
 from doorward_authorize.activity import ActivityTracker
 
 ACCEPT = "policy: [{allow: {or: [{accept: true}]}}]"
@@ -125,6 +129,52 @@ async def test_a_stream_is_its_users_and_does_not_pass_to_another_with_the_sessi
     streams.world.records.data["Session", ALICE] = replace(session, user_id=user_id(ISSUER, "bob")).to_bytes()
     streams.watcher.on_record("Session", ALICE)
     assert await streams.settle() == [(number, False, "session-ended")]
+
+
+@pytest.mark.parametrize("credential", ["cookie", "token"])
+async def test_a_stream_ends_with_the_key_behind_what_opened_it_and_no_other_does(streams: Streams, credential: str):
+    """Whoever has stolen a key has opened streams with it, of sessions and accounts that go on."""
+    world = streams.world
+    keys, purpose = {
+        "cookie": (world.handle_keys, Purpose.SESSION_HANDLE),
+        "token": (world.token_keys, Purpose.SERVICE_ACCOUNT),
+    }[credential]
+
+    async def opened(name: str) -> int:
+        if credential == "cookie":
+            return await streams.opened(cookie=world.sign_in(name))
+        return await streams.opened(authorization=f"Bearer {world.account(name)}")
+
+    (old,) = keys.keys
+    by_old = await opened("alice")
+    (new,) = keyring(purpose, "new").keys
+    keys.take_over(Keyring(purpose, [new, old]))
+    streams.watcher.on_time()
+    assert await streams.settle() == [], "a rotation ends nothing"
+    by_new, others = await opened("alice"), await streams.opened("public")
+    keys.take_over(Keyring(purpose, [new]))
+    streams.watcher.on_time()
+    assert list(streams.watcher._doubtful) == [streams.watcher._links[streams.link].streams[by_old]]
+    assert await streams.settle() == [(by_old, False, "key-revoked")]
+    assert set(streams.watcher._links[streams.link].streams) == {by_new, others}
+
+
+async def test_a_stream_whose_key_is_revoked_before_the_guard_names_it_does_not_begin(streams: Streams):
+    data = await streams.describe(cookie=streams.world.sign_in())
+    streams.world.handle_keys.take_over(keyring(Purpose.SESSION_HANDLE, "new"))
+    assert streams.open(data) == 1
+    assert streams.link.taken() == [(1, False, "key-revoked")]
+
+
+async def test_a_stream_that_was_described_without_its_key_goes_by_its_session(streams: Streams):
+    """Those that are open while an older version is replaced: they must not all end."""
+    described = StreamDescription.FromString(await streams.describe(cookie=streams.world.sign_in()))
+    described.ClearField("key")
+    number = streams.open(described.SerializeToString())
+    assert streams.link.taken() == [(number, True, "")]
+    streams.world.handle_keys.take_over(keyring(Purpose.SESSION_HANDLE, "new"))
+    streams.watcher.on_time()
+    assert await streams.settle() == []
 
 
 async def test_a_change_of_the_configuration_refuses_nobody(streams: Streams):

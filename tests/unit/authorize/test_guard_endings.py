@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import structlog.testing
+from tests.support.key_material import keyring
 from tests.support.sabotage import Sabotage, every_point
 from tests.support.token_issuer import TokenIssuer
 from tests.unit.authorize.test_client_certificates import Certified
@@ -23,6 +24,7 @@ from tests.unit.authorize.test_guard_watcher import ALICE, GUARDED, Streams, Use
 
 from doorward.api.guard.v1.guard_pb2 import WatchStreamsRequest, WatchStreamsResponse
 from doorward.errors import UnavailableError
+from doorward.keys.store import Purpose
 from doorward_authorize import certificate, evaluator, external_tokens, principals, snapshot
 from doorward_authorize.activity import ActivityTracker
 from doorward_authorize.guard import agenda, dependence, idleness, service, watcher
@@ -94,6 +96,11 @@ def _take_keys_away(streams: Streams) -> None:
     streams.watcher.on_record(*streams.world.ci.record(0)[0])
 
 
+def _revoke_key(streams: Streams) -> None:
+    streams.world.handle_keys.take_over(keyring(Purpose.SESSION_HANDLE, "new"))
+    streams.watcher.on_time()
+
+
 def _issued(folder: Path) -> Streams:
     return Streams(folder, world=Issued(folder))
 
@@ -123,6 +130,7 @@ LIVES = {
     "account revoked": Life(_by_token, _revoke_account),
     "lists of certificates ran out": Life(_by_certificate, _outlast_the_lists, _certified),
     "foreign keys gone": Life(_by_foreign_token, _take_keys_away, _issued),
+    "key revoked": Life(_by_cookie, _revoke_key),
     "idle": Life(_by_cookie, _be_idle, _strict),
 }
 MODULES = (

@@ -170,8 +170,6 @@ NOT_THE_WATCHERS = {
     "databroker-knows", "databroker-fails",
     # What is missing hinders an answer, and decides nothing.
     "cluster-token-gone",
-    # What a cookie or a token was opened with is not what a stream stands on: its session is.
-    "other-keys",
     # A token that was good is of the future then.
     "set-back",
 }  # fmt: skip

@@ -12,6 +12,8 @@ from doorward.api.authorize.v1.authorize_pb2 import RequestFacts as RequestMessa
 from doorward.api.guard.v1.guard_pb2 import ExternalToken as TokenMessage
 from doorward.api.guard.v1.guard_pb2 import StreamDescription
 from doorward.errors import DataCorruptedError, NotFoundError
+from doorward.identity.cookies import SESSION_COOKIE, single_cookie
+from doorward.keys.handle import key_of_handle
 from doorward.policy import RequestFacts
 from doorward.route.internal import METADATA_STREAM
 from doorward.route.paths import decoded_path
@@ -45,6 +47,8 @@ class Description:
     """Envoy's; joins the records of all decisions about the stream."""
     traceparent: str = ""
     """Of the check, where that was in a sampled trace."""
+    key: bytes = b""
+    """Id of the key that the cookie was sealed with, or the token of ours hashed; empty where neither said who asks."""
     listed_origin: str = ""
     """The other site's origin that it came from, where only the route's list of origins let that be done with a cookie."""
 
@@ -67,6 +71,7 @@ def described(request: CheckedRequest, outcome: Outcome, decision_id: str, trace
         read_headers=sorted(wanted),
         certificate_unknown=request.is_certificate_unknown or not request.is_certificate_looked_for,
         listed_origin=listed_origin(request, route, by_cookie=_is_by_cookie(outcome)) if route is not None else "",
+        key=_key(request, outcome),
         request=RequestMessage(
             route_id=request.route_id,
             method=request.method,
@@ -86,6 +91,13 @@ def _is_by_cookie(outcome: Outcome) -> bool:
     """Whether a browser may have sent what vouches for somebody without its user's doing."""
     principal = outcome.principal
     return bool(outcome.session_id) and (principal is None or principal.credential is not Credential.TOKEN)
+
+
+def _key(request: CheckedRequest, outcome: Outcome) -> bytes:
+    principal = outcome.principal
+    if not outcome.session_id or principal is None or principal.credential is not Credential.COOKIE:
+        return b"" if principal is None else principal.key
+    return key_of_handle(single_cookie(request.cookies, SESSION_COOKIE) or "")
 
 
 def _described_token(outcome: Outcome) -> TokenMessage | None:
@@ -161,4 +173,5 @@ def read_description(data: bytes, host_of: Callable[[str], str | None]) -> Descr
         request_id=message.request_id,
         traceparent=message.traceparent,
         listed_origin=message.listed_origin,
+        key=message.key,
     )

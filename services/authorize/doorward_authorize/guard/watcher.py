@@ -66,6 +66,7 @@ _NO_REFUSAL = frozenset({_ROUTE_CHANGED, _MALFORMED, _FAILED})
 """Reasons for which a check is answered with 503: Envoy still goes by a former configuration, or something is broken."""
 _SESSION_ENDED = "session-ended"
 _SESSION_IDLE = "session-idle"
+_KEY_REVOKED = "key-revoked"
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -125,6 +126,7 @@ class Watcher:
         self._wake = asyncio.Event()
         self._seen_now = clock.now()
         self._groups_changed = False
+        self._keys = principals.keys
 
     @property
     def can_vouch(self) -> bool:
@@ -220,6 +222,7 @@ class Watcher:
             self._groups_changed = False
             for books in self._links.values():
                 self._doubt(stream for stream in books.streams.values() if _stands_on_a_directory(stream))
+        self._on_keys()
         idle = self._idle_seconds()
         if idle is not None and self._clock.monotonic() - self._touched >= max(TOUCH_SECONDS, idle / _TOUCHED_PART):
             self._touched = self._clock.monotonic()
@@ -227,6 +230,18 @@ class Watcher:
         if not self.can_vouch:
             for link in tuple(self._links):
                 link.fail()
+
+    def _on_keys(self) -> None:
+        """Where keys have changed: the streams are in doubt whose cookie or token was made with one that is held no more."""
+        keys = self._principals.keys
+        if any(now is not before for now, before in zip(keys, self._keys, strict=True)):
+            for books in self._links.values():
+                self._doubt(stream for stream in books.streams.values() if self._is_key_lost(stream.description))
+            self._keys = keys
+
+    def _is_key_lost(self, described: Description) -> bool:
+        """What was opened before descriptions named keys has none, and goes by its session alone."""
+        return bool(described.key) and not self._principals.holds_key(described.session_id, described.key)
 
     def _count_as_use(self) -> None:
         """An open stream is a use of its session, unless its route says otherwise."""
@@ -319,6 +334,8 @@ class Watcher:
             or not certificate.counts(snapshot.settings, self._clock.now())
         ):
             return _Cut(("client-certificate-ended",))
+        if self._is_key_lost(described):
+            return _Cut((_KEY_REVOKED,))
         found = None
         if described.session_id:
             found = self._principal(described, route, snapshot.settings)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tests.support.key_material import keyring
 
 from doorward.errors import InvalidTokenError
-from doorward.keys.handle import TEXT_LIMIT, HandleSealer, SessionHandle
+from doorward.keys.handle import TEXT_LIMIT, HandleSealer, SessionHandle, key_of_handle
 from doorward.keys.sealed import Sealer, from_text, to_text
 from doorward.keys.store import Purpose
 
@@ -28,6 +28,16 @@ def test_a_handle_comes_back(session_id, expires_at, epoch, number):
     )
 
     assert HANDLES.open(HANDLES.mint(handle), HOST, NOW) == handle
+
+
+def test_a_handle_names_the_key_that_it_was_sealed_with():
+    keys = keyring(Purpose.SESSION_HANDLE, "old")
+    handles = HandleSealer(Sealer(keys))
+    old, before = handles.mint(HANDLE), keys.primary.id
+    assert (key_of_handle(old), handles.holds(before)) == (before, True)
+    keys.take_over(keyring(Purpose.SESSION_HANDLE, "new"))
+    assert key_of_handle(handles.mint(HANDLE)) == keys.primary.id != before
+    assert not handles.holds(before)
 
 
 @pytest.mark.parametrize(

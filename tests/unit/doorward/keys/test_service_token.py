@@ -35,17 +35,19 @@ def test_a_hash_is_of_one_secret_one_account_and_one_key():
     hasher = TokenHasher(keyring(Purpose.SERVICE_ACCOUNT))
     stored = hasher.hash(NUMBER.hex(), SECRET)
     assert SECRET not in stored
-    assert hasher.matches(NUMBER.hex(), SECRET, stored)
-    assert not hasher.matches(NUMBER.hex(), SECRET[::-1], stored)
-    assert not hasher.matches(NUMBER[::-1].hex(), SECRET, stored)
-    assert not hasher.matches(NUMBER.hex(), SECRET, b"")
+    assert hasher.match(NUMBER.hex(), SECRET, stored) == hasher.keys[0].id
+    assert hasher.match(NUMBER.hex(), SECRET[::-1], stored) is None
+    assert hasher.match(NUMBER[::-1].hex(), SECRET, stored) is None
+    assert hasher.match(NUMBER.hex(), SECRET, b"") is None
     other = Keyring(Purpose.SERVICE_ACCOUNT, [Key.from_bytes(secrets.token_bytes(32))])
-    assert not TokenHasher(other).matches(NUMBER.hex(), SECRET, stored)
+    assert TokenHasher(other).match(NUMBER.hex(), SECRET, stored) is None
 
 
 def test_a_hash_made_with_an_older_key_still_counts():
     old, new = (Key.from_bytes(secrets.token_bytes(32)) for _ in range(2))
     stored = TokenHasher(Keyring(Purpose.SERVICE_ACCOUNT, [old])).hash(NUMBER.hex(), SECRET)
     rotated = TokenHasher(Keyring(Purpose.SERVICE_ACCOUNT, [new, old]))
-    assert rotated.matches(NUMBER.hex(), SECRET, stored)
+    assert rotated.match(NUMBER.hex(), SECRET, stored) == old.id
+    assert rotated.holds(old.id)
+    assert not TokenHasher(Keyring(Purpose.SERVICE_ACCOUNT, [new])).holds(old.id)
     assert rotated.hash(NUMBER.hex(), SECRET) != stored
