@@ -19,6 +19,8 @@ from tests.support.echo import grpc_echo
 from tests.support.open_streams import BOUND_SECONDS, HoldingServer, Http2Stream, OpenStream, Place, holding_server
 from tests.support.site import Site, signed_in, site
 
+from doorward.keys.store import KeyStore, Purpose
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 TUNNEL_PORT = 5432
@@ -356,15 +358,21 @@ def test_a_change_of_policy_or_upstream_ends_the_streams_of_that_route_alone(wor
     assert other.echo(b"untouched") == b"untouched"
 
 
-def test_s66_a_service_account_opens_streams_until_it_is_revoked(world: World):
-    """From the command line to the end of its streams, through every plane."""
+def by_robot(world: World) -> tuple[dict[str, str], Place, str]:
+    """A new service account, and how it asks for a WebSocket."""
     made = world.site.run.command("service-account", "create", "robot", "--group", "eng", "--life", "1h", "--json")
-    account = json.loads(made.stdout)
+    account: dict[str, str] = json.loads(made.stdout)
     place = world.place("eng")
     request = (
         f"GET /socket HTTP/1.1\nhost: {place.host}:{place.port}\nauthorization: Bearer {account['token']}\n"
         "connection: upgrade\nupgrade: websocket\nsec-websocket-version: 13\nsec-websocket-key: eA==\n\n"
     )
+    return account, place, request
+
+
+def test_s66_a_service_account_opens_streams_until_it_is_revoked(world: World):
+    """From the command line to the end of its streams, through every plane."""
+    account, place, request = by_robot(world)
     stream = wait_for(lambda: (found := world.open(place, request)).status == 101 and found, what="the account")
     assert stream.echo(b"beep") == b"beep"
     listed = world.site.run.command("service-account", "list", "--json").stdout
@@ -374,3 +382,18 @@ def test_s66_a_service_account_opens_streams_until_it_is_revoked(world: World):
     assert stream.has_ended(3)
     wait_for(lambda: world.open(place, request).status == 401, 3, what="the refusal")
     assert account["token"] not in world.site.run.log.read_text()
+
+
+def test_s66_a_stream_ends_when_the_key_behind_its_token_is_revoked(world: World):
+    """The account goes on, for whoever has not stolen the key; a cookie's stream is none of it."""
+    run, cookies = world.site.run, world.sign_in()
+    account, place, request = by_robot(world)
+    stream = wait_for(lambda: (found := world.open(place, request)).status == 101 and found, what="the account")
+    other = world.websocket(cookies["live"])
+    (key_id, *_) = KeyStore(world.site.data / "keys").keyring(Purpose.SERVICE_ACCOUNT).ids
+    said = run.command("keys", "revoke", "service-account", key_id)
+    assert "their open streams end" in said.stdout, said.stderr
+    assert stream.has_ended(5)
+    assert world.open(place, request).status == 401
+    assert account["id"] in run.command("service-account", "list", "--json").stdout
+    assert other.echo(b"untouched") == b"untouched"

@@ -19,10 +19,10 @@ from doorward.keys.keyring import Keyring
 from doorward.keys.store import KeyStore, Purpose, new_key, write_keyring
 
 ENDS = {
-    Purpose.SESSION_HANDLE: "everybody whose cookie it sealed signs in again",
+    Purpose.SESSION_HANDLE: "everybody whose cookie it sealed signs in again, and their open streams end",
     Purpose.FLOW: "sign-ins that are under way begin again",
     Purpose.ONE_TIME_CODE: "sign-ins that are at their last step begin again",
-    Purpose.SERVICE_ACCOUNT: "programs whose tokens were hashed with it need new tokens",
+    Purpose.SERVICE_ACCOUNT: "programs whose tokens were hashed with it need new tokens, and their open streams end",
     Purpose.RECORDS: "every record that it sealed is lost: sessions, users, directories, grants",
     Purpose.PROVIDER_TOKENS: "identity providers can no longer be asked about sessions whose tokens it sealed",
     Purpose.PENDING_SIGN_IN: "people who are at an identity provider begin again",
