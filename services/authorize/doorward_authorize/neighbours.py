@@ -32,6 +32,10 @@ class Neighbours:
         by_meaning = self._paths if route.match.kind is MatchKind.PATH else self._prefixes
         by_meaning.setdefault(meant, []).append((place, route.match))
 
+    def parts(self) -> list[object]:
+        """What it is made of, to be let go piece by piece."""
+        return [*self._paths.values(), *self._prefixes.values()]
+
     def takes(self, route_id: str, written: str, meant: str) -> bool:
         """Whether a route before ``route_id`` takes the path that is ``meant``, and does not take it as it is ``written``.
 

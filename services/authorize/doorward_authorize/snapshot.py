@@ -76,7 +76,8 @@ class Snapshot:
 
     def parts(self) -> list[object]:
         """Everything that it is made of, for ``let_go``."""
-        return [*self.routes.values(), *self.settings.routes]
+        entries = [entry for host in self.neighbours.values() for entry in host.parts()]
+        return [*self.routes.values(), *self.settings.routes, *entries]
 
     def is_anothers(self, route: Route, written: str, meant: str) -> bool:
         """Whether a path that Envoy found ``route`` for is meant for one before it; ``meant`` is what is ``written``, decoded."""
