@@ -174,6 +174,8 @@ _NOT_REACH = frozenset(
 
 def _digest(route: Route) -> str:
     reach = {name: value for name, value in asdict(route).items() if name not in _NOT_REACH}
+    if not route.yields_to:
+        del reach["yields_to"]  # versions that do not know of it run beside this one, and their streams go on here
     return hashlib.sha256(json.dumps(reach, sort_keys=True).encode()).hexdigest()[:32]
 
 
