@@ -236,6 +236,26 @@ async def test_a_directory_that_goes_back_ends_streams_that_its_newer_word_had_o
     assert (member, False) in await heard()
 
 
+async def test_a_directory_that_goes_back_is_noticed_also_when_groups_had_come_with_the_newer_word(tmp_path: Path):
+    """As they do whenever it is read: both are heard of before anything is looked at."""
+    streams = in_directory(tmp_path)
+    world = streams.world
+    assert isinstance(world, DirectoryWorld)
+    older = world.records.data["DirectoryState", "people"]
+    streams.watcher.on_record("DirectoryState", "people")
+    world.clock.advance(60)
+    world.write()
+    streams.watcher.on_record("DirectoryGroup", "people/1")
+    streams.watcher.on_record("DirectoryState", "people")
+    streams.watcher.on_time()
+    await streams.watcher.settle()
+    number = await streams.opened("admin", cookie=world.cookie["admin"])
+    world.records.data["DirectoryState", "people"] = older
+    streams.watcher.on_record("DirectoryState", "people")
+    streams.watcher.on_time()
+    assert list(streams.watcher._doubtful) == [streams.watcher._links[streams.link].streams[number]]
+
+
 async def test_a_directory_that_is_read_again_puts_no_stream_in_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     streams = in_directory(tmp_path)
     world = streams.world

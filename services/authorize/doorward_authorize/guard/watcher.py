@@ -190,8 +190,9 @@ class Watcher:
             self._groups_changed = True
             return
         if record_type == STATE_TYPE:
-            # It changes whenever a directory is read, and then says no less than before.
-            self._groups_changed = self._groups_changed or self._principals.has_directory_gone_back(record_id)
+            # It changes whenever a directory is read, and then says no less than before. Asked each time: the next answer compares with this.
+            has_gone_back = self._principals.has_directory_gone_back(record_id)
+            self._groups_changed = self._groups_changed or has_gone_back
             return
         if record_type == GRANT_TYPE:
             # Its holder's streams: one that is given may open nothing, but one that ends may have been all that held them open.
