@@ -21,6 +21,7 @@ from doorward.records.record import Record, RecordVersion, Write
 from doorward_authorize.held_decisions import HeldDecision, HeldDecisions
 from doorward_authorize.metrics import AuthorizeMetrics
 from doorward_authorize.outcome import CHECK_FAILED, NOT_RECORDED, OVERLOADED
+from doorward_authorize.snapshot import PATH_OF_ANOTHER
 
 RECORD_TYPE = "Refusal"
 KEEP_SECONDS = 24 * 3600.0
@@ -39,9 +40,11 @@ WITHOUT_POLICY = {
     "credentials-conflict": "valid credentials of two principals were presented (credentials-conflict)",
     "data-stale": "the data were too old to decide by (data-stale)",
     "foreign-origin": "the request came from a page of another site (foreign-origin)",
+    "header-not-deleted": "a header came that another route sets, over a connection older than that route (header-not-deleted)",
     OVERLOADED: "too many checks waited (overloaded)",
     NOT_RECORDED: "the record was not on the disk in time, so that nobody was told what was decided (not-recorded)",
     "own-page": "Doorward's own page, which decides for itself (own-page)",
+    PATH_OF_ANOTHER: "the path is encoded so that Envoy does not find the route that it is for (path-of-another-route)",
     "path-not-utf-8": "the path is no UTF-8 (path-not-utf-8)",
     "preflight": "the route's list of origins answers a preflight (preflight)",
     "session-unknown": "nobody could say whether there is such a session (session-unknown)",

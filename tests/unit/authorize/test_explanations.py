@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from tests.unit.authorize.builders import World, passed, status, world
+from tests.unit.authorize.builders import CONFIG, World, passed, status, world
 
 from doorward.api.authorize.v1 import authorize_pb2 as pb
 from doorward.envoy_api.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
@@ -100,6 +100,17 @@ def named_id(response: CheckResponse) -> str | None:
 async def lines(world: World) -> list[dict[str, Any]]:
     await world.log.flush()
     return [json.loads(line) for line in (world.folder / "decisions.jsonl").read_text().splitlines()]
+
+
+async def test_what_was_another_route_s_is_said_in_words(world: World):
+    public = CONFIG[CONFIG.index("  - name: public") :]
+    part = public.replace("name: public", "name: part").replace("    to:", "    prefix: /@team\n    to:")
+    world.reload(CONFIG.replace(public, part + public))
+    await world.check("public", path="/%40team")
+    await world.check("public", x_who="admin@example.com")
+    path, header = [(await world.explanations.of(record["decision_id"])).text for record in await lines(world)]
+    assert path.endswith("is for (path-of-another-route)")
+    assert header.endswith("older than that route (header-not-deleted)")
 
 
 async def test_whatever_a_check_comes_to_its_id_has_one_record_and_an_explanation(
