@@ -1,7 +1,7 @@
 """Decisions and explanations for callers other than Envoy."""
 
 import asyncio
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeAlias
 
 import grpc.aio
@@ -254,15 +254,20 @@ class AuthorizeServicer(authorize_pb2_grpc.AuthorizeServiceServicer):
         named = dict.fromkeys(
             subject.session_id for subject in subjects if subject.WhichOneof("subject") == "session_id"
         )
-        questions: dict[str, Awaitable[bool]] = {}
+        perhaps: list[tuple[str, Principal]] = []
         for position, session_id in enumerate(named):
             if position and position % _SLICE == 0:
                 await asyncio.sleep(0)
             found = self._principals.of_session(session_id, settings)
             if isinstance(found, Principal):
-                questions[session_id] = self._principals.is_idle(found)
-        answers = await asyncio.gather(*questions.values())
-        return frozenset(session_id for session_id, is_idle in zip(questions, answers, strict=True) if is_idle)
+                perhaps.append((session_id, found))
+        idle: set[str] = set()
+        for start in range(0, len(perhaps), _SLICE):
+            # All at once, the last would wait longer for its answer than is waited for, and count as idle.
+            asked = perhaps[start : start + _SLICE]
+            answers = await asyncio.gather(*(self._principals.is_idle(found) for _, found in asked))
+            idle.update(session_id for (session_id, _), is_idle in zip(asked, answers, strict=True) if is_idle)
+        return frozenset(idle)
 
     def _subject(self, subject: pb.Subject, idle: Collection[str]) -> Principal | Rejected | None:
         settings = self._evaluator.snapshot.settings

@@ -15,6 +15,7 @@ from tests.unit.authorize.test_guard_watcher import Uses
 
 from doorward.api.authorize.v1 import authorize_pb2 as pb
 from doorward.errors import InvalidArgumentError, NotFoundError, PermissionDeniedError, UnavailableError
+from doorward.records.record import Record
 from doorward.rpc.plane_methods import caller, calling_gateway
 from doorward.rpc.planes import Gateway, Plane
 from doorward_authorize import decision_log
@@ -317,6 +318,35 @@ async def test_s66_a_session_that_nobody_uses_has_ended_for_programs_that_ask_to
             await servicer.Explain(pb.ExplainRequest(request=question("app")), CONTEXT)
         with pytest.raises(NotFoundError):
             await servicer.ListAccessible(pb.ListAccessibleRequest(subject=ALICE), CONTEXT)
+
+
+async def test_s66_whether_sessions_are_idle_is_asked_of_a_few_at_a_time(servicer: AuthorizeServicer, world: World):
+    """Each answer has a quarter of a second; whoever asks about hundreds at once gets none in time, and all would count as idle."""
+
+    class Busy(Uses):
+        asking, most = 0, 0
+
+        async def get(self, record_type: str, record_id: str) -> Record:
+            self.asking += 1
+            self.most = max(self.most, self.asking)
+            await asyncio.sleep(0)
+            self.asking -= 1
+            return await super().get(record_type, record_id)
+
+    uses = Busy()
+    world.principals._activity = ActivityTracker(uses, lambda: 60.0, world.clock)
+    world.reload(CONFIG.replace("routes:\n", "session: {idle_timeout: 1m}\nroutes:\n"))
+    batch = pb.BatchDecideRequest()
+    for number in range(200):
+        world.sign_in(f"user{number}")
+        asked = batch.requests.add(request=question("app").request)
+        asked.subject.session_id = f"user{number}".encode().hex().ljust(32, "0")
+    world.clock.advance(61)
+    uses.seen_at = world.clock.now()
+    with asking(OPERATOR):
+        found = (await servicer.BatchDecide(batch, CONTEXT)).responses
+    assert {item.decision.effect for item in found} == {pb.EFFECT_ALLOW}
+    assert 1 < uses.most <= 50
 
 
 RULED = CONFIG.replace(
