@@ -130,8 +130,11 @@ class ExternalTokens:
         now = self._clock.now()
         if now >= token.expires_at + LEEWAY_SECONDS or all(key.thumbprint() != token.key for key in keys):
             return None
-        if issuer.audiences.isdisjoint(token.audiences) or token.algorithm not in issuer.signing_algorithms:
-            return None  # the configuration has changed since it was verified
+        # The configuration may have changed since it was verified. Streams that an older version described name neither.
+        if token.audiences and issuer.audiences.isdisjoint(token.audiences):
+            return None
+        if token.algorithm and token.algorithm not in issuer.signing_algorithms:
+            return None
         number = user_id(token.issuer, token.subject)
         user_data = self._records.get(users.RECORD_TYPE, number)
         user = User.from_bytes(user_data) if user_data is not None else None

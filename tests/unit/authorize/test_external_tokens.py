@@ -11,6 +11,7 @@ from joserfc.jwk import ECKey, RSAKey
 from tests.support.token_issuer import CI, TokenIssuer, symmetric_with_the_public_key
 from tests.unit.authorize.builders import CONFIG, World, passed, set_headers, status
 from tests.unit.authorize.test_directories import DIRECTORY
+from tests.unit.authorize.test_guard_changes import as_of_an_older_version
 from tests.unit.authorize.test_guard_watcher import Streams, description
 from tests.unit.authorize.test_refusals import body
 
@@ -311,6 +312,15 @@ async def test_s86_an_open_stream_ends_with_its_token(tmp_path: Path, end: str):
     streams.watcher.on_snapshot(before, world.evaluator.snapshot)
     streams.watcher.on_time()
     assert [(found, allowed) for found, allowed, _ in await streams.settle()] == [(number, False)]
+
+
+async def test_a_stream_that_an_older_version_described_goes_on(tmp_path: Path):
+    """It did not say whom the token was for: an update must not end every such stream."""
+    world = Issued(tmp_path)
+    streams = Streams(tmp_path, world=world)
+    described = description(await world.ask("builds", world.token()))
+    number = streams.open(as_of_an_older_version(described))
+    assert streams.link.taken() == [(number, True, "")]
 
 
 async def test_s86_a_stream_lives_no_longer_than_keys_that_have_gone_back(tmp_path: Path):

@@ -177,6 +177,30 @@ async def test_a_stream_that_was_described_without_its_key_goes_by_its_session(s
     assert await streams.settle() == []
 
 
+def as_of_an_older_version(data: bytes) -> bytes:
+    """A description as it was before headers that were not sent, certificates that nobody looked for, and all of a token were told."""
+    described = StreamDescription.FromString(data)
+    for name in ("read_headers", "names_headers", "certificate_unknown", "listed_origin", "key"):
+        described.ClearField(name)
+    described.external_token.ClearField("audiences")
+    described.external_token.ClearField("algorithm")
+    return described.SerializeToString()
+
+
+NO_TOOL = "policy: [{allow: {or: [{accept: true}]}}, {deny: {or: [{http_header/x-tool: {is: bad, optional: true}}]}}]"
+
+
+async def test_a_header_that_an_older_version_read_and_did_not_find_was_not_sent(streams: Streams):
+    await streams.change(GUARDED.replace(ACCEPT, NO_TOOL))
+    number = streams.open(as_of_an_older_version(await streams.describe("public")))
+    assert streams.link.taken() == [(number, True, "")]
+    streams.watcher._doubt_all()
+    assert await streams.settle() == []
+    other = NO_TOOL.replace("x-tool", "x-other")
+    changed = await streams.change(GUARDED.replace(ACCEPT, other))
+    assert [(found, allowed) for found, allowed, _ in changed] == [(number, False)], "nobody has looked at that one"
+
+
 async def test_a_change_of_the_configuration_refuses_nobody(streams: Streams):
     """Between authorize and Envoy a request may come by the former configuration; unguarded ones get 503 or pass, and none 403."""
     cookie = streams.world.sign_in()

@@ -1,7 +1,7 @@
 """What Check says about a stream: enough to decide it again, carried by Envoy and the guard, out of any client's reach."""
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -23,6 +23,7 @@ from doorward_authorize.check_request import CheckedRequest
 from doorward_authorize.cross_origin import listed_origin
 from doorward_authorize.outcome import Outcome
 from doorward_authorize.principal import Credential, ExternalToken
+from doorward_authorize.snapshot import CompiledRoute
 
 _HEADER_READ = "http_header/"
 """How a policy declares that it reads a header."""
@@ -57,7 +58,7 @@ def described(request: CheckedRequest, outcome: Outcome, decision_id: str, trace
     """Dynamic metadata for a request that is let through on a guarded route, as part of ``traceparent`` if that is sampled."""
     parent = parse_traceparent(traceparent)
     reads = outcome.route.policy.reads if outcome.route is not None else frozenset()
-    wanted = {name.removeprefix(_HEADER_READ) for name in reads if name.startswith(_HEADER_READ)}
+    wanted = _headers_among(reads)
     route = outcome.route.route if outcome.route is not None else None
     message = StreamDescription(
         decision_id=decision_id,
@@ -69,6 +70,7 @@ def described(request: CheckedRequest, outcome: Outcome, decision_id: str, trace
         external_token=_described_token(outcome),
         client_certificate=request.certificate.described() if request.certificate is not None else None,
         read_headers=sorted(wanted),
+        names_headers=True,
         certificate_unknown=request.is_certificate_unknown or not request.is_certificate_looked_for,
         listed_origin=listed_origin(request, route, by_cookie=_is_by_cookie(outcome)) if route is not None else "",
         key=_key(request, outcome),
@@ -129,8 +131,12 @@ def _external(message: StreamDescription) -> ExternalToken:
     )
 
 
-def read_description(data: bytes, host_of: Callable[[str], str | None]) -> Description:
-    """The stream that Check described; ``host_of`` knows the host of a route.
+def _headers_among(reads: Collection[str]) -> frozenset[str]:
+    return frozenset(name.removeprefix(_HEADER_READ) for name in reads if name.startswith(_HEADER_READ))
+
+
+def read_description(data: bytes, route_of: Callable[[str], CompiledRoute | None]) -> Description:
+    """The stream that Check described; ``route_of`` finds a route by its id.
 
     Raises:
         DataCorruptedError: Check never wrote this.
@@ -141,11 +147,14 @@ def read_description(data: bytes, host_of: Callable[[str], str | None]) -> Descr
     except DecodeError as error:
         raise DataCorruptedError("a stream's description does not parse") from error
     request = message.request
-    path, host = decoded_path(request.path), host_of(request.route_id)
-    if host is None:
+    path, route = decoded_path(request.path), route_of(request.route_id)
+    if route is None:
         raise NotFoundError("no such route")
     if not message.digest or path is None:
         raise DataCorruptedError("a stream's description lacks its digest or its path")
+    # An older version kept what its policy read, and what is missing was not sent: else an update would end such streams. What another
+    # policy reads after this one is unknown of them, too.
+    told = frozenset(message.read_headers) if message.names_headers else _headers_among(route.policy.reads)
     certificate = None
     if message.HasField("client_certificate"):
         certificate = VerifiedCertificate.of_description(message.client_certificate)
@@ -157,13 +166,13 @@ def read_description(data: bytes, host_of: Callable[[str], str | None]) -> Descr
         user_id=message.user_id,
         facts=RequestFacts(
             method=request.method,
-            host=host,
+            host=route.route.host,
             path=path,
             raw_path=request.path,
             query=request.query,
             headers={name: tuple(values.values) for name, values in request.headers.items()},
             client_address=request.client_address or None,
-            known_headers=frozenset(message.read_headers) | request.headers.keys(),
+            known_headers=told | request.headers.keys(),
             client_certificate=certificate.facts if certificate is not None else None,
             is_certificate_unknown=message.certificate_unknown,
             route=request.route_id,

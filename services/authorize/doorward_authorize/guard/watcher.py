@@ -152,7 +152,9 @@ class Watcher:
         """Decide a stream, say so, and watch it if it may go on. It is watched before it is decided."""
         stream: WatchedStream | None = None
         try:
-            stream = WatchedStream(link, number, read_description(data, self._host_of), began=self._clock.now())
+            stream = WatchedStream(
+                link, number, read_description(data, self._evaluator.snapshot.routes.get), began=self._clock.now()
+            )
             self._enter(stream)
             cut = self._judge(stream)
         except NotFoundError:
@@ -457,10 +459,6 @@ class Watcher:
     def _doubt_all(self) -> None:
         for link in self._links.values():
             self._doubt(link.streams.values())
-
-    def _host_of(self, route_id: str) -> str | None:
-        route = self._evaluator.snapshot.routes.get(route_id)
-        return route.route.host if route is not None else None
 
 
 def _stands_on_a_directory(stream: WatchedStream) -> bool:
