@@ -32,12 +32,12 @@ class Authorizer:
         self.world = world
         self.path = path
         self.watcher = Watcher(world.evaluator, world.principals, world.records.is_fresh, world.clock, world.metrics)
-        self.servicer = GuardServicer(self.watcher, lambda: world.records.age)
+        self.servicer = GuardServicer(self.watcher, lambda: world.records.age, world.metrics.failures.inc)
         self.server: PlaneServer | None = None
         self.task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self.servicer = GuardServicer(self.watcher, lambda: self.world.records.age)
+        self.servicer = GuardServicer(self.watcher, lambda: self.world.records.age, self.world.metrics.failures.inc)
         self.server = PlaneServer(
             self.path,
             [Plane.PROXY],
@@ -255,7 +255,7 @@ async def test_a_proof_is_as_old_as_the_data_that_all_was_decided_by():
         await asyncio.Event().wait()
 
     watcher = Settling()
-    servicer = GuardServicer(watcher, lambda: watcher.age)  # type: ignore[arg-type]  # has what is used
+    servicer = GuardServicer(watcher, lambda: watcher.age, lambda: None)  # type: ignore[arg-type]  # has what is used
     call = servicer.WatchStreams(requests(), None)  # type: ignore[arg-type]  # is not looked at
     response = await anext(call)
     assert (response.stamp, response.data_age_ms) == (5, 401)

@@ -226,7 +226,7 @@ async def serve(options: ServeOptions, stop: Stop) -> None:
         idle_seconds,
         StreamSpans(tracer),
     )
-    guards = GuardServicer(watcher, lambda: replica.data_age_seconds)
+    guards = GuardServicer(watcher, lambda: replica.data_age_seconds, metrics.failures.inc)
     replica.subscribe(guards.on_record)
     asked = itertools.count(1)
     decisions = AskedDecisions(

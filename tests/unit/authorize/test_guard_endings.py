@@ -199,7 +199,7 @@ class Call:
     """A guard's call, and what it has heard."""
 
     def __init__(self, streams: Streams) -> None:
-        self.servicer = service.GuardServicer(streams.watcher, lambda: 0.0)
+        self.servicer = service.GuardServicer(streams.watcher, lambda: 0.0, streams.world.metrics.failures.inc)
         self.words: asyncio.Queue[WatchStreamsRequest] = asyncio.Queue()
         self.heard: list[WatchStreamsResponse] = []
         self.task = asyncio.create_task(self._listen())
@@ -299,6 +299,7 @@ async def test_a_change_that_cannot_be_looked_at_ends_every_proof(
                 call.servicer.on_snapshot(snapshot, snapshot)
     await call.say(WatchStreamsRequest(stamp=3))
     assert isinstance(call.task.exception(), UnavailableError)
+    assert streams.world.registry.get_sample_value("doorward_check_failures_total") == 1, "an alert must tell of it"
     again = Call(streams)
     await again.say(WatchStreamsRequest(opened=[WatchStreamsRequest.Open(number=7, description=data)], stamp=3))
     assert not again.vouches

@@ -28,8 +28,12 @@ _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class GuardServicer(guard_pb2_grpc.GuardServiceServicer):
     """See ``protos/doorward/api/guard/v1/guard.proto``."""
 
-    def __init__(self, watcher: Watcher, data_age_seconds: Callable[[], float | None]) -> None:
+    def __init__(
+        self, watcher: Watcher, data_age_seconds: Callable[[], float | None], count_failure: Callable[[], None]
+    ) -> None:
+        """``count_failure`` hears of changes that could not be looked at."""
         self._watcher = watcher
+        self._count_failure = count_failure
         self._data_age = data_age_seconds
         self._links: set[_GuardLink] = set()
         self._leaving = False
@@ -82,6 +86,7 @@ class GuardServicer(guard_pb2_grpc.GuardServiceServicer):
             yield
         except Exception as error:
             _log.error("a change could not be looked at; all streams are decided anew", error=str(error), exc_info=True)
+            self._count_failure()
             for link in self._links:
                 link.fail()
 
