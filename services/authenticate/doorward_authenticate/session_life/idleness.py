@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from doorward.errors import DataCorruptedError, NotFoundError
+from doorward.errors import NotFoundError
 from doorward.identity.activity import RECORD_TYPE, Activity
 from doorward.identity.session import Session
 from doorward.records.record import Record
@@ -20,6 +20,7 @@ async def is_idle(records: ActivityRecords, session: Session, idle_seconds: floa
     """Whether nobody has used ``session`` for ``idle_seconds``. What is written of its use is up to a tenth of that behind.
 
     Raises:
+        DataCorruptedError: what is written of its use cannot be read.
         DoorwardError: it cannot be known now.
     """
     if idle_seconds is None or now < session.issued_at + idle_seconds:
@@ -27,5 +28,5 @@ async def is_idle(records: ActivityRecords, session: Session, idle_seconds: floa
     try:
         record = await records.get(RECORD_TYPE, session.id)
         return now >= Activity.from_bytes(record.data).seen_at + idle_seconds
-    except (NotFoundError, DataCorruptedError):
+    except NotFoundError:
         return True

@@ -26,7 +26,13 @@ from doorward_authenticate.identity_providers.claims import merged_claims, perso
 from doorward_authenticate.identity_providers.id_token import VerifiedClaims
 from doorward_authenticate.identity_providers.relying_party import RelyingParty
 from doorward_authenticate.session_life.idleness import is_idle
-from doorward_authenticate.session_life.schedule import Rhythm, access_ends_soon, next_due, next_retry
+from doorward_authenticate.session_life.schedule import (
+    SHORTEST_SECONDS,
+    Rhythm,
+    access_ends_soon,
+    next_due,
+    next_retry,
+)
 from doorward_authenticate.session_life.tokens import RECORD_TYPE, KeptTokens
 from doorward_authenticate.session_life.upstream import upstream_writes
 from doorward_authenticate.sessions import session_record, user_record
@@ -226,8 +232,18 @@ class Refresher:
         try:
             await self._put_tokens(kept, found.tokens_version, [*writes, *self._for_upstreams(kept)])
         except ConflictError:
-            return Attended.GONE  # ended, or taken over: whoever did it has the last word
+            # Ended, taken over, or somebody has stored newer facts of the person: whoever did it has the last word.
+            return await self._overtaken(found)
         return outcome
+
+    async def _overtaken(self, found: _Found) -> Attended:
+        """Nothing of what was found may be stored over what is newer. If the session is still ours, it is soon asked again."""
+        kept = replace(found.kept, due_at=self._clock.now() + SHORTEST_SECONDS, attempt_until=None, failures=0)
+        try:
+            await self._put_tokens(kept, found.tokens_version)
+        except ConflictError:
+            return Attended.GONE
+        return Attended.BUSY
 
     async def _postpone(self, found: _Found, reason: str) -> Attended:
         """An outage ends nobody's session."""

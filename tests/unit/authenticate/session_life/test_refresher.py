@@ -209,21 +209,6 @@ async def test_s65_what_userinfo_alone_has_told_is_not_known_any_more_when_it_is
     assert (await world.user(older)).name == ""
 
 
-async def test_s65_a_refresh_that_was_overtaken_by_a_sign_in_writes_nothing_over_it():
-    world = World()
-    older = await world.sign_in()
-    world.clock.advance(LIFE)
-    world.provider.person = {"sub": "alice", "groups": ["staff", "admins"]}
-
-    async def overtaken() -> None:
-        await world.sign_in(groups=["guests"])
-
-    world.provider.before_answer = overtaken
-    assert await world.refresher.attend(older) is Attended.GONE
-    assert (await world.user(older)).groups == {"guests"}
-    assert await world.is_live(older)
-
-
 async def test_another_provider_by_the_same_name_is_not_asked_about_the_people_of_the_one_before():
     """It would get their refresh tokens, and its own person with the same `sub` would get their groups."""
     world = World()
@@ -290,6 +275,17 @@ async def test_an_unused_session_is_ended_and_a_used_one_is_not():
     assert await world.refresher.attend(unused) is Attended.IDLE
     assert await world.refresher.attend(used) is Attended.RENEWED
     assert [await world.is_live(unused), await world.is_live(used)] == [False, True]
+
+
+async def test_use_that_cannot_be_read_ends_no_session():
+    """A databroker without the newest key reads old sessions and none of what was written of their use since."""
+    world = World(idle=600)
+    session_id = await world.sign_in()
+    world.clock.advance(700)
+    bad = Record(type="SessionActivity", id=session_id, data=b"\xff", expires_at=world.clock.now() + 1200)
+    await world.records.put([Write(record=bad)])
+    assert await world.refresher.attend(session_id) is Attended.RENEWED
+    assert await world.is_live(session_id)
 
 
 async def test_a_further_sign_in_ends_the_oldest_of_too_many():
