@@ -10,8 +10,11 @@ from pathlib import Path
 from doorward.config.endpoints import Address, default_run_folder, parse_address
 from doorward.errors import ConfigurationError
 from doorward.runtime.folder import HeldFolder, private_folder
-from doorward.runtime.service import ServeOptions
+from doorward.runtime.service import GRACE_SECONDS, ServeOptions
 from doorward.source import suggestion
+
+_PATIENCE_SECONDS = GRACE_SECONDS + 4.0
+"""A plane whose parent was killed has been asked to end, and takes its time to: whoever is started at once comes after it."""
 
 
 def serve_plane(
@@ -56,7 +59,7 @@ def serve_plane(
         listen=dict(_listen(text) for text in listen),
         health=_address("--health", health) if health is not None else None,
     )
-    with HeldFolder(options.run_dir, f"{plane}-{worker}", "use --run-dir"):
+    with HeldFolder(options.run_dir, f"{plane}-{worker}", "use --run-dir", _PATIENCE_SECONDS):
         return int(serve(options))
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import stat
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -10,17 +11,22 @@ from typing import Self
 from doorward.errors import ConfigurationError
 
 _LOCK = "lock"
+_STEP_SECONDS = 0.05
 
 
 class HeldFolder:
     """Holds a folder, or one ``part`` in it, with a lock that the kernel drops when the holder ends, however it ends."""
 
-    def __init__(self, folder: Path, part: str = "", remedy: str = "use --data") -> None:
-        """``remedy`` is what somebody can do who does not want to stop the one that holds it."""
+    def __init__(self, folder: Path, part: str = "", remedy: str = "use --data", patience_seconds: float = 0.0) -> None:
+        """``remedy`` is what somebody can do who does not want to stop the one that holds it.
+
+        One that is about to end is waited for as long as ``patience_seconds``.
+        """
         self._path = folder / f"{part}.{_LOCK}" if part else folder / _LOCK
         self._folder = folder
         self._what = f"{folder}: error: `{part}` is" if part else f"{folder}: error:"
         self._remedy = remedy
+        self._tries = 1 + int(patience_seconds / _STEP_SECONDS)
         self._descriptor: int | None = None
 
     def __enter__(self) -> Self:
@@ -31,18 +37,27 @@ class HeldFolder:
         """
         private_folder(self._folder)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not self._is_taken(descriptor):
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
             os.close(descriptor)
             raise ConfigurationError(
                 [f"{self._what} in use by process {holder or 'unknown'} (stop it, or {self._remedy})"]
-            ) from None
+            )
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         self._descriptor = descriptor
         return self
+
+    def _is_taken(self, descriptor: int) -> bool:
+        for left in reversed(range(self._tries)):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if left:
+                    time.sleep(_STEP_SECONDS)
+            else:
+                return True
+        return False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -35,6 +35,25 @@ def test_a_file_or_a_link_in_its_place_is_refused(tmp_path: Path):
             private_folder(tmp_path / name)
 
 
+def test_one_that_is_about_to_end_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """After `kill -9` of a deployment its planes drain, and another one may have been started already."""
+    ending = HeldFolder(tmp_path, "proxy-0")
+    ending.__enter__()
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            ending.__exit__(None, None, None)
+
+    monkeypatch.setattr("doorward.runtime.folder.time.sleep", sleep)
+    with HeldFolder(tmp_path, "proxy-0", patience_seconds=1.0):
+        assert len(waited) == 3
+        with pytest.raises(ConfigurationError, match=f"in use by process {os.getpid()} "):
+            HeldFolder(tmp_path, "proxy-0", patience_seconds=1.0).__enter__()
+        assert sum(waited[3:]) == pytest.approx(1.0)
+
+
 def test_parts_of_a_folder_are_held_apart(tmp_path: Path):
     with HeldFolder(tmp_path, "authorize-0", "use --run-dir"), HeldFolder(tmp_path, "authorize-1"):
         message = rf"`authorize-0` is in use by process {os.getpid()} \(stop it, or use --run-dir\)"
