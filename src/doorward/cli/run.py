@@ -12,12 +12,13 @@ from typing import TypeAlias
 
 from rich.console import Console
 
+from doorward.cli.failures import FAILED
 from doorward.cli.policy_files import read_node
 from doorward.config.load import load_settings
 from doorward.config.settings import Settings
 from doorward.config.sources import main_file
 from doorward.config.validation import position_of
-from doorward.errors import ConfigurationError
+from doorward.errors import ConfigurationError, UnavailableError
 from doorward.runtime.deployment import Deployment
 from doorward.runtime.folder import HeldFolder
 from doorward.source import Problem
@@ -76,7 +77,7 @@ async def until_signal(
     before: Callable[[Progress], Awaitable[None]] | None = None,
     after: Callable[[], Awaitable[None]] | None = None,
 ) -> int:
-    """Start, announce, wait for SIGINT or SIGTERM, stop in order; a second signal kills what is left.
+    """Start, announce, wait for SIGINT or SIGTERM, stop in order; a second signal kills what is left. The exit status.
 
     ``before`` and ``after`` start and stop what the deployment depends on.
     """
@@ -96,7 +97,12 @@ async def until_signal(
     await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
     try:
         if starting.done():
-            starting.result()
+            try:
+                starting.result()
+            except UnavailableError as error:
+                # Elsewhere this means that what was asked is not there, and that it can be started.
+                print(f"error: {error}", file=sys.stderr)
+                return FAILED
             await announce()
             await stopped
         else:

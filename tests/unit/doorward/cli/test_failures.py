@@ -7,16 +7,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from doorward.cli.app import main
 from doorward.cli.failures import report_failure
+from doorward.cli.run import until_signal
 from doorward.config.endpoints import LocalEndpoints
 from doorward.config.words import parse_duration
-from doorward.errors import ConfigurationError
+from doorward.errors import ConfigurationError, UnavailableError
 from doorward.keys.private_file import written_whole
 from doorward.rpc.planes import Plane
+from doorward.runtime.deployment import Deployment
 
 Run = Callable[..., str]
 
@@ -144,3 +147,23 @@ def test_a_file_that_could_not_be_written_whole_leaves_the_old_one_and_nothing_b
     with pytest.raises(OSError), written_whole(file):
         pass
     assert (tmp_path / "elsewhere").read_text() == "x"
+
+
+async def test_a_deployment_that_does_not_start_is_not_told_to_be_started(capsys: pytest.CaptureFixture[str]):
+    class Broken:
+        def __init__(self) -> None:
+            self.processes: dict[str, int] = {}
+
+        async def start(self, progress: Callable[[str], None]) -> None:
+            raise UnavailableError("proxy did not start (exit status 1)")
+
+        async def stop(self) -> None:
+            pass
+
+    async def announce() -> None:
+        raise AssertionError
+
+    assert await until_signal(cast(Deployment, Broken()), announce) == 1
+    said = capsys.readouterr().err
+    assert "error: proxy did not start (exit status 1)" in said
+    assert "start it" not in said
