@@ -301,9 +301,9 @@ class _Loader:
             self._fatal.error(Position(str(folder), 1, 1), f"cannot be read: {error.strerror}")
             return []
         for path in found:
-            if path.suffix != ".yaml" and path.suffix.lower() in {".yaml", ".yml"}:
+            if not path.name.endswith(".yaml") and path.name.lower().endswith((".yaml", ".yml")):
                 self._fatal.error(Position(str(path), 1, 1), "is not read", "its name has to end with `.yaml`")
-        return [path for path in found if path.suffix == ".yaml"]
+        return [path for path in found if path.name.endswith(".yaml")]
 
     def _routes_in(self, path: Path, reader: RouteReader) -> RouteList | None:
         """The routes in a file of ``routes.d``, or ``None`` after recording why it holds none."""

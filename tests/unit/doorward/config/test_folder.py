@@ -85,7 +85,7 @@ def test_what_is_wrong_in_one_file_names_that_file(folder: Path, text: str, said
     assert loaded.settings is None or "matches exactly" in said
 
 
-@pytest.mark.parametrize("name", ["30-c.yml", "30-c.YAML", "30-c.Yml"])
+@pytest.mark.parametrize("name", ["30-c.yml", "30-c.YAML", "30-c.Yml", ".yml"])
 def test_a_file_that_looks_like_routes_and_is_not_read_is_an_error(folder: Path, name: str):
     """Its requests would go to a broader route, and nobody would be told."""
     (folder / "routes.d" / name).write_text(ROUTE.format("c"))
@@ -94,6 +94,13 @@ def test_a_file_that_looks_like_routes_and_is_not_read_is_an_error(folder: Path,
     assert [problem.render() for problem in loaded.problems] == [
         f"{folder}/routes.d/{name}:1:1: error: is not read (its name has to end with `.yaml`)"
     ]
+
+
+def test_a_file_whose_name_is_nothing_but_the_ending_is_read_as_well(folder: Path):
+    (folder / "routes.d" / ".yaml").write_text(ROUTE.format("c"))
+    settings = load(folder).settings
+    assert settings is not None
+    assert "c.example.com" in settings.hosts
 
 
 @pytest.mark.parametrize("fault", ["a file", "leads nowhere", "forbidden"])
