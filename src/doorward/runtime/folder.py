@@ -54,6 +54,7 @@ class HeldFolder:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if left:
+                    # Nothing runs yet that could be kept waiting, and `flock` knows no time limit.
                     time.sleep(_STEP_SECONDS)
             else:
                 return True
